@@ -1,0 +1,225 @@
+"""Chooses the engine, once: ``native`` (Cython over csrc) or ``baseline`` (plain Python).
+
+``FASTLAYER_BACKEND=native|baseline`` is a demand: it is met or ``BackendError`` is raised, never
+a silent fall-back. Without it the native engine is used and a missing one is an error, too: the
+baseline is a specification and a yardstick, not a substitute.
+
+The protocols below are the contract of the boundary. Both packages export modules of the same
+names (``changes encode extract tarread chunk clone scan``) with the same classes and functions. Everything is
+batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a
+root descriptor, without a leading slash; the root itself is ``b""``. No call follows a
+symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, cast
+
+from fastlayer.errors import BackendError
+
+# What changed: bits of Row.what (csrc/fl_entry.h FL_WHAT_*)
+CONTENT, MODE, OWNER, MTIME, XATTR, TYPE, LINK, DEVICE = 1, 2, 4, 8, 16, 32, 64, 128
+
+Compare = Literal["auto", "metadata", "content"]
+XattrPolicy = Literal["all", "docker", "none"]
+
+
+class Row(NamedTuple):
+    """One line of a change table, as Python values.
+
+    ``kind`` is ``"A"``, ``"C"``, ``"D"`` or ``"P"`` (an unchanged directory above a change, there only
+    for the layer). ``size`` is bytes of a regular file (else 0), ``rdev`` device numbers or ``(0, 0)``.
+    ``link`` is the target of a symbolic link; ``leader`` the path of the first name of a
+    hard-link group when this row is a later name of it, else None. Deletions carry path, mode and size of A.
+    """
+
+    kind: str
+    what: int
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    rdev: tuple[int, int]
+    link: bytes
+    leader: bytes | None
+    xattrs: tuple[tuple[bytes, bytes], ...]
+
+
+class ChangeTable(Protocol):
+    """The finished answer of a differ. Rows are in path order (bytes of the full path)."""
+
+    skipped_sockets: int
+    dropped_xattrs: int
+
+    def __len__(self) -> int: ...
+    def row(self, number: int) -> Row: ...
+    def rows(self, start: int = 0, stop: int | None = None) -> list[Row]:
+        """A batch of rows as Python values."""
+        ...
+
+    def records(self) -> memoryview:
+        """The 64-byte ``struct fl_row`` records (csrc/fl_entry.h), read-only, not copied."""
+        ...
+
+    def heap(self) -> memoryview:
+        """The byte heap that records point into, read-only, not copied."""
+        ...
+
+
+class Columns(NamedTuple):
+    """A whole tree as flat, path-sorted columns: what an index or a scanned tar gives to a differ.
+
+    Every column is a C-contiguous buffer of the named type with one item per entry (any object of the buffer protocol;
+    memory-mapped is fine). Variable parts: the path of entry i is ``heap[path_off[i]:][:path_len[i]]``, followed by
+    ``link_len[i]`` bytes of symlink target and ``xattr_len[i]`` bytes of xattr blob (csrc/fl_entry.h).
+    ``key`` holds 32 bytes per entry, valid where flags & 1. ``data_off`` (or None) is where a regular file's bytes
+    begin in the file that backs the operand. Entry 0 is the root when the operand knows it.
+    """
+
+    count: int
+    dev: Any  # u64
+    ino: Any  # u64
+    size: Any  # u64
+    mtime_sec: Any  # i64
+    ctime_sec: Any  # i64
+    path_off: Any  # u64
+    mtime_nsec: Any  # u32
+    ctime_nsec: Any  # u32
+    mode: Any  # u32
+    uid: Any  # u32
+    gid: Any  # u32
+    nlink: Any  # u32
+    rdev_major: Any  # u32
+    rdev_minor: Any  # u32
+    path_len: Any  # u32
+    link_len: Any  # u32
+    xattr_len: Any  # u32
+    flags: Any  # u32
+    heap: Any  # u8
+    key: Any | None  # u8[32 * count]
+    data_off: Any | None  # u64
+    racy_ns: int  # ctimes at or after this instant prove nothing (git's racy rule); 0: no ctime proves anything
+
+
+class Differ(Protocol):
+    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=)``; a, b: a directory fd (int), Columns, or None (empty).
+
+    Also ``changes.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path, top lower first.
+    ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
+    """
+
+    entries: int  # entries seen so far, both sides
+    bytes_compared: int
+
+    def step(self) -> bool:
+        """Does a batch; True while there is more to do."""
+        ...
+
+    def unverified(self) -> Sequence[tuple[int, bytes, bytes]]:
+        """After the last step: (ticket, path in the directory operand, blake3 key of the other side) of pairs equal but for
+        content that only hashing can prove. Each must be settled before finish."""
+        ...
+
+    def settle(self, ticket: int, equal: bool) -> None: ...
+    def finish(self) -> ChangeTable: ...
+
+
+class Encoder(Protocol):
+    """``encode.Encoder(table, roots, clamp_mtime=None)``: the layer tar of a change table.
+
+    ``roots``: descriptors the rows' contents come from; number 0 is tree B. ``clamp_mtime``: seconds; later
+    mtimes become it. Raises ``FileChangedError`` when a file is not what the table says.
+    """
+
+    entries: int
+    payload: int  # bytes of regular-file content so far
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills buffer with the next tar bytes; less than len(buffer) only at the end, 0 when done."""
+        ...
+
+
+class ExtractStats(NamedTuple):
+    entries: int
+    payload: int
+    whiteouts: int
+    warnings: tuple[str, ...]  # collected, at most one per cause
+    skipped_xattrs: int
+
+
+class Extractor(Protocol):
+    """``extract.Extractor(target_fd, format=, ...)``: puts layer tars onto a tree, fed with uncompressed bytes."""
+
+    entries: int
+    payload: int
+
+    def begin_layer(self) -> None: ...
+    def feed(self, buffer: Any) -> None:
+        """Takes all of buffer (any length). Bytes after the end-of-archive blocks are ignored."""
+        ...
+
+    def end_layer(self) -> ExtractStats:
+        """Checks that the archive was complete and sets directory times. Raises ``LayerFormatError`` when cut short."""
+        ...
+
+    def abort(self) -> None: ...
+
+
+class Engine(Protocol):
+    """The modules of one backend."""
+
+    name: str
+    changes: Any
+    encode: Any
+    extract: Any
+    tarread: Any
+    chunk: Any
+    clone: Any
+    scan: Any
+
+
+class _Engine:
+    def __init__(self, name: str, package: str) -> None:
+        self.name = name
+        self._package = package
+
+    def __getattr__(self, module: str) -> Any:
+        if module.startswith("_"):
+            raise AttributeError(module)
+        loaded = importlib.import_module(f"{self._package}.{module}")
+        setattr(self, module, loaded)
+        return loaded
+
+
+_PACKAGES = {"native": "fastlayer._native", "baseline": "fastlayer._baseline"}
+_chosen: _Engine | None = None
+
+
+def _load(name: str) -> _Engine:
+    if name not in _PACKAGES:
+        raise BackendError(f"FASTLAYER_BACKEND={name!r} is unknown: use native or baseline")
+    package = _PACKAGES[name]
+    try:
+        importlib.import_module(f"{package}.changes")
+    except ImportError as exc:
+        raise BackendError(f"the {name} backend cannot be loaded ({exc}): reinstall fastlayer") from exc
+    return _Engine(name, package)
+
+
+def engine() -> Engine:
+    """The engine of this process, chosen at the first call."""
+    global _chosen
+    if _chosen is None:
+        _chosen = _load(os.environ.get("FASTLAYER_BACKEND", "native"))
+    return cast(Engine, _chosen)
+
+
+def iter_rows(table: ChangeTable, batch: int = 1024) -> Iterator[Row]:
+    """All rows of a table, fetched in batches."""
+    for start in range(0, len(table), batch):
+        yield from table.rows(start, min(start + batch, len(table)))

@@ -1,0 +1,110 @@
+# The only declarations of csrc. One section per header; add to the section of your header.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+# ---- fl_error.h -------------------------------------------------------------------------------
+cdef extern from "fl_error.h" nogil:
+    enum:
+        FL_ERR_NONE
+        FL_ERR_OS
+        FL_ERR_FORMAT
+        FL_ERR_UNSAFE
+        FL_ERR_LIMIT
+        FL_ERR_CHANGED
+        FL_ERR_MEMORY
+        FL_ERR_USAGE
+    struct fl_error:
+        int kind
+        int errnum
+        const char *op
+        int64_t offset
+        uint32_t path_len
+        char path[4096]
+        char detail[160]
+
+# ---- fl_buf.h ---------------------------------------------------------------------------------
+cdef extern from "fl_buf.h" nogil:
+    struct fl_buf:
+        uint8_t *data
+        size_t len
+        size_t cap
+    void fl_buf_free(fl_buf *b)
+
+# ---- fl_entry.h -------------------------------------------------------------------------------
+cdef extern from "fl_entry.h" nogil:
+    struct fl_entry:
+        uint64_t dev
+        uint64_t ino
+        uint64_t size
+        int64_t mtime_sec
+        int64_t ctime_sec
+        uint64_t path_off
+        uint32_t mtime_nsec
+        uint32_t ctime_nsec
+        uint32_t mode
+        uint32_t uid
+        uint32_t gid
+        uint32_t nlink
+        uint32_t rdev_major
+        uint32_t rdev_minor
+        uint32_t path_len
+        uint32_t link_len
+        uint32_t xattr_len
+        uint32_t flags
+    struct fl_row:
+        uint64_t ino
+        uint64_t size
+        int64_t mtime_sec
+        uint64_t path_off
+        uint32_t mtime_nsec
+        uint32_t uid
+        uint32_t gid
+        uint32_t path_len
+        uint32_t xattr_len
+        uint32_t leader
+        uint16_t mode
+        uint16_t link_len
+        uint16_t what
+        uint8_t kind
+        uint8_t flags
+    enum:
+        FL_ENTRY_HAS_KEY
+        FL_ENTRY_NO_CTIME
+        FL_KIND_NONE
+        FL_KIND_PARENT
+        FL_KIND_ADD
+        FL_KIND_MODIFY
+        FL_KIND_DELETE
+        FL_ROW_VERIFY
+        FL_ROW_GROUP
+        FL_ROW_AUX
+        FL_ROW_KEY
+        FL_NO_LEADER
+
+# ---- fl_changes.h -----------------------------------------------------------------------------
+cdef extern from "fl_changes.h" nogil:
+    struct fl_changes:
+        fl_row *rows
+        uint32_t count
+        uint32_t cap
+        fl_buf heap
+        uint32_t *order
+        uint64_t skipped_sockets
+        uint64_t dropped_xattrs
+    int fl_changes_finish(fl_changes *t, const uint32_t *group, fl_error *err)
+    void fl_changes_free(fl_changes *t)
+
+# ---- fl_sys.h ---------------------------------------------------------------------------------
+
+# ---- fl_walk.h, fl_diff.h ---------------------------------------------------------------------
+
+# ---- fl_upper.h -------------------------------------------------------------------------------
+
+# ---- fl_encode.h ------------------------------------------------------------------------------
+
+# ---- fl_tar.h ---------------------------------------------------------------------------------
+
+# ---- fl_extract.h -----------------------------------------------------------------------------
+
+# ---- fl_clone.h -------------------------------------------------------------------------------
+
+# ---- fl_chunk.h -------------------------------------------------------------------------------
