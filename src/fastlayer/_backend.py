@@ -5,7 +5,7 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes encode extract tarread chunk clone scan``) with the same classes and functions. Everything is
+names (``changes upper encode extract tarread chunk clone scan``) with the same classes and functions. Everything is
 batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a
 root descriptor, without a leading slash; the root itself is ``b""``. No call follows a
 symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
@@ -109,7 +109,7 @@ class Columns(NamedTuple):
 class Differ(Protocol):
     """``changes.Differ(a, b, compare=, xattrs=, details=, threads=)``; a, b: a directory fd (int), Columns, or None (empty).
 
-    Also ``changes.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path, top lower first.
+    Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path, top lower first.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
     """
 
@@ -175,6 +175,7 @@ class Engine(Protocol):
 
     name: str
     changes: Any
+    upper: Any
     encode: Any
     extract: Any
     tarread: Any
