@@ -107,9 +107,12 @@ class Columns(NamedTuple):
 
 
 class Differ(Protocol):
-    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=)``; a, b: a directory fd (int), Columns, or None (empty).
+    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=)``.
 
-    Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path, top lower first.
+    a, b: a directory fd (int), Columns, or None (an empty tree).
+
+    Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path; top
+    lower first.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
     """
 
@@ -121,8 +124,8 @@ class Differ(Protocol):
         ...
 
     def unverified(self) -> Sequence[tuple[int, bytes, bytes]]:
-        """After the last step: (ticket, path in the directory operand, blake3 key of the other side) of pairs equal but for
-        content that only hashing can prove. Each must be settled before finish."""
+        """After the last step: pairs equal but for content that only hashing can prove, each as (ticket, path in the
+        directory operand, blake3 key of the other side). Each must be settled before finish."""
         ...
 
     def settle(self, ticket: int, equal: bool) -> None: ...

@@ -1,0 +1,117 @@
+"""``fastlayer apply``: layers onto a directory."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fastlayer.cli import options, output
+from fastlayer.cli.progress import Reporter
+
+EPILOG = """\b
+Examples:
+  fastlayer apply base.tar.gz update.tar.zst root/   a stack, lowest first
+  fastlayer apply --diff-id sha256:... layer.tar root/
+  skopeo ... | fastlayer apply - root/               a layer from stdin
+  fastlayer apply --format overlay layer.tar lower/  ready as an overlayfs lower directory
+
+A target that does not exist is made beside its final name and renamed when everything is verified;
+an existing target is changed in place, so a failed apply leaves it half-done (see docs/cli.md).
+"""
+
+
+class IdMap(click.ParamType[tuple[int, int, int]]):
+    """CONTAINER:HOST:COUNT, as in /etc/subuid style tools."""
+
+    name = "INSIDE:OUTSIDE:COUNT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        parts = str(value).split(":")
+        if len(parts) != 3 or not all(p.isascii() and p.isdigit() for p in parts):
+            self.fail(f"{value!r} is not INSIDE:OUTSIDE:COUNT, for example 0:100000:65536", param, ctx)
+        inside, outside, count = (int(p) for p in parts)
+        return inside, outside, count
+
+
+@click.command("apply", epilog=EPILOG)
+@click.argument("layers", nargs=-1, required=True, metavar="LAYER... DIR", type=click.Path(path_type=bytes))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["dir", "overlay", "overlay-userxattr", "aufs"]),
+    default="dir",
+    show_default=True,
+    help="dir: whiteouts are carried out; the others: converted to that storage format.",
+)
+@click.option("--digest", multiple=True, metavar="sha256:HEX", help="What each layer file must hash to.")
+@click.option("--diff-id", multiple=True, metavar="sha256:HEX", help="What each uncompressed layer must hash to.")
+@click.option("--uid-map", multiple=True, type=IdMap(), help="Map owner ids (repeat).")
+@click.option("--gid-map", multiple=True, type=IdMap(), help="Map group ids (repeat).")
+@click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
+@click.option(
+    "--durability",
+    type=click.Choice(["none", "syncfs", "fsync"]),
+    default="none",
+    show_default=True,
+    help="What must have reached the disk when this returns.",
+)
+@click.option("--max-entries", type=click.IntRange(min=0), help="Refuse a layer with more entries.")
+@click.option("--max-size", type=click.IntRange(min=0), metavar="BYTES", help="Refuse a layer that expands to more.")
+@click.option("--max-file-size", type=click.IntRange(min=0), metavar="BYTES", help="Refuse a larger file.")
+@click.option("--max-ratio", type=click.IntRange(min=0), help="Refuse a higher expansion ratio (0: any).")
+@click.option("--max-pax", type=click.IntRange(min=512), metavar="BYTES", help="Refuse longer extended headers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
+@options.jobs_option
+@options.progress_option
+def command(**given: Any) -> int:
+    """Put LAYERs onto DIR, lowest first; `-` is stdin. The codec is found from the content."""
+    import fastlayer
+
+    *names, target = given["layers"]
+    if not names:
+        raise click.UsageError("a layer and a directory are needed")
+    if names.count(b"-") > 1:
+        raise click.UsageError("stdin (`-`) can be only one of the layers")
+    with Reporter(given["progress"], quiet=given["quiet"]) as report:
+        stats = fastlayer.apply(
+            [sys.stdin.buffer if name == b"-" else name for name in names],
+            target,
+            format=given["format_"],
+            digest=_each(given, "digest", names),
+            diff_id=_each(given, "diff_id", names),
+            uid_map=given["uid_map"] or None,
+            gid_map=given["gid_map"] or None,
+            ignore_chown=given["ignore_chown"],
+            durability=given["durability"],
+            jobs=given["jobs"],
+            limits=_limits(given),
+            progress=report.callback,
+        )
+    output.warn(stats.warnings, given["quiet"])
+    _print(stats, as_json=given["as_json"])
+    return 0
+
+
+def _each(given: dict[str, Any], name: str, layers: list[bytes]) -> list[str] | None:
+    values = list(given[name])
+    if values and len(values) != len(layers):
+        raise click.UsageError(f"--{name.replace('_', '-')} is given {len(values)} times for {len(layers)} layers")
+    return values or None
+
+
+def _limits(given: dict[str, Any]) -> Any:
+    import fastlayer
+
+    names = ("max_entries", "max_size", "max_file_size", "max_ratio", "max_pax")
+    return fastlayer.Limits(**{name: given[name] for name in names if given[name] is not None})
+
+
+def _print(stats: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(output.json_line({"schema": 1, **stats.to_dict()}).decode())
+        return
+    for layer in stats.layers:
+        print(f"{layer.digest}  diff_id {layer.diff_id}  {layer.entries} entries  {output.human(layer.tar_size)}")
+    print(f"applied {stats.entries} entries, {output.human(stats.payload)} of files, {stats.whiteouts} whiteouts")

@@ -1,0 +1,33 @@
+"""``fastlayer chunks``: the content-defined chunks of a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastlayer.cli import output
+
+
+@click.command("chunks")
+@click.argument("file", type=click.Path(path_type=bytes))
+@click.option("--min", "min_size", type=click.IntRange(min=64), default=16384, show_default=True, metavar="BYTES")
+@click.option("--avg", "avg_size", type=click.IntRange(min=256), default=65536, show_default=True, metavar="BYTES")
+@click.option("--max", "max_size", type=click.IntRange(min=1024), default=262144, show_default=True, metavar="BYTES")
+@click.option("--json", "as_json", is_flag=True, help="An object per line.")
+def command(**given: Any) -> int:
+    """List the chunks of FILE: offset, length, blake3. Equal data gives equal chunks wherever it stands."""
+    import fastlayer
+
+    found = fastlayer.chunks(
+        given["file"], min_size=given["min_size"], avg_size=given["avg_size"], max_size=given["max_size"]
+    )
+    rows = ((int(row["offset"]), int(row["length"]), row["blake3"].tobytes().hex()) for row in found)
+    if given["as_json"]:
+        output.write_lines(
+            output.json_line({"schema": 1, "offset": offset, "length": length, "blake3": key})
+            for offset, length, key in rows
+        )
+    else:
+        output.write_lines(f"{offset:>12} {length:>8} {key}".encode() for offset, length, key in rows)
+    return 0

@@ -1,0 +1,233 @@
+"""``fastlayer diff``: what changed between two trees, or the layer that makes one of the other."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlayer.cli import options, output
+from fastlayer.cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from fastlayer.layer.diff import Change, Changes
+    from fastlayer.layer.stat import DiffStat
+    from fastlayer.layer.writer import Layer
+
+SCHEMA = 1  # of every JSON object printed here; docs/cli.md lists the fields
+
+EPILOG = """\b
+Examples:
+  fastlayer diff base/ new/                      the changes, one per line
+  fastlayer diff --stat base/ new/               how much changed, and how much of it really
+  fastlayer diff base/ new/ -o layer.tar.zst     the changes as an OCI layer
+  fastlayer diff base.tar.gz+more.tar new/       a stack of layers against a directory
+  fastlayer diff base.idx new/ --exit-code       0 same, 1 differs, 2 error
+  fastlayer diff --upper up --lower l1:l2 -o -   an overlay's upper directory, to stdout
+"""
+
+
+@click.command("diff", epilog=EPILOG)
+@click.argument("operands", nargs=-1, metavar="[A B]", type=click.Path(path_type=bytes))
+@click.option("--from", "from_", multiple=True, metavar="LAYER", help="A as a stack: repeat, lowest layer first.")
+@click.option("--to", multiple=True, metavar="LAYER", help="B as a stack: repeat, lowest layer first.")
+@click.option("--upper", metavar="DIR", help="Read only this overlay upper directory (with --lower).")
+@click.option("--lower", multiple=True, metavar="L1[:L2...]", help="The lower directories below --upper, top first.")
+@click.option("-o", "--output", metavar="FILE|-", help="Write the layer; print its descriptor.")
+@click.option("--compression", type=click.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
+@click.option("--level", type=click.IntRange(0, 22), help="Compression level.")
+@click.option(
+    "--compare",
+    type=click.Choice(["auto", "metadata", "content"]),
+    default="auto",
+    show_default=True,
+    help="auto: prove equality cheaply, read where unsure; metadata: trust size and times; content: always read.",
+)
+@options.xattrs_option
+@click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
+@click.option("--stat", "stat_", is_flag=True, help="Totals per kind, and the bytes of files that really changed.")
+@click.option("--name-only", is_flag=True, help="Print only the names.")
+@click.option("-z", "--null", is_flag=True, help="End names with NUL and quote nothing.")
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", help="json: an object per line."
+)
+@click.option("--exit-code", is_flag=True, help="Exit 1 if there are changes, 2 on errors.")
+@options.jobs_option
+@options.progress_option
+def command(**given: Any) -> int:
+    """Show what changed from A to B, or write it as an OCI layer.
+
+    A and B are directories, saved tree indexes (`fastlayer index`), or layer tars (.tar, .tar.gz, .tar.zst;
+    join several with `+`, lowest first, to make a stack). A, C and D stand for added, changed and deleted.
+    """
+    a, b = _operands(given)
+    keywords = _keywords(given)
+    with Reporter(given["progress"], quiet=given["quiet"]) as report:
+        keywords["progress"] = report.callback
+        if given["output"] is not None and not (given["stat_"] or given["exit_code"]):
+            layer = _write_at_once(given, a, b, keywords)
+            differs = None
+        else:
+            changes = _compute(given, a, b, keywords)
+            differs = bool(changes)
+            layer = None
+            if given["output"] is not None:
+                layer = changes.write(_target(given), **_layer_keywords(given, report.callback))
+            statistics = changes.stat() if given["stat_"] else None
+    if layer is not None:
+        _print_layer(layer, given)
+        output.warn(layer.warnings, given["quiet"])
+    if given["stat_"]:
+        assert statistics is not None
+        _print_stat(statistics, given["format_"], file=_side(given))
+    if layer is None:
+        if not given["stat_"]:
+            _print_changes(changes, given)
+        output.warn(changes.warnings, given["quiet"])
+    return 1 if given["exit_code"] and differs else 0
+
+
+def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
+    """A and B from the positional operands, --from and --to; (None, None) with --upper."""
+    if (given["upper"] is None) != (not given["lower"]):
+        raise click.UsageError("--upper and --lower go together")
+    names = list(given["operands"])
+    wanted = (not given["from_"]) + (not given["to"])
+    if given["upper"] is not None:
+        if names or given["from_"] or given["to"]:
+            raise click.UsageError("--upper compares with --lower: give no other operands")
+        return None, None
+    if len(names) != wanted:
+        raise click.UsageError(f"{wanted} operands are needed, not {len(names)}")
+    from fastlayer.layer.operands import parse
+
+    a: Any = list(given["from_"]) or parse(names.pop(0))
+    b: Any = list(given["to"]) or parse(names.pop(0))
+    return a, b
+
+
+def _keywords(given: dict[str, Any]) -> dict[str, Any]:
+    return {"compare": given["compare"], "xattrs": given["xattrs"], "jobs": given["jobs"]}
+
+
+def _layer_keywords(given: dict[str, Any], progress: Any) -> dict[str, Any]:
+    return {
+        "compression": given["compression"],
+        "level": given["level"],
+        "source_date_epoch": options.source_date_epoch(given["source_date_epoch"]),
+        "jobs": given["jobs"],
+        "progress": progress,
+    }
+
+
+def _target(given: dict[str, Any]) -> Any:
+    if given["output"] == "-":
+        if sys.stdout.isatty():
+            raise click.UsageError("a layer is not for a terminal: redirect stdout or name a file")
+        return sys.stdout.buffer
+    return given["output"]
+
+
+def _lowers(given: dict[str, Any]) -> list[str]:
+    return [name for text in given["lower"] for name in text.split(":") if name]
+
+
+def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> Changes:
+    import fastlayer
+
+    if given["upper"] is not None:
+        return fastlayer.diff_upper(given["upper"], _lowers(given), **keywords)
+    return fastlayer.diff(a, b, **keywords)
+
+
+def _write_at_once(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> Layer:
+    import fastlayer
+
+    keywords = {**keywords, **_layer_keywords(given, keywords["progress"])}
+    if given["upper"] is not None:
+        return fastlayer.diff_upper(given["upper"], _lowers(given), _target(given), **keywords)
+    return fastlayer.diff(a, b, _target(given), **keywords)
+
+
+def _side(given: dict[str, Any]) -> Any:
+    """Where words go: stdout, unless the layer itself goes there."""
+    return sys.stderr if given["output"] == "-" else sys.stdout
+
+
+def _print_changes(changes: Changes, given: dict[str, Any]) -> None:
+    end = b"\0" if given["null"] else b"\n"
+    if given["format_"] == "json":
+        lines: Iterator[bytes] = (output.json_line(_as_json(change)) for change in changes)
+        output.write_lines(lines)
+        return
+    show = (lambda name: name) if given["null"] else output.quote
+    if given["name_only"]:
+        output.write_lines((show(b"/" + change.path) for change in changes), end)
+        return
+    letters = {letter: letter.encode() + b" " for letter in "ACD"}
+    output.write_lines((letters[change.kind] + show(b"/" + change.path) for change in changes), end)
+
+
+def _as_json(change: Change) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": str(change.kind),
+        "path": change.name,
+        "type": change.type,
+        "what": list(change.what),
+    }
+    if change.kind == "D":
+        return value
+    value |= {
+        "mode": f"{stat.S_IMODE(change.mode):04o}",
+        "uid": change.uid,
+        "gid": change.gid,
+        "size": change.size,
+        "mtime_ns": change.mtime_ns,
+    }
+    if change.link:
+        value["link"] = os.fsdecode(change.link)
+    if change.hardlink is not None:
+        value["hardlink"] = "/" + os.fsdecode(change.hardlink)
+    return value
+
+
+def _print_stat(statistics: DiffStat, format_: str, file: Any) -> None:
+    if format_ == "json":
+        print(output.json_line({"schema": SCHEMA, **statistics.to_dict()}).decode(), file=file)
+        return
+    words = {"A": "added", "C": "changed", "D": "deleted"}
+    rows = [("KIND", "ENTRIES", "FILES", "BYTES")]
+    for letter, word in words.items():
+        kind = statistics.kinds[letter]
+        rows.append((word, str(kind.entries), str(kind.files), output.human(kind.bytes)))
+    output.table(rows[0], rows[1:], frozenset({1, 2, 3}), file)
+    if statistics.modified_files:
+        print(
+            f"really changed: {output.human(statistics.changed_bytes)} of {output.human(statistics.modified_bytes)} "
+            f"in {statistics.modified_files} modified files (content-defined chunks)",
+            file=file,
+        )
+
+
+def _print_layer(layer: Layer, given: dict[str, Any]) -> None:
+    file = _side(given)
+    if given["format_"] == "json":
+        print(output.json_line({"schema": SCHEMA, **layer.to_dict()}).decode(), file=file)
+        return
+    output.pairs(
+        [
+            ("media type", layer.media_type),
+            ("digest", layer.digest),
+            ("size", f"{layer.size} ({output.human(layer.size)})"),
+            ("diff_id", layer.diff_id),
+            ("entries", str(layer.entries)),
+            ("tar size", f"{layer.tar_size} ({output.human(layer.tar_size)})"),
+            ("file bytes", f"{layer.payload} ({output.human(layer.payload)})"),
+        ],
+        file,
+    )

@@ -1,0 +1,100 @@
+"""The ``fastlayer`` command: finds the verb, prints errors, decides the exit code.
+
+Exit codes: 0 done; 1 failure (one line on stderr says why and what to do); 2 wrong usage; 130 interrupted.
+``diff --exit-code`` is like git: 0 same, 1 differs, 2 error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+_VERSION_WORDS = (["--version"], ["-V"], ["version"])
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    if sys.argv[1:] in _VERSION_WORDS:  # answered before anything heavy is imported
+        from fastlayer._version import __version__
+
+        print(f"fastlayer {__version__}")
+        sys.exit(0)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """Runs one command line and returns its exit code; prints the one line of an error."""
+    import click
+
+    from fastlayer.cli.commands import cli
+
+    debug = "--debug" in args or "-D" in args
+    try:
+        result = cli.main(args=args, prog_name="fastlayer", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as exc:
+        return int(exc.exit_code)
+    except click.ClickException as exc:
+        return _misused(exc)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        return _pipe_closed()
+    except Exception as exc:
+        if debug:
+            raise
+        return _failed(exc, args)
+
+
+def _misused(exc: Any) -> int:
+    ctx = getattr(exc, "ctx", None)
+    command = ctx.command_path if ctx is not None else "fastlayer"
+    return _say(f"{exc.format_message().rstrip('.')}: see `{command} --help`", 2)
+
+
+def _failed(exc: Exception, args: list[str]) -> int:
+    from fastlayer.errors import FastlayerError
+
+    git_style = args[:1] == ["diff"] and "--exit-code" in args
+    if isinstance(exc, FastlayerError):
+        return _say(str(exc), max(exc.exit_code, 2 if git_style else 1))
+    if isinstance(exc, OSError):
+        from fastlayer.errors import show_path
+
+        name = f"{show_path(exc.filename)}: " if exc.filename else ""
+        return _say(f"{name}{exc.strerror or exc}", 2 if git_style else 1)
+    if isinstance(exc, MemoryError):
+        return _say("out of memory", 2 if git_style else 1)
+    return _say(
+        f"internal error: {type(exc).__name__}: {exc} (please report it; run with --debug for the trace)",
+        2 if git_style else 1,
+    )
+
+
+def _say(text: str, code: int) -> int:
+    try:
+        print(f"fastlayer: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody is listening; the exit code still tells
+    return code
+
+
+def _pipe_closed() -> int:
+    """The reader of our output went away: be quiet, and keep Python from complaining at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    return 141
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cli":  # for tools that look for the click group here
+        from fastlayer.cli.commands import cli
+
+        return cli
+    raise AttributeError(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Options that several verbs share, and the environment they default to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PROGRESS = click.Choice(["auto", "plain", "none"])
+
+
+def progress_option(function: F) -> F:
+    """--progress and --quiet."""
+    function = click.option(
+        "--progress",
+        type=PROGRESS,
+        default="auto",
+        help="auto: a bar on a terminal; plain: a line every ten seconds; none.",
+    )(function)
+    return click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")(function)
+
+
+def xattrs_option(function: F) -> F:
+    """--xattrs."""
+    return click.option(
+        "--xattrs",
+        type=click.Choice(["all", "docker", "none"]),
+        default="all",
+        show_default=True,
+        help="all: every attribute that travels; docker: security.capability only; none.",
+    )(function)
+
+
+def jobs_option(function: F) -> F:
+    """--jobs."""
+    return click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(1, 256),
+        envvar="FASTLAYER_JOBS",
+        help="Threads for each kind of work (default: one per processor). Never changes the result.",
+    )(function)
+
+
+def source_date_epoch(value: int | None) -> int | None:
+    """The option if given, else SOURCE_DATE_EPOCH of the environment (seconds since 1970)."""
+    if value is not None:
+        return value
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise click.UsageError(f"SOURCE_DATE_EPOCH={text!r} is not a number of seconds: set it to one or unset it")
+    return int(text)
