@@ -56,7 +56,12 @@ setup(
         extensions(),
         include_path=["src"],
         language_level=3,
-        compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True, "freethreading_compatible": False},
+        compiler_directives={
+            "boundscheck": False,
+            "wraparound": False,
+            "embedsignature": True,
+            "freethreading_compatible": False,
+        },
     ),
     cmdclass={"build_clib": build_clib, "build_py": OnlyPython},
 )

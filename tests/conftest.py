@@ -19,3 +19,24 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(_backend, "_chosen", chosen)
     yield chosen
     assert _backend.engine().name == request.param
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A tier that claims to test one build must not test another."""
+    import fastlayer
+
+    expected = os.environ.get("FASTLAYER_EXPECT_SOURCE")
+    if expected and not str(fastlayer.__file__).startswith(expected):
+        raise pytest.UsageError(f"fastlayer comes from {fastlayer.__file__}, not from below {expected}")
+
+
+def require(*programs: str) -> None:
+    """Skips a test whose outside program is missing; on CI a missing one is a failure."""
+    import shutil
+
+    missing = [name for name in programs if shutil.which(name) is None]
+    if not missing:
+        return
+    if os.environ.get("CI") == "true" and os.geteuid() == 0:
+        pytest.fail(f"not installed: {', '.join(missing)}")
+    pytest.skip(f"not installed: {', '.join(missing)}")
