@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import glob
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
-from setuptools.command.build_clib import build_clib
 from setuptools.command.build_py import build_py
 
 CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-fPIC", "-pthread"]
-SANITIZE = os.environ.get("FASTLAYER_SANITIZE")
+LDFLAGS = ["-pthread"]
+SANITIZE = os.environ.get("FASTLAYER_SANITIZE")  # e.g. address,undefined: the sanitizer tier of `make test`
 if SANITIZE:
     CFLAGS += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1"]
-LDFLAGS = ["-pthread"] + ([f"-fsanitize={SANITIZE}"] if SANITIZE else [])
+    LDFLAGS += [f"-fsanitize={SANITIZE}"]
 
-HEADERS = sorted(glob.glob("csrc/*.h"))
-LIBRARY = (
-    "fl",
-    {
-        "sources": sorted(glob.glob("csrc/*.c")),
-        "include_dirs": ["csrc"],
-        "cflags": CFLAGS,
-        "obj_deps": {"": HEADERS},
-    },
-)
+HEADERS = sorted(map(str, Path("csrc").glob("*.h")))
+SOURCES = sorted(map(str, Path("csrc").glob("*.c")))
+NATIVE = Path("src/fastlayer/_native")
 
 
 class OnlyPython(build_py):
@@ -36,32 +29,24 @@ class OnlyPython(build_py):
         return [f for f in files if not f.endswith((".pyx", ".pxd", ".c"))]
 
 
-def extensions() -> list[Extension]:
-    return [
-        Extension(
-            f"fastlayer._native.{os.path.basename(source)[:-4]}",
-            [source],
-            include_dirs=["csrc"],
-            extra_compile_args=[f for f in CFLAGS if f not in ("-Wextra",)] + ["-Wno-unused-function"],
-            extra_link_args=LDFLAGS,
-            depends=HEADERS + [c for c in sorted(glob.glob("csrc/*.c"))],
-        )
-        for source in sorted(glob.glob("src/fastlayer/_native/*.pyx"))
-    ]
+def extension(source: Path) -> Extension:
+    return Extension(
+        f"fastlayer._native.{source.stem}",
+        [str(source)],
+        include_dirs=["csrc"],
+        extra_compile_args=[*(flag for flag in CFLAGS if flag != "-Wextra"), "-Wno-unused-function"],
+        extra_link_args=LDFLAGS,
+        depends=HEADERS + SOURCES,
+    )
 
 
 setup(
-    libraries=[LIBRARY],
+    libraries=[("fl", {"sources": SOURCES, "include_dirs": ["csrc"], "cflags": CFLAGS, "obj_deps": {"": HEADERS}})],
     ext_modules=cythonize(
-        extensions(),
+        [extension(source) for source in sorted(NATIVE.glob("*.pyx"))],
         include_path=["src"],
         language_level=3,
-        compiler_directives={
-            "boundscheck": False,
-            "wraparound": False,
-            "embedsignature": True,
-            "freethreading_compatible": False,
-        },
+        compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
     ),
-    cmdclass={"build_clib": build_clib, "build_py": OnlyPython},
+    cmdclass={"build_py": OnlyPython},
 )

@@ -101,7 +101,7 @@ def test_sub_packages_do_not_shadow_public_functions() -> None:
 
 
 def test_a_plain_import_loads_nothing_heavy() -> None:
-    code = "import sys, fastlayer; print([m for m in sys.modules if m.split('.')[0] in %r])" % (HEAVY + ("click",),)
+    code = f"import sys, fastlayer; print([m for m in sys.modules if m.split('.')[0] in {(*HEAVY, 'click')!r}])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
 
