@@ -173,6 +173,28 @@ class Extractor(Protocol):
     def abort(self) -> None: ...
 
 
+class TarScanner(Protocol):
+    """``tarread.TarScanner(max_pax=1 << 20)``: reads a layer tar as it goes by, without putting it anywhere.
+
+    Both backends also export ``tarread.TarItem`` (a NamedTuple, see _native/tarread.pyi).
+    """
+
+    offset: int  # archive bytes taken so far
+    ended: bool  # the end-of-archive block was seen; what follows is ignored
+
+    def feed(self, buffer: Any) -> list[tuple[Any, ...]]:
+        """Takes all of buffer and returns its events, in archive order:
+
+        ``("entry", TarItem)``, ``("data", start, stop, pos)``: buffer[start:stop] belongs at byte pos of the latest entry
+        (what no data event covers is a hole), and ``("end",)`` after the last data of each regular file, empty ones included.
+        """
+        ...
+
+    def finish(self) -> None:
+        """The input ended: raises ``LayerFormatError`` when the archive was cut."""
+        ...
+
+
 class Engine(Protocol):
     """The modules of one backend."""
 
