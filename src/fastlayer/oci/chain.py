@@ -1,0 +1,27 @@
+"""Chain ids: the identity of a stack of layers (image-spec config.md, "Layer ChainID")."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from fastlayer.oci.digest import Digest, sha256_digest
+
+
+def chain_ids(diff_ids: Iterable[str]) -> list[Digest]:
+    """The chain id of every prefix of the stack, bottom layer first."""
+    chain: list[Digest] = []
+    for diff_id in diff_ids:
+        checked = Digest(diff_id)
+        if chain:
+            checked = sha256_digest(hashlib.sha256(f"{chain[-1]} {checked}".encode()).hexdigest())
+        chain.append(checked)
+    return chain
+
+
+def chain_id(diff_ids: Iterable[str]) -> Digest:
+    """The chain id of the whole stack. Raises ``ValueError`` for an empty one, which has none."""
+    chain = chain_ids(diff_ids)
+    if not chain:
+        raise ValueError("a stack without layers has no chain id")
+    return chain[-1]

@@ -1,0 +1,38 @@
+"""Digests as OCI writes them: ``algorithm:encoded`` (image-spec descriptor.md, "Digests")."""
+
+from __future__ import annotations
+
+# Encoded length (lower-case hex) of the registered algorithms.
+_HEX_LENGTH = {"sha256": 64, "sha512": 128, "blake3": 64}
+
+
+class Digest(str):
+    """A checked digest; a ``str`` such as ``sha256:6c3c624b58db…``.
+
+    Raises ``ValueError`` when the text is not a digest of a registered algorithm.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Digest:
+        algorithm, colon, encoded = text.partition(":")
+        if not colon or algorithm not in _HEX_LENGTH:
+            raise ValueError(f"{text!r} is not a digest: expected sha256:<64 hex digits>")
+        if len(encoded) != _HEX_LENGTH[algorithm] or encoded.strip("0123456789abcdef"):
+            raise ValueError(f"{text!r} is not a digest: {algorithm} takes {_HEX_LENGTH[algorithm]} lower-case hex digits")
+        return str.__new__(cls, text)
+
+    @property
+    def algorithm(self) -> str:
+        """``sha256`` for everything fastlayer writes."""
+        return self.partition(":")[0]
+
+    @property
+    def encoded(self) -> str:
+        """The hex digits."""
+        return self.partition(":")[2]
+
+
+def sha256_digest(hexdigest: str) -> Digest:
+    """The digest of a finished sha256, given its hex digits."""
+    return Digest("sha256:" + hexdigest)

@@ -1,0 +1,35 @@
+"""Media types (image-spec media-types.md) and the Docker names that mean the same."""
+
+from __future__ import annotations
+
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+LAYER_GZIP = LAYER + "+gzip"
+LAYER_ZSTD = LAYER + "+zstd"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+EMPTY = "application/vnd.oci.empty.v1+json"
+
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_LAYER_GZIP = DOCKER_LAYER + ".gzip"
+DOCKER_LAYER_ZSTD = DOCKER_LAYER + ".zstd"
+
+_LAYER_OF = {"none": LAYER, "gzip": LAYER_GZIP, "zstd": LAYER_ZSTD}
+_COMPRESSION_OF = {
+    LAYER: "none",
+    LAYER_GZIP: "gzip",
+    LAYER_ZSTD: "zstd",
+    DOCKER_LAYER: "none",
+    DOCKER_LAYER_GZIP: "gzip",
+    DOCKER_LAYER_ZSTD: "zstd",
+}
+
+
+def layer_media_type(compression: str) -> str:
+    """The OCI media type of a layer compressed with ``none``, ``gzip`` or ``zstd``."""
+    return _LAYER_OF[compression]
+
+
+def layer_compression(media_type: str) -> str | None:
+    """``none``, ``gzip`` or ``zstd`` for a layer media type, None for anything else."""
+    return _COMPRESSION_OF.get(media_type)
