@@ -1,0 +1,187 @@
+"""The peers' own ways, wrapped so that they can be timed: containerd, umoci, and the archivers' file lists."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.workloads import Pair
+
+
+def count(tree: Path) -> int:
+    """Entries below a directory."""
+    return sum(len(directories) + len(files) for _, directories, files in os.walk(tree))
+
+
+def check_archive(path: Path, *, least: int) -> None:
+    """An archive that bsdtar reads to the end with at least so many entries."""
+    out = subprocess.run(["bsdtar", "-tf", path], capture_output=True, check=True).stdout
+    assert out.count(b"\n") >= least, f"{path} holds {out.count(b'\n')} entries"
+
+
+def write_changed_names(pair: Pair, names: Path) -> None:
+    """The changed names of B, NUL-ended: what an archiver is told to store."""
+    if names.exists():
+        return
+    import fastlayer
+
+    changes = fastlayer.diff(pair.a, pair.b, compare="metadata")
+    names.write_bytes(b"".join(c.path + b"\0" for c in changes if c.kind != "D" and c.path))
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Layout:
+    """A minimal OCI image layout around given layers, for tools that only take images."""
+
+    MEDIA = "application/vnd.oci.image.layer.v1.tar"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "blobs/sha256").mkdir(parents=True)
+        (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+
+    def blob(self, data: bytes) -> tuple[str, int]:
+        digest = _digest(data)
+        (self.root / "blobs/sha256" / digest.split(":")[1]).write_bytes(data)
+        return digest, len(data)
+
+    def layer(self, path: Path) -> tuple[dict[str, object], str]:
+        """Stores a layer file; returns its descriptor and its diff_id."""
+        data = path.read_bytes()
+        suffix = {".gz": "+gzip", ".zst": "+zstd"}.get(path.suffix, "")
+        program = {".gz": ["gzip", "-dc"], ".zst": ["zstd", "-qdc"]}.get(path.suffix, ["cat"])
+        plain = subprocess.run([*program, path], capture_output=True, check=True).stdout
+        digest, size = self.blob(data)
+        return {"mediaType": self.MEDIA + suffix, "digest": digest, "size": size}, _digest(plain)
+
+    def image(self, layers: list[Path], tag: str) -> None:
+        stored = [self.layer(path) for path in layers]
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in stored]},
+        }
+        digest, size = self.blob(json.dumps(config).encode())
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": size},
+            "layers": [descriptor for descriptor, _ in stored],
+        }
+        digest, size = self.blob(json.dumps(manifest).encode())
+        entry = {
+            "mediaType": manifest["mediaType"],
+            "digest": digest,
+            "size": size,
+            "annotations": {"org.opencontainers.image.ref.name": tag},
+        }
+        (self.root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+
+
+class Containerd:
+    """A private containerd with the native (plain directory) snapshotter."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.socket = root / "c.sock"
+
+    def command(self, *words: str | Path) -> list[str | Path]:
+        return ["ctr", "-a", self.socket, "-n", "bench", *words]
+
+    def ctr(self, *words: str | Path) -> str:
+        done = subprocess.run(self.command(*words), capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"ctr {' '.join(map(str, words))}: {done.stderr.strip()}")
+        return done.stdout
+
+    def snapshot(self, name: str, tree: Path, *, parent: str) -> None:
+        """Commits a snapshot that holds exactly tree."""
+        native = ("snapshots", "--snapshotter", "native")
+        key = f"{name}-key"
+        self.ctr(*native, "prepare", key, *([parent] if parent else []))
+        mounts = self.ctr(*native, "mounts", self.root / "mnt", key)
+        source = next(word for word in mounts.split() if word.startswith("/") and "snapshots" in word)
+        subprocess.run(["rsync", "-aHAX", "--delete", f"{tree}/", f"{source}/"], check=True)
+        self.ctr(*native, "commit", name, key)
+
+    def import_layer(self, layer: Path) -> str:
+        layout = self.root / "layout"
+        shutil.rmtree(layout, ignore_errors=True)
+        Layout(layout).image([layer], "bench")
+        archive = self.root / "image.tar"
+        subprocess.run(["tar", "-C", layout, "-cf", archive, "."], check=True)
+        self.ctr("images", "import", "--no-unpack", "--index-name", "bench.invalid/layer:1", archive)
+        archive.unlink()
+        return "bench.invalid/layer:1"
+
+    def forget_content(self) -> None:
+        for digest in self.ctr("content", "ls", "-q").split():
+            self.ctr("content", "rm", digest)
+
+    def forget_snapshots(self, mounted: Path) -> None:
+        subprocess.run(["umount", mounted], capture_output=True)
+        mounted.mkdir(exist_ok=True)
+        native = ("snapshots", "--snapshotter", "native")
+        names = [line.split()[0] for line in self.ctr(*native, "ls").splitlines()[1:]]
+        for name in reversed(names):
+            subprocess.run(self.command(*native, "rm", name), capture_output=True)
+
+
+@contextlib.contextmanager
+def containerd(root: Path) -> Iterator[Containerd]:
+    """A daemon of our own below root; stopped and removed at the end."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    daemon = Containerd(root)
+    config = root / "config.toml"
+    config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+    with open(root / "log", "wb") as log:
+        process = subprocess.Popen(
+            ["containerd", "-c", config, "--root", root / "r", "--state", root / "s", "-a", daemon.socket],
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            for _ in range(100):
+                if subprocess.run(daemon.command("version"), capture_output=True).returncode == 0:
+                    break
+                time.sleep(0.1)
+            yield daemon
+        finally:
+            process.terminate()
+            process.wait(20)
+            shutil.rmtree(root, ignore_errors=True)
+
+
+class UmociBundle:
+    """An umoci bundle of tree A changed into tree B, ready for `umoci repack`."""
+
+    def __init__(self, root: Path, pair: Pair) -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        self.root, self.image = root, root / "image"
+        base = root / "base.tar"
+        subprocess.run(["tar", "--xattrs", "--numeric-owner", "-C", pair.a, "-cf", base, "."], check=True)
+        Layout(self.image).image([base], "base")
+        subprocess.run(
+            ["umoci", "unpack", "--image", f"{self.image}:base", root / "bundle"], check=True, capture_output=True
+        )
+        subprocess.run(["rsync", "-aHAX", "--delete", f"{pair.b}/", f"{root}/bundle/rootfs/"], check=True)
+        self.saved = (self.image / "index.json").read_bytes()
+
+    def reset(self) -> None:
+        (self.image / "index.json").write_bytes(self.saved)
+
+    def repack(self) -> list[str | Path]:
+        return ["umoci", "repack", "--image", f"{self.image}:full", self.root / "bundle"]

@@ -1,0 +1,122 @@
+"""diff without a layer: equal trees, one changed byte, the overlay fast path, start-up, many files, one huge file."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import workloads
+from bench.conftest import Measure
+
+QUIET = ["--progress", "none"]
+
+
+@pytest.mark.parametrize("tool", ["fastlayer", "baseline (plain Python)", "rsync -aHAXn"])
+def test_equal_trees(measure: Measure, fastlayer: list[str], tmpfs: Path, tool: str) -> None:
+    pair = workloads.equal(tmpfs)
+    ours = [*fastlayer, "diff", *pair, "--compare", "metadata", "--exit-code", *QUIET]
+    command = ["rsync", "-aHAXn", "--delete", f"{pair.a}/", f"{pair.b}/"] if tool.startswith("rsync") else ours
+    env = {"FASTLAYER_BACKEND": "baseline"} if tool.startswith("baseline") else {}
+    measure("diff of equal trees, 52 k entries, metadata", tool, "tmpfs", command, env=env)
+
+
+@pytest.mark.parametrize("tool", ["fastlayer", "rsync -aHAXnc"])
+def test_one_byte(measure: Measure, fastlayer: list[str], tmpfs: Path, tool: str) -> None:
+    pair = workloads.one(tmpfs)
+    out = subprocess.run([*fastlayer, "diff", *pair, "--name-only"], capture_output=True, check=True).stdout
+    assert out == b"/debian-b/usr/bin/python3.11\n"
+    command = [*fastlayer, "diff", *pair, *QUIET]
+    if tool.startswith("rsync"):
+        command = ["rsync", "-aHAXnc", "--delete", f"{pair.a}/", f"{pair.b}/"]
+    measure("diff, one byte changed, times kept (reads all)", tool, "tmpfs", command, rounds=3)
+
+
+def _upper(root: Path) -> tuple[Path, Path]:
+    lower, upper = workloads.equal(root).a, root / "upper"
+    upper.mkdir(exist_ok=True)
+    return upper, lower
+
+
+def test_upper_process(measure: Measure, fastlayer: list[str], tmpfs: Path) -> None:
+    upper, lower = _upper(tmpfs)
+    command = [*fastlayer, "diff", "--upper", upper, "--lower", lower, *QUIET]
+    measure("upperdir, nothing changed, 52 k entries below", "fastlayer", "tmpfs", command, rounds=20)
+
+
+def test_upper_api(benchmark: Callable[..., object], tmpfs: Path) -> None:
+    import fastlayer
+
+    upper, lower = _upper(tmpfs)
+    benchmark.group = "upperdir, nothing changed, inside the API [tmpfs]"  # type: ignore[attr-defined]
+    assert not list(fastlayer.diff_upper(upper, [lower]))
+    benchmark(lambda: len(fastlayer.diff_upper(upper, [lower])))
+    benchmark.extra_info.update(  # type: ignore[attr-defined]
+        job="upperdir, nothing changed, inside the API", tool="fastlayer", fs="tmpfs", peak_kib=0
+    )
+
+
+@pytest.mark.parametrize("what", ["--version", "diff of two tiny trees", "python3 -c pass"])
+def test_start(measure: Measure, fastlayer: list[str], tmpfs: Path, what: str) -> None:
+    import sys
+
+    a, b = tmpfs / "tiny-a", tmpfs / "tiny-b"
+    for tree, text in ((a, "a"), (b, "bb")):
+        tree.mkdir(exist_ok=True)
+        (tree / "file").write_text(text)
+    command: list[str | Path] = [*fastlayer, "--version"]
+    if what.startswith("diff"):
+        command = [*fastlayer, "diff", a, b]
+    elif what.startswith("python3"):
+        command = [sys.executable, "-c", "pass"]
+    measure(f"start: {what}", "fastlayer" if "python3" not in what else "python", "tmpfs", command, rounds=20)
+
+
+def test_many_files(measure: Measure, fastlayer: list[str], tmpfs: Path) -> None:
+    pair, out = workloads.many(tmpfs), tmpfs / "many.tar"
+    run = measure(
+        "diff many (1 M empty files) -> tar",
+        "fastlayer",
+        "tmpfs",
+        [*fastlayer, "diff", *pair, "-o", out, *QUIET],
+        rounds=2,
+    )
+    assert out.stat().st_size >= 1_000_000 * 512
+    out.unlink()
+    assert run.seconds > 0
+
+
+def test_many_files_gnu_tar(measure: Measure, tmpfs: Path) -> None:
+    pair, out = workloads.many(tmpfs), tmpfs / "many.tar"
+    command: list[str | Path] = ["tar", "-C", pair.b, "--format=pax", "-cf", out, "."]
+    measure("diff many (1 M empty files) -> tar", "GNU tar -c (no hashing)", "tmpfs", command, rounds=2)
+    out.unlink()
+
+
+@pytest.mark.parametrize("mode", ["-o", "--stat"])
+def test_big_file(measure: Measure, fastlayer: list[str], tmpfs: Path, mode: str) -> None:
+    pair, out = workloads.big(tmpfs), tmpfs / "big.tar"
+    words: list[str | Path] = ["-o", out] if mode == "-o" else ["--stat"]
+    job = "diff big (4 GiB) -> tar" if mode == "-o" else "diff big (4 GiB) --stat"
+    measure(job, "fastlayer", "tmpfs", [*fastlayer, "diff", *pair, *words, *QUIET], rounds=2)
+    out.unlink(missing_ok=True)
+
+
+def test_wheels(measure: Measure, fastlayer: list[str], place: Path) -> None:
+    pair, out = workloads.wheels(place), place / "wheels.tar.gz"
+    started = time.perf_counter()
+    measure(
+        "diff wheels (35 k files) -> tar.gz", "fastlayer", place.name, [*fastlayer, "diff", *pair, "-o", out, *QUIET]
+    )
+    assert time.perf_counter() > started
+    out.unlink()
+
+
+def test_wheels_pigz(measure: Measure, place: Path) -> None:
+    pair, out = workloads.wheels(place), place / "wheels.tar.gz"
+    script = f"tar -C {pair.b} --format=pax -cf - . | pigz -6 -p2 > {out}"
+    measure("diff wheels (35 k files) -> tar.gz", "tar | pigz -6 -p2", place.name, ["sh", "-c", script], rounds=3)
+    out.unlink()
