@@ -26,7 +26,9 @@
 #define FL_PAX_SPARSE_REALSIZE 256u /* GNU.sparse.realsize                      */
 #define FL_PAX_SPARSE_MAJOR 512u
 #define FL_PAX_SPARSE_MINOR 1024u
-#define FL_PAX_SPARSE_MAP 2048u     /* map came as records (0.0 or 0.1)         */
+#define FL_PAX_SPARSE_BLOCKS 2048u  /* GNU.sparse.numblocks: segments of the map */
+#define FL_PAX_SPARSE_MAP 4096u     /* 0.1: the map is in `sparse`; never with   */
+#define FL_PAX_SPARSE_PAIRS 8192u   /* 0.0: likewise                            */
 
 struct fl_slice {
     const uint8_t *data;
@@ -47,6 +49,7 @@ struct fl_pax {
     uint64_t sparse_realsize;
     uint64_t sparse_major;
     uint64_t sparse_minor;
+    uint64_t sparse_blocks;
     struct fl_sparse sparse;
     struct fl_buf xattrs;     /* fl_entry.h blob, sorted by name                 */
     struct fl_buf found;      /* private: attributes in record order             */

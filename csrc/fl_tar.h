@@ -8,7 +8,7 @@
  *   fl_tar_finish(&t, &err);
  *   fl_tar_free(&t);
  *
- * fl_tar_next takes bytes off *buf / *len. It returns 1 with one event, 0 when
+ * fl_tar_next takes bytes off *buf (not NULL) / *len. It returns 1 with one event, 0 when
  * all of the input is used up, -1 with err filled (the reader is then dead and
  * may only be freed). Each entry gives:
  *
@@ -99,24 +99,23 @@ struct fl_tar {
     struct fl_tar_limits limits;
     int state;
     int64_t pos;                   /* archive offset of the next input byte     */
-    uint64_t left;                 /* stored bytes of the body still to come    */
+    uint64_t left;                 /* stored bytes of a body still to come      */
     uint32_t pad;                  /* padding bytes after it                    */
-    uint32_t have;                 /* bytes of `block` collected                */
-    uint8_t extended;              /* 'x' 'g' 'L' 'K': what `collect` is for    */
-    uint32_t collect_size;
-    uint32_t map_bytes;            /* bytes of a sparse map in the archive      */
-    size_t segment;                /* current segment of `pax.sparse`           */
+    uint32_t have;                 /* bytes of `block` or `extra` collected     */
+    uint32_t map_bytes;            /* bytes a sparse map took in the archive    */
+    uint32_t pending;              /* which extended headers wait for an entry  */
+    uint8_t extended;              /* 'x' 'g' 'L' 'K': the one being collected  */
+    size_t segment;                /* current segment of pax.sparse             */
     uint64_t segment_done;
-    uint32_t seen;                 /* which extended headers wait for an entry  */
     struct fl_tar_entry entry;
     struct fl_pax pax;
-    struct fl_buf collect;         /* body of `g`; also spill of the others     */
     struct fl_buf pax_body;
+    struct fl_buf global_body;
     struct fl_buf long_name;
     struct fl_buf long_link;
     uint8_t name[256];             /* prefix "/" name                           */
     uint8_t block[FL_TAR_BLOCK];   /* the header                                */
-    uint8_t extra[FL_TAR_BLOCK];   /* an extension block of an old GNU map      */
+    uint8_t extra[FL_TAR_BLOCK];   /* a further block of a sparse map           */
 };
 
 /* limits: NULL for defaults. Allocates nothing. */

@@ -102,6 +102,45 @@ cdef extern from "fl_changes.h" nogil:
 # ---- fl_encode.h ------------------------------------------------------------------------------
 
 # ---- fl_tar.h ---------------------------------------------------------------------------------
+cdef extern from "fl_tar.h" nogil:
+    struct fl_tar_entry:
+        uint8_t type
+        bint sparse
+        uint32_t mode
+        uint32_t uid
+        uint32_t gid
+        uint32_t mtime_nsec
+        int64_t mtime_sec
+        uint64_t size
+        uint32_t rdev_major
+        uint32_t rdev_minor
+        const uint8_t *path
+        const uint8_t *link
+        const uint8_t *xattrs
+        uint32_t path_len
+        uint32_t link_len
+        uint32_t xattr_len
+        int64_t offset
+        int64_t data_offset
+    enum:
+        FL_TAR_ENTRY
+        FL_TAR_DATA
+        FL_TAR_FILE_END
+        FL_TAR_END
+    struct fl_tar_event:
+        int kind
+        const fl_tar_entry *entry
+        const uint8_t *data
+        size_t data_len
+        uint64_t data_pos
+    struct fl_tar_limits:
+        uint32_t max_pax
+    struct fl_tar:
+        int64_t pos
+    void fl_tar_init(fl_tar *t, const fl_tar_limits *limits)
+    void fl_tar_free(fl_tar *t)
+    int fl_tar_next(fl_tar *t, const uint8_t **buf, size_t *len, fl_tar_event *ev, fl_error *err)
+    int fl_tar_finish(const fl_tar *t, fl_error *err)
 
 # ---- fl_extract.h -----------------------------------------------------------------------------
 
