@@ -27,8 +27,33 @@
  * types until the next call. Memory is bounded by limits.max_pax (extended
  * headers, long names and sparse maps each), whatever the archive claims.
  *
- * The rules for malformed input are those of docs/formats.md; what is refused
- * gives FL_ERR_FORMAT with the archive offset, or FL_ERR_LIMIT for max_pax.
+ * What is refused gives FL_ERR_FORMAT with the archive offset, or FL_ERR_LIMIT
+ * for max_pax. Where readers differ, this one does the following (the Python
+ * scanner in _baseline/tarread.py does the same):
+ *   - the first zero block ends the archive;
+ *   - octal fields: blanks, digits, then field end, or a NUL (rest ignored), or
+ *     blanks and NULs up to the field end; no digits: only blanks and NULs, 0;
+ *     base-256 with the sign in bit 6; overflow of int64 is refused; all of
+ *     mode uid gid size mtime must be well formed even where PAX replaces them,
+ *     device numbers only for devices; a negative mode or size is refused;
+ *   - names: GNU.sparse.name (sparse files), PAX path, GNU long name, header;
+ *     an empty one of these counts as not there; PAX linkpath likewise;
+ *   - no prefix unless the magic is "ustar" NUL; 131 bytes of it when "tar" NUL
+ *     stands at 508 (star), else 155;
+ *   - two headers x, L or K for one entry, one without an entry behind it, a link
+ *     without a target, and unknown types are refused; a malformed g header, too;
+ *   - types NUL, 0 and 7 are files; one whose name (after PAX) ends in a slash
+ *     is a directory: type NUL without a body, else refused unless of size 0;
+ *   - types 1 to 6 have no body, whatever size says; sparse keys on them are ignored;
+ *   - PAX numbers are digits only, at most INT64_MAX; times [-]digits[.digits*];
+ *     an empty value unsets a key, of equal keys the last counts, a NUL in path,
+ *     linkpath or GNU.sparse.name is refused, and so is an attribute name that
+ *     is empty or longer than 255 (LIBARCHIVE.xattr: bad %XX, %00, bad base64);
+ *   - sparse: type S needs the GNU magic and no x header; GNU.sparse needs major
+ *     and minor 0.0, 0.1 or 1.0, or neither and one of map, offset, numblocks
+ *     (0.x); size, else realsize, must be there; numblocks must fit if there;
+ *     one map only; offset and numbytes alternate; segments ascend, stay within
+ *     the size and add up to exactly the stored bytes.
  * Names are raw bytes: neither normalised nor checked for "..".
  */
 #ifndef FL_TAR_H
