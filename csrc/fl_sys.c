@@ -2,57 +2,283 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
-#define EAGAIN_TRIES 256
+/* The same numbers on every architecture since 5.6 and 6.13. */
+#define NR_OPENAT2 437
+#define NR_SETXATTRAT 463
+#define NR_GETXATTRAT 464
+#define NR_LISTXATTRAT 465
+#define NR_REMOVEXATTRAT 466
 
-static bool openat2_usable;
-static pthread_once_t probed = PTHREAD_ONCE_INIT;
+#define OPEN_RETRIES 64
 
-static int raw_openat2(int dir_fd, const char *path, int flags, mode_t mode,
-                       uint64_t resolve)
+struct open_how_arg {
+    uint64_t flags;
+    uint64_t mode;
+    uint64_t resolve;
+};
+
+struct xattr_arg {
+    uint64_t value;
+    uint32_t size;
+    uint32_t flags;
+};
+
+enum { UNKNOWN = 0, NO = 1, YES = 2 };
+
+static atomic_int openat2_state;
+static atomic_int xattrat_state;
+
+/* ---- openat2 ---- */
+
+static int probe_openat2(void)
 {
-    struct open_how how = {
-        .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
-        .mode = mode,
-        .resolve = resolve,
-    };
-
-    return (int)syscall(SYS_openat2, dir_fd, path, &how, sizeof(how));
-}
-
-static void probe(void)
-{
+    struct open_how_arg how = { .flags = O_PATH | O_CLOEXEC };
     const char *off = getenv("FASTLAYER_NO_OPENAT2");
     int fd;
 
-    if (off != NULL && off[0] != '\0' && strcmp(off, "0") != 0)
-        return;
-    fd = raw_openat2(AT_FDCWD, ".", O_PATH, 0, 0);
-    openat2_usable = fd >= 0 || (errno != ENOSYS && errno != EPERM);
-    if (fd >= 0)
-        close(fd);
+    if (off != NULL && strcmp(off, "1") == 0)
+        return NO;
+    fd = (int)syscall(NR_OPENAT2, AT_FDCWD, "/", &how, sizeof(how));
+    if (fd < 0)
+        return errno == ENOSYS || errno == EPERM ? NO : YES;
+    close(fd);
+    return YES;
 }
 
 bool fl_sys_has_openat2(void)
 {
-    pthread_once(&probed, probe);
-    return openat2_usable;
+    int state = atomic_load_explicit(&openat2_state, memory_order_relaxed);
+
+    if (state == UNKNOWN) {
+        state = probe_openat2();
+        atomic_store_explicit(&openat2_state, state, memory_order_relaxed);
+    }
+    return state == YES;
 }
 
-int fl_sys_openat2(int dir_fd, const char *path, int flags, mode_t mode,
+int fl_sys_openat2(int dirfd, const char *path, int flags, mode_t mode,
                    uint64_t resolve)
 {
+    struct open_how_arg how = {
+        .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
+        .mode = flags & O_CREAT ? mode : 0,
+        .resolve = resolve,
+    };
     int fd = -1;
 
-    for (int i = 0; i < EAGAIN_TRIES; i++) {
-        fd = raw_openat2(dir_fd, path, flags, mode, resolve);
+    if (!fl_sys_has_openat2()) {
+        errno = ENOSYS;
+        return -1;
+    }
+    for (int i = 0; i < OPEN_RETRIES; i++) {
+        fd = (int)syscall(NR_OPENAT2, dirfd, path, &how, sizeof(how));
         if (fd >= 0 || errno != EAGAIN)
             break;
     }
     return fd;
+}
+
+ssize_t fl_sys_getdents64(int fd, void *buf, size_t size)
+{
+    return syscall(SYS_getdents64, fd, buf, size);
+}
+
+/* ---- extended attributes below a directory ---- */
+
+static bool has_xattrat(void)
+{
+    int state = atomic_load_explicit(&xattrat_state, memory_order_relaxed);
+
+    if (state == UNKNOWN) {
+        long r = syscall(NR_LISTXATTRAT, AT_FDCWD, "/", AT_SYMLINK_NOFOLLOW,
+                         NULL, (size_t)0);
+        /* A sandbox may answer EPERM for calls it does not know. */
+        state = r < 0 && (errno == ENOSYS || errno == EPERM) ? NO : YES;
+        atomic_store_explicit(&xattrat_state, state, memory_order_relaxed);
+    }
+    return state == YES;
+}
+
+static int proc_path(char *out, size_t size, int dirfd, const char *name)
+{
+    int n = snprintf(out, size, "/proc/self/fd/%d/%s", dirfd, name);
+
+    if (n < 0 || (size_t)n >= size) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    return 0;
+}
+
+#define PROC_PATH_MAX 320 /* "/proc/self/fd/" + an int + "/" + NAME_MAX + NUL */
+
+ssize_t fl_sys_listxattrat(int dirfd, const char *name, char *list, size_t size)
+{
+    char path[PROC_PATH_MAX];
+
+    if (name[0] == '\0')
+        return flistxattr(dirfd, list, size);
+    if (has_xattrat())
+        return syscall(NR_LISTXATTRAT, dirfd, name, AT_SYMLINK_NOFOLLOW, list,
+                       size);
+    if (proc_path(path, sizeof(path), dirfd, name) < 0)
+        return -1;
+    return llistxattr(path, list, size);
+}
+
+ssize_t fl_sys_getxattrat(int dirfd, const char *name, const char *attr,
+                          void *value, size_t size)
+{
+    struct xattr_arg arg = { (uint64_t)(uintptr_t)value, (uint32_t)size, 0 };
+    char path[PROC_PATH_MAX];
+
+    if (name[0] == '\0')
+        return fgetxattr(dirfd, attr, value, size);
+    if (has_xattrat())
+        return syscall(NR_GETXATTRAT, dirfd, name, AT_SYMLINK_NOFOLLOW, attr,
+                       &arg, sizeof(arg));
+    if (proc_path(path, sizeof(path), dirfd, name) < 0)
+        return -1;
+    return lgetxattr(path, attr, value, size);
+}
+
+int fl_sys_setxattrat(int dirfd, const char *name, const char *attr,
+                      const void *value, size_t size, int flags)
+{
+    struct xattr_arg arg = { (uint64_t)(uintptr_t)value, (uint32_t)size,
+                             (uint32_t)flags };
+    char path[PROC_PATH_MAX];
+
+    if (name[0] == '\0')
+        return fsetxattr(dirfd, attr, value, size, flags);
+    if (has_xattrat())
+        return (int)syscall(NR_SETXATTRAT, dirfd, name, AT_SYMLINK_NOFOLLOW,
+                            attr, &arg, sizeof(arg));
+    if (proc_path(path, sizeof(path), dirfd, name) < 0)
+        return -1;
+    return lsetxattr(path, attr, value, size, flags);
+}
+
+int fl_sys_removexattrat(int dirfd, const char *name, const char *attr)
+{
+    char path[PROC_PATH_MAX];
+
+    if (name[0] == '\0')
+        return fremovexattr(dirfd, attr);
+    if (has_xattrat())
+        return (int)syscall(NR_REMOVEXATTRAT, dirfd, name, AT_SYMLINK_NOFOLLOW,
+                            attr);
+    if (proc_path(path, sizeof(path), dirfd, name) < 0)
+        return -1;
+    return lremovexattr(path, attr);
+}
+
+/* ---- copying and renaming ---- */
+
+int fl_sys_ficlone(int dst, int src)
+{
+    return ioctl(dst, FICLONE, src);
+}
+
+ssize_t fl_sys_copy_file_range(int in, int64_t *in_pos, int out,
+                               int64_t *out_pos, size_t len)
+{
+    return syscall(SYS_copy_file_range, in, in_pos, out, out_pos, len, 0u);
+}
+
+int fl_sys_renameat2(int olddir, const char *oldname, int newdir,
+                     const char *newname, unsigned int flags)
+{
+    return (int)syscall(SYS_renameat2, olddir, oldname, newdir, newname, flags);
+}
+
+/* ---- shared extents ---- */
+
+#define EXTENTS 32u
+
+/* Extents that say nothing certain about where the bytes are. */
+#define VAGUE                                                              \
+    (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_ENCODED | \
+     FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_DATA_TAIL |                 \
+     FIEMAP_EXTENT_NOT_ALIGNED)
+
+struct extent_map {
+    struct fiemap head;
+    struct fiemap_extent extents[EXTENTS];
+};
+
+static int read_map(int fd, uint64_t start, struct extent_map *map)
+{
+    memset(&map->head, 0, sizeof(map->head));
+    map->head.fm_start = start;
+    map->head.fm_length = FIEMAP_MAX_OFFSET - start;
+    map->head.fm_flags = start == 0 ? FIEMAP_FLAG_SYNC : 0;
+    map->head.fm_extent_count = EXTENTS;
+    return ioctl(fd, FS_IOC_FIEMAP, &map->head);
+}
+
+static bool same_extent(const struct fiemap_extent *a,
+                        const struct fiemap_extent *b)
+{
+    const uint32_t kind = FIEMAP_EXTENT_UNWRITTEN | FIEMAP_EXTENT_LAST;
+
+    return !((a->fe_flags | b->fe_flags) & VAGUE) &&
+           a->fe_logical == b->fe_logical && a->fe_length == b->fe_length &&
+           a->fe_physical == b->fe_physical &&
+           (a->fe_flags & kind) == (b->fe_flags & kind);
+}
+
+int fl_sys_same_extents(int a, int b)
+{
+    struct extent_map ma, mb;
+    const struct fiemap_extent *last;
+    uint64_t start = 0;
+
+    for (;;) {
+        uint32_t n;
+
+        if (read_map(a, start, &ma) < 0 || read_map(b, start, &mb) < 0)
+            return 0;
+        n = ma.head.fm_mapped_extents;
+        if (n == 0 || n != mb.head.fm_mapped_extents)
+            return 0;
+        for (uint32_t i = 0; i < n; i++)
+            if (!same_extent(&ma.extents[i], &mb.extents[i]))
+                return 0;
+        last = &ma.extents[n - 1];
+        if (last->fe_flags & FIEMAP_EXTENT_LAST)
+            return 1;
+        if (last->fe_length == 0)
+            return 0;
+        start = last->fe_logical + last->fe_length;
+    }
+}
+
+bool fl_sys_can_share(int fd)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) < 0)
+        return false;
+    switch ((uint32_t)fs.f_type) {
+    case 0x9123683Eu: /* btrfs */
+    case 0x58465342u: /* xfs */
+    case 0xCA451A4Eu: /* bcachefs */
+    case 0x7461636Fu: /* ocfs2 */
+        return true;
+    default:
+        return false;
+    }
 }

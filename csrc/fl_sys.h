@@ -1,22 +1,67 @@
-/* System calls that libc lacks, and feature probes.
+/* System calls that libc lacks or that old kernels lack, and feature probes.
  *
- * The functions behave like the raw calls: -1 with errno on failure. The
- * probes run once per process and are the engine's only global state.
+ * Unless said otherwise a function behaves like the call it names: -1 and
+ * errno. Where a kernel is too old the stated fallback answers instead, so
+ * callers need not ask; the probes are cached for the process (the only global
+ * state of csrc) and safe from any thread.
+ *
+ * Names are NUL-terminated. "At" functions take one name below an open
+ * directory and never follow a symbolic link at its end; a name of "" means
+ * dirfd itself, which must then be open for reading (not O_PATH).
  */
 #ifndef FL_SYS_H
 #define FL_SYS_H
 
-#include <linux/openat2.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Whether openat2 is there and wanted: FASTLAYER_NO_OPENAT2=1 switches it off. */
+/* RESOLVE_* bits of openat2(2), for libcs without linux/openat2.h. */
+#define FL_RESOLVE_NO_XDEV 0x01u
+#define FL_RESOLVE_NO_MAGICLINKS 0x02u
+#define FL_RESOLVE_NO_SYMLINKS 0x04u
+#define FL_RESOLVE_BENEATH 0x08u
+#define FL_RESOLVE_IN_ROOT 0x10u
+
+/* False on kernels before 5.6, where a sandbox forbids it, or when the
+ * environment had FASTLAYER_NO_OPENAT2=1 at the first call. */
 bool fl_sys_has_openat2(void);
 
-/* O_CLOEXEC is added. Tried again while the kernel answers EAGAIN (a rename
- * somewhere raced with the resolution), at most a few hundred times. */
-int fl_sys_openat2(int dir_fd, const char *path, int flags, mode_t mode,
+/* O_CLOEXEC is added to flags; mode is used with O_CREAT only. ENOSYS when
+ * fl_sys_has_openat2() is false. EAGAIN (a rename raced with "..") is retried. */
+int fl_sys_openat2(int dirfd, const char *path, int flags, mode_t mode,
                    uint64_t resolve);
+
+ssize_t fl_sys_getdents64(int fd, void *buf, size_t size);
+
+/* listxattrat/getxattrat/setxattrat/removexattrat of Linux 6.13; before it the
+ * l*xattr calls on /proc/self/fd/DIRFD/NAME. `flags` are XATTR_CREATE, ... */
+ssize_t fl_sys_listxattrat(int dirfd, const char *name, char *list, size_t size);
+ssize_t fl_sys_getxattrat(int dirfd, const char *name, const char *attr,
+                          void *value, size_t size);
+int fl_sys_setxattrat(int dirfd, const char *name, const char *attr,
+                      const void *value, size_t size, int flags);
+int fl_sys_removexattrat(int dirfd, const char *name, const char *attr);
+
+/* ioctl FICLONE: dst gets all of src's extents, shared. */
+int fl_sys_ficlone(int dst, int src);
+
+ssize_t fl_sys_copy_file_range(int in, int64_t *in_pos, int out,
+                               int64_t *out_pos, size_t len);
+
+/* flags: RENAME_NOREPLACE (1), RENAME_EXCHANGE (2). */
+int fl_sys_renameat2(int olddir, const char *oldname, int newdir,
+                     const char *newname, unsigned int flags);
+
+/* Do both files (equal size, neither being written) have the same physical
+ * blocks throughout? 1 proven; 0 not proven: no such answer from this file
+ * system, inline or compressed data, or really different. Dirty pages are
+ * written out first: with copy-on-write pending, the old map would lie. */
+int fl_sys_same_extents(int a, int b);
+
+/* Is fd on a file system that can share extents (btrfs, xfs, bcachefs, ocfs2)?
+ * There fl_sys_same_extents is worth its system calls. */
+bool fl_sys_can_share(int fd);
 
 #endif
