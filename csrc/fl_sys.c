@@ -21,13 +21,7 @@
 #define NR_LISTXATTRAT 465
 #define NR_REMOVEXATTRAT 466
 
-#define OPEN_RETRIES 64
-
-struct open_how_arg {
-    uint64_t flags;
-    uint64_t mode;
-    uint64_t resolve;
-};
+#define OPEN_RETRIES 256
 
 struct xattr_arg {
     uint64_t value;
@@ -44,7 +38,7 @@ static atomic_int xattrat_state;
 
 static int probe_openat2(void)
 {
-    struct open_how_arg how = { .flags = O_PATH | O_CLOEXEC };
+    struct open_how how = { .flags = O_PATH | O_CLOEXEC };
     const char *off = getenv("FASTLAYER_NO_OPENAT2");
     int fd;
 
@@ -71,7 +65,7 @@ bool fl_sys_has_openat2(void)
 int fl_sys_openat2(int dirfd, const char *path, int flags, mode_t mode,
                    uint64_t resolve)
 {
-    struct open_how_arg how = {
+    struct open_how how = {
         .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
         .mode = flags & O_CREAT ? mode : 0,
         .resolve = resolve,

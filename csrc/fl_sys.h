@@ -12,17 +12,11 @@
 #ifndef FL_SYS_H
 #define FL_SYS_H
 
+#include <linux/openat2.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
-
-/* RESOLVE_* bits of openat2(2), for libcs without linux/openat2.h. */
-#define FL_RESOLVE_NO_XDEV 0x01u
-#define FL_RESOLVE_NO_MAGICLINKS 0x02u
-#define FL_RESOLVE_NO_SYMLINKS 0x04u
-#define FL_RESOLVE_BENEATH 0x08u
-#define FL_RESOLVE_IN_ROOT 0x10u
 
 /* False on kernels before 5.6, where a sandbox forbids it, or when the
  * environment had FASTLAYER_NO_OPENAT2=1 at the first call. */
