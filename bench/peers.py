@@ -40,6 +40,12 @@ def _digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def _decompressed(path: Path) -> bytes:
+    magic = path.read_bytes()[:2]
+    program = {b"\x1f\x8b": ["gzip", "-dc"], b"\x28\xb5": ["zstd", "-qdc"]}.get(magic, ["cat"])
+    return subprocess.run(program, stdin=open(path, "rb"), capture_output=True, check=True).stdout
+
+
 class Layout:
     """A minimal OCI image layout around given layers, for tools that only take images."""
 
@@ -58,11 +64,9 @@ class Layout:
     def layer(self, path: Path) -> tuple[dict[str, object], str]:
         """Stores a layer file; returns its descriptor and its diff_id."""
         data = path.read_bytes()
-        suffix = {".gz": "+gzip", ".zst": "+zstd"}.get(path.suffix, "")
-        program = {".gz": ["gzip", "-dc"], ".zst": ["zstd", "-qdc"]}.get(path.suffix, ["cat"])
-        plain = subprocess.run([*program, path], capture_output=True, check=True).stdout
+        suffix = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}.get(data[:2], "")
         digest, size = self.blob(data)
-        return {"mediaType": self.MEDIA + suffix, "digest": digest, "size": size}, _digest(plain)
+        return {"mediaType": self.MEDIA + suffix, "digest": digest, "size": size}, _digest(_decompressed(path))
 
     def image(self, layers: list[Path], tag: str) -> None:
         stored = [self.layer(path) for path in layers]
@@ -88,6 +92,28 @@ class Layout:
         }
         (self.root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
 
+    def docker_archive(self, layers: list[Path], name: str, out: Path) -> None:
+        """The same stack as `docker load` takes it: plain layer tars, a config and manifest.json."""
+        work = self.root / "docker"
+        work.mkdir()
+        names, diff_ids = [], []
+        for number, path in enumerate(layers):
+            plain = _decompressed(path)
+            diff_ids.append(_digest(plain))
+            (work / f"{number}.tar").write_bytes(plain)
+            names.append(f"{number}.tar")
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "history": [{"created": "1970-01-01T00:00:00Z"} for _ in layers],
+        }
+        (work / "config.json").write_text(json.dumps(config))
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": names}]
+        (work / "manifest.json").write_text(json.dumps(manifest))
+        subprocess.run(["tar", "-C", work, "-cf", out, "manifest.json", "config.json", *names], check=True)
+
 
 class Containerd:
     """A private containerd with the native (plain directory) snapshotter."""
@@ -105,6 +131,10 @@ class Containerd:
             raise RuntimeError(f"ctr {' '.join(map(str, words))}: {done.stderr.strip()}")
         return done.stdout
 
+    def output(self, *words: str | Path) -> bytes:
+        """What ctr writes to stdout, as bytes."""
+        return subprocess.run(self.command(*words), capture_output=True, check=True).stdout
+
     def snapshot(self, name: str, tree: Path, *, parent: str) -> None:
         """Commits a snapshot that holds exactly tree."""
         native = ("snapshots", "--snapshotter", "native")
@@ -115,10 +145,11 @@ class Containerd:
         subprocess.run(["rsync", "-aHAX", "--delete", f"{tree}/", f"{source}/"], check=True)
         self.ctr(*native, "commit", name, key)
 
-    def import_layer(self, layer: Path) -> str:
+    def import_layers(self, layers: list[Path]) -> str:
+        """Imports a stack of layers as an image, not unpacked; returns its name."""
         layout = self.root / "layout"
         shutil.rmtree(layout, ignore_errors=True)
-        Layout(layout).image([layer], "bench")
+        Layout(layout).image(layers, "bench")
         archive = self.root / "image.tar"
         subprocess.run(["tar", "-C", layout, "-cf", archive, "."], check=True)
         self.ctr("images", "import", "--no-unpack", "--index-name", "bench.invalid/layer:1", archive)

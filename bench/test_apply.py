@@ -109,7 +109,7 @@ def test_containerd(measure: Measure, fastlayer: list[str], tmpfs: Path, codec: 
     if not path.exists():
         subprocess.run([*fastlayer, "diff", *pair, "-o", path], check=True, capture_output=True)
     with peers.containerd(tmpfs / "containerd") as daemon:
-        image = daemon.import_layer(path)
+        image = daemon.import_layers([path])
         measure(
             f"apply debian {codec}",
             "containerd (ctr images unpack)",
