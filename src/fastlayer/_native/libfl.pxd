@@ -100,6 +100,14 @@ cdef extern from "fl_changes.h" nogil:
 # ---- fl_upper.h -------------------------------------------------------------------------------
 
 # ---- fl_encode.h ------------------------------------------------------------------------------
+cdef extern from "fl_encode.h" nogil:
+    struct fl_encode:
+        uint64_t entries
+        uint64_t payload
+    int fl_encode_init(fl_encode *e, const fl_changes *table, const int *roots, uint32_t root_count,
+                       const int64_t *clamp, fl_error *err)
+    void fl_encode_free(fl_encode *e)
+    Py_ssize_t fl_encode_read(fl_encode *e, uint8_t *buf, size_t cap, fl_error *err)
 
 # ---- fl_tar.h ---------------------------------------------------------------------------------
 cdef extern from "fl_tar.h" nogil:
