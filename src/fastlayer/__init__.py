@@ -1,5 +1,105 @@
-"""fastlayer: container image layers at native speed."""
+"""fastlayer: container image layers at native speed.
+
+``diff`` turns the difference of two trees into an OCI layer, ``apply`` puts layers onto a tree, ``index`` remembers
+what a tree looks like, ``clone`` and ``copy_up`` copy trees exactly, ``chunks`` cuts data where its content says.
+Every name below is imported when it is first used, so ``import fastlayer`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from fastlayer._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from fastlayer.errors import (
+        BackendError,
+        DigestMismatchError,
+        FastlayerError,
+        FileChangedError,
+        IndexFormatError,
+        LayerError,
+        LayerFormatError,
+        LimitError,
+        OperandError,
+        StorageError,
+        UnsafeEntryError,
+        UsageError,
+    )
+    from fastlayer.layer.apply import AppliedLayer, ApplyStats, Limits, apply
+    from fastlayer.layer.chunks import chunks
+    from fastlayer.layer.clone import CloneStats, clone, copy_up
+    from fastlayer.layer.diff import Change, ChangeKind, Changes, diff, diff_upper
+    from fastlayer.layer.index import TreeIndex, index
+    from fastlayer.layer.progress import Progress
+    from fastlayer.layer.stat import DiffStat
+    from fastlayer.layer.writer import Layer
+    from fastlayer.oci.descriptor import Descriptor
+    from fastlayer.oci.digest import Digest
+
+_HOME = {
+    "errors": (
+        "BackendError DigestMismatchError FastlayerError FileChangedError IndexFormatError LayerError LayerFormatError "
+        "LimitError OperandError StorageError UnsafeEntryError UsageError"
+    ),
+    "layer.apply": "AppliedLayer ApplyStats Limits apply",
+    "layer.chunks": "chunks",
+    "layer.clone": "CloneStats clone copy_up",
+    "layer.diff": "Change ChangeKind Changes diff diff_upper",
+    "layer.index": "TreeIndex index",
+    "layer.progress": "Progress",
+    "layer.stat": "DiffStat",
+    "layer.writer": "Layer",
+    "oci.descriptor": "Descriptor",
+    "oci.digest": "Digest",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__all__ = [
+    "AppliedLayer",
+    "ApplyStats",
+    "BackendError",
+    "Change",
+    "ChangeKind",
+    "Changes",
+    "CloneStats",
+    "Descriptor",
+    "DiffStat",
+    "Digest",
+    "DigestMismatchError",
+    "FastlayerError",
+    "FileChangedError",
+    "IndexFormatError",
+    "Layer",
+    "LayerError",
+    "LayerFormatError",
+    "LimitError",
+    "Limits",
+    "OperandError",
+    "Progress",
+    "StorageError",
+    "TreeIndex",
+    "UnsafeEntryError",
+    "UsageError",
+    "__version__",
+    "apply",
+    "chunks",
+    "clone",
+    "copy_up",
+    "diff",
+    "diff_upper",
+    "index",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'fastlayer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fastlayer.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

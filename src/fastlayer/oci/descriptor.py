@@ -14,7 +14,7 @@ class Descriptor(NamedTuple):
     media_type: str
     digest: Digest
     size: int
-    annotations: Mapping[str, str] = {}  # noqa: RUF012  (never mutated: a tuple's default)
+    annotations: Mapping[str, str] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the specification, keys in its order."""

@@ -19,7 +19,7 @@ class Digest(str):
         if not colon or algorithm not in _HEX_LENGTH:
             raise ValueError(f"{text!r} is not a digest: expected sha256:<64 hex digits>")
         if len(encoded) != _HEX_LENGTH[algorithm] or encoded.strip("0123456789abcdef"):
-            raise ValueError(f"{text!r} is not a digest: {algorithm} takes {_HEX_LENGTH[algorithm]} lower-case hex digits")
+            raise ValueError(f"{text!r} is not a digest: expected {_HEX_LENGTH[algorithm]} lower-case hex digits")
         return str.__new__(cls, text)
 
     @property

@@ -1,0 +1,160 @@
+"""The codecs of a layer blob: names, extensions, detection by content, and the compressing side.
+
+A compressed layer is a run of independent pieces, so that threads can work on different pieces and so that the bytes
+never depend on how many threads there were:
+
+* gzip: one member per MiB of tar. Each member carries, in an RFC 1952 extra subfield ``FL``, its own compressed length;
+  readers that know it (``decompress``) inflate members in parallel, all others skip it. mtime is 0, OS is 255.
+  Levels 0-3 are ISA-L's, 4-9 are zlib's.
+* zstd: one frame per 4 MiB of tar, each with its content size and a checksum.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, Protocol, cast
+
+from fastlayer.errors import LayerFormatError, UsageError
+
+Compression = Literal["none", "gzip", "zstd"]
+
+GZIP_MEMBER = 1 << 20  # tar bytes per gzip member
+ZSTD_FRAME = 4 << 20  # tar bytes per zstd frame
+_PLAIN_BLOCK = 1 << 20
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # bytes 1-3; byte 0 is 0x50..0x5f
+MAGIC_LENGTH = 6  # bytes that `detect` wants to see
+_REFUSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x04\x22\x4d\x18": "lz4", b"LZIP": "lzip", b"PK\x03\x04": "zip"}
+
+SUBFIELD = b"FL\x04\x00"  # RFC 1952 2.3.1.1: SI1 SI2 LEN; then u32 length of the whole member
+# ID1 ID2 CM FLG(FEXTRA) MTIME=0 XFL OS=255 XLEN=8 subfield
+GZIP_HEADER = GZIP_MAGIC + b"\x08\x04" + bytes(4) + b"\x00\xff" + b"\x08\x00" + SUBFIELD
+GZIP_HEADER_SIZE = len(GZIP_HEADER) + 4
+GZIP_TRAILER_SIZE = 8
+
+_EXTENSIONS = {
+    ".gz": "gzip",
+    ".tgz": "gzip",
+    ".gzip": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".tzst": "zstd",
+}
+_LEVELS = {"gzip": (0, 9, 1), "zstd": (1, 22, 3)}  # lowest, highest, default
+
+
+def by_name(name: str | bytes) -> Compression:
+    """What a file name asks for: ``.gz`` gzip, ``.zst`` zstd, anything else none."""
+    extension = os.path.splitext(os.fsdecode(name))[1].lower()
+    return cast(Compression, _EXTENSIONS.get(extension, "none"))
+
+
+def detect(head: bytes) -> Compression:
+    """The codec of a blob from its first bytes (``MAGIC_LENGTH`` of them, fewer when the blob is shorter).
+
+    Anything that is no known compression is taken for a plain tar, whose reader has the last word.
+    Raises ``LayerFormatError`` for codecs that are recognised but not supported.
+    """
+    if head.startswith(GZIP_MAGIC):
+        return "gzip"
+    if head.startswith(ZSTD_MAGIC) or (head[1:4] == SKIPPABLE_MAGIC and 0x50 <= head[0] <= 0x5F):
+        return "zstd"
+    for magic, name in _REFUSED.items():
+        if head.startswith(magic):
+            raise LayerFormatError(f"compressed with {name}, which is not supported: recompress with gzip or zstd")
+    return "none"
+
+
+class Codec(Protocol):
+    """The compressing side of one codec. ``compress`` may be called from several threads at once."""
+
+    name: Compression
+    block_size: int  # tar bytes per piece; pieces follow each other in the blob
+
+    def compress(self, block: Any) -> bytes:
+        """One piece, on its own. An empty block gives a valid empty blob."""
+        ...
+
+
+class Plain:
+    """No compression: ``compress`` hands its input back."""
+
+    name: Compression = "none"
+    block_size = _PLAIN_BLOCK
+
+    def compress(self, block: Any) -> bytes:
+        return cast(bytes, block)
+
+
+class Gzip:
+    """Independent gzip members (RFC 1952)."""
+
+    name: Compression = "gzip"
+    block_size = GZIP_MEMBER
+
+    def __init__(self, level: int) -> None:
+        from isal import isal_zlib
+
+        self._crc32 = isal_zlib.crc32
+        self._deflate: Any
+        if level <= 3:
+            self._deflate = lambda block: isal_zlib.compress(block, level, -15)
+        else:
+            import zlib
+
+            self._deflate = lambda block: zlib.compress(block, level, -15)
+
+    def compress(self, block: Any) -> bytes:
+        body: bytes = self._deflate(block)
+        length = GZIP_HEADER_SIZE + len(body) + GZIP_TRAILER_SIZE
+        trailer = self._crc32(block).to_bytes(4, "little") + len(block).to_bytes(4, "little")
+        return b"".join((GZIP_HEADER, length.to_bytes(4, "little"), body, trailer))
+
+
+class Zstd:
+    """Independent zstd frames (RFC 8878)."""
+
+    name: Compression = "zstd"
+    block_size = ZSTD_FRAME
+
+    def __init__(self, level: int) -> None:
+        import threading
+
+        import zstandard
+
+        self._new = lambda: zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        self._local = threading.local()  # a compressor must not be shared between threads
+
+    def compress(self, block: Any) -> bytes:
+        compressor = getattr(self._local, "compressor", None)
+        if compressor is None:
+            compressor = self._local.compressor = self._new()
+        return cast(bytes, compressor.compress(block))
+
+
+def check_level(compression: str, level: int | None) -> int:
+    """The level to use; raises ``UsageError`` for an unknown codec or a level it does not have."""
+    if compression not in ("none", *_LEVELS):
+        raise UsageError(f"unknown compression {compression!r}: use none, gzip or zstd")
+    if compression == "none":
+        if level is not None:
+            raise UsageError("a level without compression means nothing: choose gzip or zstd")
+        return 0
+    lowest, highest, default = _LEVELS[compression]
+    if level is None:
+        return default
+    if isinstance(level, bool) or not lowest <= level <= highest:
+        raise UsageError(f"{compression} has the levels {lowest} to {highest}, not {level}")
+    return level
+
+
+def codec(compression: str, level: int | None = None) -> Codec:
+    """The codec of that name and level (None: its default)."""
+    checked = check_level(compression, level)
+    if compression == "gzip":
+        return Gzip(checked)
+    if compression == "zstd":
+        return Zstd(checked)
+    return Plain()

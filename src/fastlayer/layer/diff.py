@@ -1,0 +1,434 @@
+"""``fastlayer.diff``: what changed from tree A to tree B, as a list or as a layer."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from fastlayer import _backend
+from fastlayer._backend import Compare, Row, XattrPolicy
+from fastlayer.errors import UsageError
+from fastlayer.layer.operands import Operand, of_directory, open_operand
+from fastlayer.layer.pipeline import default_jobs
+from fastlayer.layer.progress import ProgressCallback, Reporter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastlayer.layer.stat import DiffStat
+    from fastlayer.layer.writer import Layer
+
+WHAT = ("content", "mode", "owner", "mtime", "xattr", "type", "link", "device")  # names of the bits of Row.what
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+_ROW_SIZE = 64  # struct fl_row
+_ROW_KIND = 62  # offset of its `kind`
+_BATCH = 1024
+
+
+class ChangeKind(StrEnum):
+    """Docker's letters."""
+
+    ADD = "A"
+    MODIFY = "C"
+    DELETE = "D"
+
+
+_KINDS = {str(kind): kind for kind in ChangeKind}
+
+
+class Change(NamedTuple):
+    """One changed path.
+
+    ``path`` is relative and in bytes (``b"usr/bin/x"``; the root is ``b""``), ``name`` for people (``"/usr/bin/x"``).
+    ``what`` names the changed attributes of a MODIFY. The attributes are those of B; of a DELETE only type, mode and
+    size, and they are A's. ``size`` is bytes of a regular file, ``link`` a symlink's target, ``hardlink`` the path of
+    the first name of the file when this is a later one, else None.
+    """
+
+    kind: ChangeKind
+    path: bytes
+    what: tuple[str, ...]
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    link: bytes
+    hardlink: bytes | None
+    rdev: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        return "/" + os.fsdecode(self.path)
+
+    @property
+    def type(self) -> str:
+        """``file``, ``dir``, ``symlink``, ``char``, ``block``, ``fifo`` or ``socket``."""
+        return _TYPES.get(stat.S_IFMT(self.mode), "file")
+
+
+def _what_names() -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(name for bit, name in enumerate(WHAT) if bits >> bit & 1) for bits in range(1 << len(WHAT)))
+
+
+_WHAT_NAMES = _what_names()
+
+
+def _change(row: Row) -> Change:
+    return Change(
+        _KINDS[row.kind],
+        row.path,
+        _WHAT_NAMES[row.what],
+        row.mode,
+        row.uid,
+        row.gid,
+        row.size,
+        row.mtime_ns,
+        row.link,
+        row.leader,
+        row.rdev,
+    )
+
+
+class Changes:
+    """The answer of a diff: iterable, sized, true when anything changed. Changes come sorted by path (byte order).
+
+    It keeps its operands open so that ``write`` and ``stat`` can read them; ``close`` it, use it as a context manager,
+    or just drop it.
+    """
+
+    def __init__(
+        self,
+        table: _backend.ChangeTable,
+        a: Operand,
+        b: Operand,
+        warnings: Sequence[str],
+        lowers: Sequence[Operand] = (),
+    ) -> None:
+        self._table = table
+        self._a = a
+        self._b = b
+        self._lowers = tuple(lowers)
+        self.warnings = tuple(warnings)
+        kinds = bytes(table.records().cast("B")[_ROW_KIND::_ROW_SIZE]) if len(table) else b""
+        self._count = len(kinds) - kinds.count(b"P")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def __iter__(self) -> Iterator[Change]:
+        return (_change(row) for row in _backend.iter_rows(self._table, _BATCH) if row.kind != "P")
+
+    def stat(self) -> DiffStat:
+        """Totals per kind, and how many bytes of modified files really changed (content-defined chunks)."""
+        from fastlayer.layer.stat import diff_stat
+
+        return diff_stat(self, self._old_roots(), self._b.directory)
+
+    def _old_roots(self) -> list[int]:
+        """Directories that hold the old version of a modified file, first match wins."""
+        found = [lower.directory for lower in self._lowers] or [self._a.directory]
+        return [fd for fd in found if fd is not None]
+
+    def to_numpy(self) -> np.ndarray[Any, Any]:
+        """The change table as a structured array (``csrc/fl_entry.h``, ``struct fl_row``), without copying.
+
+        Parent directories that are only there for the layer (kind ``P``) are included. ``heap`` holds the paths.
+        """
+        import numpy as np
+
+        from fastlayer.layer.stat import row_dtype
+
+        return np.frombuffer(self._table.records(), dtype=row_dtype())
+
+    @property
+    def heap(self) -> memoryview:
+        """The bytes that ``path_off`` of ``to_numpy`` points into."""
+        return self._table.heap()
+
+    def write(
+        self,
+        output: Any,
+        *,
+        compression: str | None = None,
+        level: int | None = None,
+        source_date_epoch: int | None = None,
+        jobs: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Layer:
+        """Writes the layer that makes B of A.
+
+        ``output``: a path (complete or not there at all), a descriptor or a binary file object. ``compression`` is
+        ``none``, ``gzip`` or ``zstd``; by default what the extension of ``output`` says. ``source_date_epoch``:
+        seconds; later mtimes become it. Raises ``FileChangedError`` when B is not what it was, ``UnsafeEntryError`` for a
+        changed name that a layer cannot hold, ``StorageError`` when the output cannot be written.
+        """
+        from fastlayer.layer import compression as codecs
+        from fastlayer.layer.output import Output, refuse_inside
+        from fastlayer.layer.writer import write_layer
+
+        if compression is None:
+            compression = codecs.by_name(output) if isinstance(output, (str, bytes, os.PathLike)) else "none"
+        codec = codecs.codec(compression, level)
+        roots = self._roots()
+        with Output(output) as target:
+            if self._b.directory is not None:
+                refuse_inside(target, self._b.directory)
+            layer = write_layer(
+                self._table,
+                roots,
+                target,
+                codec,
+                clamp_mtime=source_date_epoch,
+                jobs=default_jobs(jobs),
+                report=Reporter(progress),
+                warnings=self.warnings,
+            )
+            target.commit()
+        return layer
+
+    def _roots(self) -> list[int]:
+        if self._b.is_index:
+            raise UsageError(
+                f"{self._b.name}: a saved index has no file contents: as B of a layer give the directory or layer tars"
+            )
+        contents = self._b.contents()
+        if contents is None:
+            return []
+        return [contents, *(lower.directory for lower in self._lowers if lower.directory is not None)]
+
+    def close(self) -> None:
+        """Closes the operands; the changes stay readable."""
+        for operand in (self._a, self._b, *self._lowers):
+            operand.close()
+
+    def __enter__(self) -> Changes:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lowers"):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Changes: {self._count} from {self._a.name} to {self._b.name}>"
+
+
+@overload
+def diff(
+    a: Any,
+    b: Any,
+    output: None = None,
+    *,
+    compare: Compare = "auto",
+    xattrs: XattrPolicy = "all",
+    compression: str | None = None,
+    level: int | None = None,
+    source_date_epoch: int | None = None,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Changes: ...
+@overload
+def diff(
+    a: Any,
+    b: Any,
+    output: Any,
+    *,
+    compare: Compare = "auto",
+    xattrs: XattrPolicy = "all",
+    compression: str | None = None,
+    level: int | None = None,
+    source_date_epoch: int | None = None,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Layer: ...
+def diff(
+    a: Any,
+    b: Any,
+    output: Any = None,
+    *,
+    compare: Compare = "auto",
+    xattrs: XattrPolicy = "all",
+    compression: str | None = None,
+    level: int | None = None,
+    source_date_epoch: int | None = None,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Changes | Layer:
+    """What has to be done to tree ``a`` to get tree ``b``.
+
+    Operands are described in ``fastlayer.layer.operands``. Without ``output`` the ``Changes``; with it the layer is
+    written there and described (see ``Changes.write`` for ``compression``, ``level``, ``source_date_epoch``).
+
+    ``compare``: ``metadata`` trusts type, size, mtime, mode, owner, xattrs, link and device; ``content`` also reads all
+    equal-looking files; ``auto`` reads those it cannot prove equal more cheaply. ``xattrs``: ``all``, ``docker`` (only
+    security.capability) or ``none``. ``jobs``: threads for each kind of work, never visible in the result.
+    """
+    _check(compare, xattrs, jobs)
+    report, threads = Reporter(progress), default_jobs(jobs)
+    opened: list[Operand] = []
+    try:
+        # a tar compared with no files at all, or by metadata, needs no content keys
+        keys = compare != "metadata" and a is not None and b is not None
+        opened.append(open_operand(a, contents=False, keys=keys, report=report, jobs=threads))
+        opened.append(open_operand(b, contents=output is not None, keys=keys, report=report, jobs=threads))
+        left, right = opened
+        differ = _backend.engine().changes.Differ(
+            left.side, right.side, compare=compare, xattrs=xattrs, details=output is None, threads=threads
+        )
+        directory = left.directory if left.directory is not None else right.directory
+        table = _run(differ, directory, threads, report)
+        changes = Changes(table, left, right, _warnings(table, opened, compare))
+    except BaseException:
+        for operand in opened:
+            operand.close()
+        raise
+    return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
+
+
+@overload
+def diff_upper(
+    upper: Any,
+    lowers: Any,
+    output: None = None,
+    *,
+    compare: Compare = "auto",
+    xattrs: XattrPolicy = "all",
+    compression: str | None = None,
+    level: int | None = None,
+    source_date_epoch: int | None = None,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Changes: ...
+@overload
+def diff_upper(
+    upper: Any,
+    lowers: Any,
+    output: Any,
+    *,
+    compare: Compare = "auto",
+    xattrs: XattrPolicy = "all",
+    compression: str | None = None,
+    level: int | None = None,
+    source_date_epoch: int | None = None,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Layer: ...
+def diff_upper(
+    upper: Any,
+    lowers: Any,
+    output: Any = None,
+    *,
+    compare: Compare = "auto",
+    xattrs: XattrPolicy = "all",
+    compression: str | None = None,
+    level: int | None = None,
+    source_date_epoch: int | None = None,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Changes | Layer:
+    """What an overlayfs upper directory changes in the lower ones, reading the upper one only.
+
+    ``lowers``: a directory or a sequence of them, top first, as in overlayfs' ``lowerdir=``. The rest as in ``diff``.
+    """
+    _check(compare, xattrs, jobs)
+    report, threads = Reporter(progress), default_jobs(jobs)
+    below = list(lowers) if isinstance(lowers, Sequence) and not isinstance(lowers, (str, bytes)) else [lowers]
+    if not below:
+        raise UsageError("an upper directory needs at least one lower directory")
+    opened: list[Operand] = []
+    try:
+        for value in (upper, *below):
+            opened.append(of_directory(value))
+        top, *bottoms = opened
+        differ = _backend.engine().upper.UpperDiffer(
+            top.side, [bottom.side for bottom in bottoms], compare=compare, xattrs=xattrs, details=output is None
+        )
+        table = _run(differ, top.directory, threads, report)
+        changes = Changes(table, bottoms[0], top, _warnings(table, [], compare), bottoms)
+    except BaseException:
+        for operand in opened:
+            operand.close()
+        raise
+    return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
+
+
+def _deliver(
+    changes: Changes,
+    output: Any,
+    compression: str | None,
+    level: int | None,
+    source_date_epoch: int | None,
+    jobs: int | None,
+    progress: ProgressCallback | None,
+) -> Changes | Layer:
+    if output is None:
+        return changes
+    with changes:
+        return changes.write(
+            output,
+            compression=compression,
+            level=level,
+            source_date_epoch=source_date_epoch,
+            jobs=jobs,
+            progress=progress,
+        )
+
+
+def _check(compare: str, xattrs: str, jobs: int | None) -> None:
+    if compare not in ("auto", "metadata", "content"):
+        raise UsageError(f"compare={compare!r} is unknown: use auto, metadata or content")
+    if xattrs not in ("all", "docker", "none"):
+        raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
+    if jobs is not None and jobs < 1:
+        raise UsageError("jobs must be at least 1")
+
+
+def _run(differ: _backend.Differ, directory: int | None, jobs: int, report: Reporter) -> _backend.ChangeTable:
+    """Steps to the end, and hashes what only hashing can prove."""
+    while differ.step():
+        report.update("compare", differ.entries, differ.bytes_compared)
+    pairs = differ.unverified()
+    if pairs and directory is not None:
+        from fastlayer.layer.keys import settle_all
+
+        settle_all(differ, pairs, directory, jobs, report)
+    report.end("compare", differ.entries, differ.bytes_compared)
+    return differ.finish()
+
+
+def _warnings(table: _backend.ChangeTable, operands: Sequence[Operand], compare: str) -> list[str]:
+    found = []
+    if table.skipped_sockets:
+        found.append(f"{_many(table.skipped_sockets, 'socket')} skipped: a layer cannot hold sockets")
+    if table.dropped_xattrs:
+        found.append(f"{_many(table.dropped_xattrs, 'extended attribute')} left out by the xattr policy")
+    if compare != "metadata":
+        for operand in operands:
+            if operand.keys_missing:
+                found.append(
+                    f"{operand.name}: {_many(operand.keys_missing, 'file')} without a content key: "
+                    "counted as changed unless proved equal; index with content to avoid that"
+                )
+    return found
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+

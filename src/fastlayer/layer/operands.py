@@ -1,0 +1,162 @@
+"""What can stand on either side of a diff.
+
+================================================  ============================================================
+``None``                                          the empty tree
+a path, or the descriptor, of a directory         that directory, read when needed
+a path, descriptor or file object of a layer tar  its tree, whiteouts carried out; any codec, detected by content
+a sequence of those                               a stack of layers, lowest first
+a path of a saved index, or a ``TreeIndex``       what ``fastlayer.index`` remembered; no file contents
+================================================  ============================================================
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastlayer import _backend
+from fastlayer.errors import OperandError, UsageError, show_path
+from fastlayer.layer.progress import Reporter
+
+if TYPE_CHECKING:
+    from fastlayer.layer.index import TreeIndex
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Operand:
+    """One opened side of a diff. ``close`` when the last reader is done.
+
+    ``side`` is what a differ takes: a directory descriptor, ``Columns`` or None. ``directory`` is that descriptor, or
+    None. ``contents()`` is the descriptor that the bytes of files come from when this side is B, or None: the
+    directory, or the file that backs a tar.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        side: int | _backend.Columns | None,
+        *,
+        directory: int | None = None,
+        contents: Callable[[], int | None] = lambda: None,
+        is_index: bool = False,
+        keys_missing: int = 0,
+        closer: Callable[[], object] | None = None,
+    ) -> None:
+        self.name = name
+        self.side = side
+        self.directory = directory
+        self.contents = contents
+        self.is_index = is_index
+        self.keys_missing = keys_missing
+        self._closer = closer
+
+    def close(self) -> None:
+        closer, self._closer = self._closer, None
+        if closer is not None:
+            closer()
+
+
+def parse(text: str | bytes) -> str | bytes | list[str] | list[bytes]:
+    """An operand of the command line: a path, or several layer tars joined with ``+``, lowest first.
+
+    A name that exists is taken as it is, whatever letters it has.
+    """
+    if os.path.lexists(text):
+        return text
+    if isinstance(text, bytes):
+        return [os.fsencode(piece) for piece in _split(os.fsdecode(text))] if b"+" in text else text
+    return _split(text) if "+" in text else text
+
+
+def _split(text: str) -> list[str]:
+    pieces = text.split("+")
+    if not all(pieces):
+        raise UsageError(f"{show_path(text)}: a stack is LAYER+LAYER: name a layer on both sides of each +")
+    return pieces
+
+
+def open_operand(value: Any, *, contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
+    """Opens one side. ``contents``: its file bytes will be needed; ``keys``: a tar's content keys will be.
+
+    Raises ``OperandError`` (or what a damaged layer or index raises).
+    """
+    from fastlayer.layer.source import is_stream
+
+    if value is None:
+        return Operand("the empty tree", None)
+    if _is_index(value):
+        return _of_index(value, contents)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return _of_layers(list(value), contents, keys, report, jobs)
+    if is_stream(value):
+        return _of_layers([value], contents, keys, report, jobs)
+    if isinstance(value, bool) or not isinstance(value, (int, str, bytes, os.PathLike)):
+        raise OperandError(f"{type(value).__name__}: not a tree: give a directory, a saved index or layer tars")
+    return _of_file(value, contents, keys, report, jobs)
+
+
+def _is_index(value: Any) -> bool:
+    """Without importing numpy for those who have no index."""
+    return type(value).__module__ == "fastlayer.layer.index"
+
+
+def _name(value: Any) -> str:
+    return f"descriptor {value}" if isinstance(value, int) else show_path(os.fsencode(value))
+
+
+def _of_file(value: Any, contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
+    name = _name(value)
+    try:
+        mode = os.stat(value).st_mode
+        if stat.S_ISDIR(mode):
+            return of_directory(value)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise OperandError(f"{name}: {reason}: give a directory, a saved index or layer tars") from exc
+    if stat.S_ISREG(mode) and _starts_like_index(value, name):
+        from fastlayer.layer.index import TreeIndex
+
+        return _of_index(TreeIndex.open(value), contents)
+    return _of_layers([value], contents, keys, report, jobs)
+
+
+def of_directory(value: Any) -> Operand:
+    """A directory by path or descriptor. Raises ``OperandError`` when it is none or cannot be read."""
+    name = _name(value)
+    try:
+        fd = os.open(".", _DIRECTORY, dir_fd=value) if isinstance(value, int) else os.open(value, _DIRECTORY)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise OperandError(f"{name}: {reason}: give a directory that can be read") from exc
+    return Operand(name, fd, directory=fd, contents=lambda: fd, closer=lambda: os.close(fd))
+
+
+def _starts_like_index(value: Any, name: str) -> bool:
+    from fastlayer.layer.index_format import MAGIC
+
+    try:
+        fd = os.dup(value) if isinstance(value, int) else os.open(value, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, len(MAGIC), 0) == MAGIC
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise OperandError(f"{name}: {exc.strerror}: give a directory, a saved index or layer tars") from exc
+
+
+def _of_index(index: TreeIndex, contents: bool) -> Operand:
+    if contents:
+        raise OperandError(
+            f"{index.name}: a saved index has no file contents: as B of a layer give the directory or layer tars"
+        )
+    return Operand(index.name, index.columns, is_index=True, keys_missing=index.keys_missing)
+
+
+def _of_layers(values: list[Any], contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
+    from fastlayer.layer.tartree import read_stack
+
+    tree = read_stack(values, contents=contents, keys=keys, report=report, jobs=jobs)
+    return Operand(tree.name, tree.columns, contents=tree.contents, closer=tree.close)

@@ -1,0 +1,133 @@
+"""Where a file goes while it is being made: a temporary name beside the final one, and a rename when it is complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from typing import Any
+
+from fastlayer.errors import OperandError, StorageError, show_path
+
+
+class Output:
+    """A file being written; a context manager.
+
+    ``value`` is a path, a descriptor or a binary file object. A path that names a regular file, or nothing yet, is
+    written under a temporary name in the same directory; ``commit`` renames it, and leaving the block without a commit
+    removes it. FIFOs, devices, descriptors and file objects are written directly. A symbolic link is kept: what it
+    points to is replaced.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._temporary: bytes | None = None
+        self._final = b""
+        self._fd = -1
+        self._owned = False
+        self._file: Any = None
+        if isinstance(value, int):
+            self.name = f"descriptor {value}"
+            self._fd = value
+        elif isinstance(value, (str, bytes, os.PathLike)):
+            self._final = os.path.realpath(os.fsencode(value))
+            self.name = show_path(os.fsencode(value))
+            self._open()
+        elif hasattr(value, "write"):
+            self.name = getattr(value, "name", type(value).__name__)
+            self._file = value
+        else:
+            raise OperandError(f"output {type(value).__name__}: give a path, a descriptor or a binary file")
+
+    @property
+    def directory(self) -> bytes | None:
+        """The directory of a file that will be renamed into place."""
+        return os.path.dirname(self._final) if self._temporary else None
+
+    def _open(self) -> None:
+        try:
+            if _written_directly(self._final):
+                self._fd = os.open(self._final, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            else:
+                self._open_temporary()
+        except OSError as exc:
+            raise StorageError(exc.errno or 0, "cannot write", self.name) from exc
+        self._owned = True
+
+    def _open_temporary(self) -> None:
+        parent, name = os.path.split(self._final)
+        # the name is cut so that the temporary one fits where the final one does
+        self._temporary = os.path.join(parent, b".%s.fastlayer-%s" % (name[:200], secrets.token_hex(6).encode()))
+        try:
+            self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except OSError:
+            self._temporary = None
+            raise
+
+    def write(self, data: Any) -> None:
+        """All of data. Raises ``StorageError`` naming the output (full disk, closed pipe as ``BrokenPipeError``)."""
+        try:
+            view = memoryview(data)
+            while len(view):
+                count = self._file.write(view) if self._file is not None else os.write(self._fd, view)
+                view = view[len(view) if count is None else count :]
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise StorageError(exc.errno or 0, "write", self.name) from exc
+
+    def commit(self) -> None:
+        """The file is complete: gives it its name."""
+        try:
+            if self._file is not None and hasattr(self._file, "flush"):
+                self._file.flush()
+            self._close()
+            if self._temporary is not None:
+                os.rename(self._temporary, self._final)
+                self._temporary = None
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise StorageError(exc.errno or 0, "write", self.name) from exc
+
+    def _close(self) -> None:
+        if self._owned:
+            self._owned = False
+            os.close(self._fd)
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._close()
+        if self._temporary is not None:
+            try:
+                os.unlink(self._temporary)
+            except OSError:
+                pass
+            self._temporary = None
+
+
+def _written_directly(path: bytes) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise OperandError(f"{show_path(path)}: is a directory: name a file for the output")
+    return not stat.S_ISREG(mode)
+
+
+def refuse_inside(output: Output, root: int) -> None:
+    """Raises ``OperandError`` when the output would be made inside the directory ``root``, which is being read."""
+    if output.directory is None:
+        return
+    status = os.fstat(root)
+    here = output.directory
+    while True:
+        found = os.stat(here)
+        if (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino):
+            raise OperandError(f"{output.name}: lies inside the tree that is read: write it somewhere else")
+        parent = os.path.dirname(here)
+        if parent == here:
+            return
+        here = parent
