@@ -1,0 +1,568 @@
+#include "fl_clone.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "fl_links.h"
+#include "fl_node.h"
+
+#define MAX_JOBS 16
+#define STACK_SIZE (256u << 10)
+
+/* A directory still to be copied. The path is relative to both roots. */
+struct task {
+    struct task *next;
+    char path[];
+};
+
+struct worker {
+    struct fl_clone *clone;
+    pthread_t thread;
+    struct fl_node node;
+    atomic_ullong entries, bytes;  /* written by this worker only, read at any time */
+    uint64_t sockets;
+    struct fl_error err;
+};
+
+struct fl_clone {
+    int src, dst;
+    dev_t dst_dev;
+    ino_t dst_ino;
+    unsigned jobs, started;
+    atomic_bool stop;
+    bool finished;              /* the root has its attributes                     */
+    struct fl_links links;
+    pthread_mutex_t lock;       /* all below                                       */
+    pthread_cond_t work, done;
+    struct task *todo;          /* newest first: near depth-first                  */
+    struct task *closed_dirs;   /* attributes to be set at the end, see finish_dir */
+    unsigned busy, idle;
+    struct fl_error *failed;    /* of the first worker that failed                 */
+    struct worker workers[];
+};
+
+/* One directory while it is copied. */
+struct dir {
+    int src, dst;
+    const char *path;
+};
+
+static void count(atomic_ullong *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static int name_error(struct worker *w, const struct dir *d, const char *name)
+{
+    char path[FL_ERROR_PATH_MAX];
+    int n = snprintf(path, sizeof(path), "%s%s%s", d->path, *d->path && *name ? "/" : "", name);
+
+    fl_error_path(&w->err, path, n < (int)sizeof(path) ? (size_t)n : sizeof(path) - 1);
+    return -1;
+}
+
+static struct task *new_task(const char *dir, const char *name, struct fl_error *err)
+{
+    size_t dir_len = strlen(dir), name_len = strlen(name);
+    struct task *t = malloc(sizeof(*t) + dir_len + name_len + 2);
+
+    if (t == NULL) {
+        fl_error_memory(err);
+        return NULL;
+    }
+    sprintf(t->path, "%s%s%s", dir, dir_len != 0 && name_len != 0 ? "/" : "", name);
+    return t;
+}
+
+static void push_task(struct fl_clone *c, struct task *t)
+{
+    pthread_mutex_lock(&c->lock);
+    t->next = c->todo;
+    c->todo = t;
+    if (c->idle != 0)
+        pthread_cond_signal(&c->work);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void free_tasks(struct task *t)
+{
+    while (t != NULL) {
+        struct task *next = t->next;
+
+        free(t);
+        t = next;
+    }
+}
+
+/* Makes the later name of a hard link; its first may lie deeper than PATH_MAX. */
+static int make_link(struct worker *w, const char *first, const struct dir *d, const char *name)
+{
+    const char *slash = strrchr(first, '/');
+    cleanup_free char *parent = NULL;
+    cleanup_fd int parent_fd = -1;
+
+    if (linkat(w->clone->dst, first, d->dst, name, 0) == 0)
+        return 0;
+    if (errno != ENAMETOOLONG || slash == NULL)
+        return fl_error_os(&w->err, errno, "link", NULL, 0);
+    parent = strndup(first, (size_t)(slash - first));
+    if (parent == NULL)
+        return fl_error_memory(&w->err);
+    if (fl_node_open_beneath(w->clone->dst, parent, O_PATH, &parent_fd, &w->err) < 0)
+        return -1;
+    if (linkat(parent_fd, slash + 1, d->dst, name, 0) < 0)
+        return fl_error_os(&w->err, errno, "link", NULL, 0);
+    return 0;
+}
+
+/* With the lock of links held: 1 = it was a later name and exists now, 0 = this is the first, -1 = failed. */
+static int link_or_remember(struct worker *w, const struct stat *st, const struct dir *d, const char *name)
+{
+    struct fl_links *links = &w->clone->links;
+    const char *first = fl_links_find(links, st->st_dev, st->st_ino);
+
+    if (first != NULL)
+        return make_link(w, first, d, name) < 0 ? -1 : 1;
+    return fl_links_add(links, st->st_dev, st->st_ino, d->path, name, &w->err);
+}
+
+/* Creates the file that has other names, or links it to the first. 1 = linked, 0 = created, -1 = failed. */
+static int create_shared(struct worker *w, const struct stat *st, const struct dir *d, const char *name, int *ret_fd)
+{
+    int r;
+
+    pthread_mutex_lock(&w->clone->links.lock);
+    r = link_or_remember(w, st, d, name);
+    if (r == 0)
+        r = fl_node_create(&w->node, d->dst, name, st, ret_fd, &w->err);
+    pthread_mutex_unlock(&w->clone->links.lock);
+    return r;
+}
+
+static int copy_file(struct worker *w, const struct dir *d, const char *name)
+{
+    cleanup_fd int src = -1, dst = -1;
+    struct stat st;
+    int r;
+
+    if (fl_node_open(&w->node, d->src, name, 0, &src, &w->err) < 0)
+        return -1;
+    if (fstat(src, &st) < 0)
+        return fl_error_os(&w->err, errno, "fstat", NULL, 0);
+    if (!S_ISREG(st.st_mode))
+        return fl_error_set(&w->err, FL_ERR_CHANGED, NULL, 0, "changed its type while it was copied");
+    r = st.st_nlink > 1 ? create_shared(w, &st, d, name, &dst)
+                        : fl_node_create(&w->node, d->dst, name, &st, &dst, &w->err);
+    if (r != 0)
+        return r < 0 ? -1 : 0;
+    if (fl_node_fill(&w->node, src, &st, dst, &w->err) < 0)
+        return -1;
+    count(&w->bytes, (uint64_t)st.st_size);
+    return 0;
+}
+
+static int copy_special(struct worker *w, const struct dir *d, const char *name, const struct stat *st)
+{
+    int r = 0;
+
+    if (st->st_nlink > 1) {
+        pthread_mutex_lock(&w->clone->links.lock);
+        r = link_or_remember(w, st, d, name);
+    }
+    if (r == 0)
+        r = fl_node_copy_special(&w->node, d->src, name, st, d->dst, name, &w->err);
+    if (st->st_nlink > 1)
+        pthread_mutex_unlock(&w->clone->links.lock);
+    return r < 0 ? -1 : 0;
+}
+
+static int copy_dir(struct worker *w, const struct dir *d, const char *name)
+{
+    struct task *t;
+
+    if (fl_attrs_mkdir(&w->node.attrs, d->dst, name, &w->err) < 0)
+        return -1;
+    t = new_task(d->path, name, &w->err);
+    if (t == NULL)
+        return -1;
+    push_task(w->clone, t);
+    return 0;
+}
+
+/* `type` is the directory's word (DT_*); only what it says plainly spares the lstat. 1 = a socket, skipped. */
+static int copy_entry(struct worker *w, const struct dir *d, const char *name, unsigned char type)
+{
+    struct stat st;
+
+    if (type == DT_REG)
+        return copy_file(w, d, name);
+    if (type == DT_DIR)
+        return copy_dir(w, d, name);
+    if (fstatat(d->src, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return fl_error_os(&w->err, errno, "lstat", NULL, 0);
+    if (S_ISREG(st.st_mode))
+        return copy_file(w, d, name);
+    if (S_ISDIR(st.st_mode))
+        return copy_dir(w, d, name);
+    if (S_ISSOCK(st.st_mode)) {
+        w->sockets++;
+        return 1;
+    }
+    return copy_special(w, d, name, &st);
+}
+
+static bool is_dot(const char *name)
+{
+    return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
+}
+
+static int copy_entries(struct worker *w, const struct dir *d, DIR *stream)
+{
+    struct dirent *e;
+    int r;
+
+    for (errno = 0; (e = readdir(stream)) != NULL; errno = 0) {
+        if (is_dot(e->d_name))
+            continue;
+        if (atomic_load_explicit(&w->clone->stop, memory_order_relaxed))
+            return fl_error_set(&w->err, FL_ERR_USAGE, NULL, 0, "stopped");
+        r = copy_entry(w, d, e->d_name, e->d_type);
+        if (r < 0)
+            return name_error(w, d, e->d_name);
+        count(&w->entries, r == 0);
+    }
+    return errno == 0 ? 0 : fl_error_os(&w->err, errno, "readdir", NULL, 0);
+}
+
+/* Attributes of a directory whose names all exist. The root, and what its owner could not search or write in any
+ * more, wait until everything below is complete. */
+static int finish_dir(struct worker *w, const struct dir *d, const struct stat *st)
+{
+    struct fl_clone *c = w->clone;
+    struct task *t;
+
+    if (*d->path != '\0' && (st->st_mode & 0700) == 0700)
+        return fl_attrs_copy_fd(&w->node.attrs, d->src, st, d->dst, 0700, &w->err);
+    t = new_task(d->path, "", &w->err);
+    if (t == NULL)
+        return -1;
+    pthread_mutex_lock(&c->lock);
+    t->next = c->closed_dirs;
+    c->closed_dirs = t;
+    pthread_mutex_unlock(&c->lock);
+    return 0;
+}
+
+static int open_both(struct worker *w, const char *path, int *ret_src, int *ret_dst, struct stat *ret_st)
+{
+    struct fl_clone *c = w->clone;
+
+    if (fl_node_open_beneath(c->src, path, O_NOATIME, ret_src, &w->err) < 0 ||
+        fl_node_open_beneath(c->dst, path, 0, ret_dst, &w->err) < 0)
+        return -1;
+    if (fstat(*ret_src, ret_st) < 0)
+        return fl_error_os(&w->err, errno, "fstat", NULL, 0);
+    if (ret_st->st_dev == c->dst_dev && ret_st->st_ino == c->dst_ino)
+        return fl_error_set(&w->err, FL_ERR_USAGE, NULL, 0, "the destination lies inside the source");
+    return 0;
+}
+
+static int copy_tree_dir(struct worker *w, const char *path)
+{
+    cleanup_fd int src = -1, dst = -1;
+    struct stat st;
+    struct dir d;
+    DIR *stream;
+    int r, copy;
+
+    if (open_both(w, path, &src, &dst, &st) < 0)
+        return -1;
+    copy = fcntl(src, F_DUPFD_CLOEXEC, 0); /* closedir takes its own with it */
+    stream = copy < 0 ? NULL : fdopendir(copy);
+    if (stream == NULL) {
+        if (copy >= 0)
+            close(copy);
+        return fl_error_os(&w->err, errno, "opendir", NULL, 0);
+    }
+    d = (struct dir){src, dst, path};
+    r = copy_entries(w, &d, stream);
+    if (r == 0)
+        r = finish_dir(w, &d, &st);
+    closedir(stream);
+    return r;
+}
+
+/* With the lock held: the next directory, or NULL when there will be none. */
+static struct task *next_task(struct fl_clone *c)
+{
+    struct task *t;
+
+    while (c->todo == NULL && c->busy != 0 && !atomic_load(&c->stop)) {
+        c->idle++;
+        pthread_cond_wait(&c->work, &c->lock);
+        c->idle--;
+    }
+    t = atomic_load(&c->stop) ? NULL : c->todo;
+    if (t != NULL) {
+        c->todo = t->next;
+        c->busy++;
+    }
+    return t;
+}
+
+static void end_task(struct worker *w, int result)
+{
+    struct fl_clone *c = w->clone;
+
+    c->busy--;
+    if (result < 0) {
+        if (c->failed == NULL)
+            c->failed = &w->err;
+        atomic_store(&c->stop, true);
+    }
+    if (result < 0 || (c->busy == 0 && c->todo == NULL)) {
+        pthread_cond_broadcast(&c->work);
+        pthread_cond_signal(&c->done);
+    }
+}
+
+static void *run_worker(void *arg)
+{
+    struct worker *w = arg;
+    struct fl_clone *c = w->clone;
+    struct task *t;
+    int r;
+
+    pthread_mutex_lock(&c->lock);
+    while ((t = next_task(c)) != NULL) {
+        pthread_mutex_unlock(&c->lock);
+        r = copy_tree_dir(w, t->path);
+        if (r < 0)
+            fl_error_path(&w->err, t->path, strlen(t->path));
+        free(t);
+        pthread_mutex_lock(&c->lock);
+        end_task(w, r);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return NULL;
+}
+
+static unsigned usable_cpus(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+}
+
+static int start_worker(struct fl_clone *c, const pthread_attr_t *attr, struct fl_error *err)
+{
+    struct worker *w = &c->workers[c->started];
+    int r;
+
+    w->clone = c;
+    fl_node_init(&w->node);
+    w->node.copy.stop = &c->stop;
+    r = pthread_create(&w->thread, attr, run_worker, w);
+    if (r != 0) {
+        fl_node_free(&w->node);
+        return c->started != 0 ? 0 : fl_error_os(err, r, "pthread_create", NULL, 0); /* fewer will do */
+    }
+    c->started++;
+    return 0;
+}
+
+/* Signals are for the threads of the caller. */
+static int start_workers(struct fl_clone *c, struct fl_error *err)
+{
+    pthread_attr_t attr;
+    sigset_t all, old;
+    int r = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK_SIZE);
+    for (unsigned i = 0; i < c->jobs && r == 0; i++)
+        r = start_worker(c, &attr, err);
+    pthread_attr_destroy(&attr);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return r;
+}
+
+static void init_locks(struct fl_clone *c)
+{
+    pthread_condattr_t attr;
+
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->work, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->done, &attr);
+    pthread_condattr_destroy(&attr);
+    fl_links_init(&c->links);
+}
+
+static int prepare(struct fl_clone *c, struct fl_error *err)
+{
+    struct fl_attrs attrs = {0};
+    struct stat st;
+
+    if (fstat(c->dst, &st) < 0)
+        return fl_error_os(err, errno, "fstat", NULL, 0);
+    c->dst_dev = st.st_dev;
+    c->dst_ino = st.st_ino;
+    fl_attrs_init(&attrs);
+    if (fl_attrs_make_private(&attrs, c->dst, err) < 0)
+        return -1;
+    c->todo = new_task("", "", err);
+    if (c->todo == NULL)
+        return -1;
+    c->todo->next = NULL;
+    return 0;
+}
+
+struct fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, struct fl_error *err)
+{
+    struct fl_clone *c;
+
+    if (jobs == 0)
+        jobs = usable_cpus() < 4 ? usable_cpus() : 4;
+    if (jobs > MAX_JOBS)
+        jobs = MAX_JOBS;
+    c = calloc(1, sizeof(*c) + jobs * sizeof(c->workers[0]));
+    if (c == NULL) {
+        fl_error_memory(err);
+        return NULL;
+    }
+    c->src = src_fd;
+    c->dst = dst_fd;
+    c->jobs = jobs;
+    init_locks(c);
+    if (prepare(c, err) < 0 || start_workers(c, err) < 0) {
+        fl_clone_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+static void join_workers(struct fl_clone *c)
+{
+    for (; c->started != 0; c->started--)
+        pthread_join(c->workers[c->started - 1].thread, NULL);
+}
+
+/* Deepest first: a parent may become unsearchable. */
+static int compare_tasks(const void *a, const void *b)
+{
+    return strcmp((*(struct task *const *)b)->path, (*(struct task *const *)a)->path);
+}
+
+static int close_dir(struct worker *w, const char *path)
+{
+    cleanup_fd int src = -1, dst = -1;
+    struct stat st;
+
+    if (open_both(w, path, &src, &dst, &st) < 0)
+        return -1;
+    return fl_attrs_copy_fd(&w->node.attrs, src, &st, dst, 0700, &w->err);
+}
+
+static int close_dirs(struct fl_clone *c)
+{
+    cleanup_free struct task **sorted = NULL;
+    struct worker *w = &c->workers[0];
+    size_t n = 0;
+
+    for (struct task *t = c->closed_dirs; t != NULL; t = t->next)
+        n++;
+    sorted = malloc((n + 1) * sizeof(*sorted));
+    if (sorted == NULL)
+        return fl_error_memory(&w->err);
+    n = 0;
+    for (struct task *t = c->closed_dirs; t != NULL; t = t->next)
+        sorted[n++] = t;
+    qsort(sorted, n, sizeof(*sorted), compare_tasks);
+    for (size_t i = 0; i < n; i++)
+        if (close_dir(w, sorted[i]->path) < 0)
+            return fl_error_path(&w->err, sorted[i]->path, strlen(sorted[i]->path)), -1;
+    return 0;
+}
+
+static bool wait_done(struct fl_clone *c, unsigned wait_ms)
+{
+    struct timespec until;
+    bool done;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
+    until.tv_sec += wait_ms / 1000 + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&c->lock);
+    while (!(done = c->failed != NULL || (c->busy == 0 && c->todo == NULL)))
+        if (pthread_cond_timedwait(&c->done, &c->lock, &until) == ETIMEDOUT)
+            break;
+    pthread_mutex_unlock(&c->lock);
+    return done;
+}
+
+int fl_clone_step(struct fl_clone *c, unsigned wait_ms, struct fl_error *err)
+{
+    if (c->finished)
+        return 0;
+    if (!wait_done(c, wait_ms))
+        return 1;
+    join_workers(c);
+    if (c->failed == NULL && close_dirs(c) < 0)
+        c->failed = &c->workers[0].err;
+    if (c->failed != NULL) {
+        *err = *c->failed;
+        return -1;
+    }
+    c->finished = true;
+    return 0;
+}
+
+void fl_clone_read_stats(struct fl_clone *c, struct fl_clone_stats *ret_stats)
+{
+    memset(ret_stats, 0, sizeof(*ret_stats));
+    for (unsigned i = 0; i < c->jobs; i++) {
+        struct worker *w = &c->workers[i];
+
+        ret_stats->entries += atomic_load(&w->entries);
+        ret_stats->bytes += atomic_load(&w->bytes);
+        if (c->started != 0) /* the others are the worker's own while it runs */
+            continue;
+        ret_stats->sockets += w->sockets;
+        ret_stats->shared += w->node.copy.shared;
+        ret_stats->copied += w->node.copy.copied;
+        ret_stats->lost_owners += w->node.attrs.lost_owners;
+        ret_stats->lost_xattrs += w->node.attrs.lost_xattrs;
+    }
+}
+
+void fl_clone_free(struct fl_clone *c)
+{
+    if (c == NULL)
+        return;
+    pthread_mutex_lock(&c->lock);
+    atomic_store(&c->stop, true);
+    pthread_cond_broadcast(&c->work);
+    pthread_mutex_unlock(&c->lock);
+    join_workers(c);
+    for (unsigned i = 0; i < c->jobs; i++)
+        fl_node_free(&c->workers[i].node);
+    free_tasks(c->todo);
+    free_tasks(c->closed_dirs);
+    fl_links_free(&c->links);
+    pthread_cond_destroy(&c->work);
+    pthread_cond_destroy(&c->done);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}

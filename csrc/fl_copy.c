@@ -1,0 +1,177 @@
+#include "fl_copy.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define BUF_SIZE (256u << 10)      /* fits the second-level cache */
+#define RANGE_SIZE (8u << 20)      /* between two looks at stop */
+
+void fl_copy_free(struct fl_copy *c)
+{
+    free(c->buf);
+    c->buf = NULL;
+}
+
+/* The memory of what works from this source device; the last place is reused when there are many. */
+static struct fl_copy_pair *find_pair(struct fl_copy *c, dev_t src)
+{
+    struct fl_copy_pair *p;
+    unsigned i;
+
+    for (i = 0; i < c->pair_count; i++)
+        if (c->pairs[i].src == src)
+            return &c->pairs[i];
+    if (c->pair_count < FL_COPY_PAIRS)
+        c->pair_count++;
+    p = &c->pairs[c->pair_count - 1];
+    *p = (struct fl_copy_pair){.src = src};
+    return p;
+}
+
+/* The pair will never do it; anything else concerns this file only. */
+static bool never_works(int errnum)
+{
+    return errnum == EOPNOTSUPP || errnum == EXDEV || errnum == ENOTTY || errnum == ENOSYS;
+}
+
+/* EINVAL: flags of one of the two files (btrfs nodatacow); EPERM, ETXTBSY: immutable or swap file. */
+static bool not_this_one(int errnum)
+{
+    return errnum == EINVAL || errnum == EPERM || errnum == ETXTBSY || errnum == EBADF;
+}
+
+static bool stopped(const struct fl_copy *c)
+{
+    return c->stop != NULL && atomic_load_explicit(c->stop, memory_order_relaxed);
+}
+
+static int fail_changed(struct fl_error *err)
+{
+    return fl_error_set(err, FL_ERR_CHANGED, NULL, 0, "file became shorter while it was copied");
+}
+
+/* 1 = done, 0 = another way is needed. */
+static int try_clone(struct fl_copy_pair *p, int src, int dst, struct fl_error *err)
+{
+    if (p->no_clone)
+        return 0;
+    if (ioctl(dst, FICLONE, src) == 0)
+        return 1;
+    if (never_works(errno))
+        p->no_clone = true;
+    else if (!not_this_one(errno))
+        return fl_error_os(err, errno, "FICLONE", NULL, 0);
+    return 0;
+}
+
+/* Moves [*off, end) inside the kernel and advances *off; stops short where that does not work. */
+static int copy_range(struct fl_copy *c, struct fl_copy_pair *p, int src, int dst, off_t *off, off_t end,
+                      struct fl_error *err)
+{
+    while (*off < end && !p->no_range && !stopped(c)) {
+        off_t in = *off, out = *off;
+        size_t want = end - *off > RANGE_SIZE ? RANGE_SIZE : (size_t)(end - *off);
+        ssize_t n = copy_file_range(src, &in, dst, &out, want, 0);
+
+        if (n == 0)
+            return 0;
+        if (n < 0 && never_works(errno))
+            p->no_range = true;
+        else if (n < 0)
+            return not_this_one(errno) ? 0 : fl_error_os(err, errno, "copy_file_range", NULL, 0);
+        else
+            *off += n;
+    }
+    return 0;
+}
+
+static int write_all(int dst, const uint8_t *data, size_t n, off_t off, struct fl_error *err)
+{
+    while (n != 0) {
+        ssize_t done = pwrite(dst, data, n, off);
+
+        if (done < 0)
+            return fl_error_os(err, errno, "write", NULL, 0);
+        data += done;
+        off += done;
+        n -= (size_t)done;
+    }
+    return 0;
+}
+
+static int copy_plain(struct fl_copy *c, int src, int dst, off_t off, off_t end, struct fl_error *err)
+{
+    if (off < end && c->buf == NULL && (c->buf = malloc(BUF_SIZE)) == NULL)
+        return fl_error_memory(err);
+    while (off < end && !stopped(c)) {
+        size_t want = end - off > BUF_SIZE ? BUF_SIZE : (size_t)(end - off);
+        ssize_t n = pread(src, c->buf, want, off);
+
+        if (n < 0)
+            return fl_error_os(err, errno, "read", NULL, 0);
+        if (n == 0)
+            return fail_changed(err);
+        if (write_all(dst, c->buf, (size_t)n, off, err) < 0)
+            return -1;
+        off += n;
+    }
+    return 0;
+}
+
+static int copy_segment(struct fl_copy *c, struct fl_copy_pair *p, int src, int dst, off_t off, off_t end,
+                        struct fl_error *err)
+{
+    off_t start = off;
+
+    if (copy_range(c, p, src, dst, &off, end, err) < 0 || copy_plain(c, src, dst, off, end, err) < 0)
+        return -1;
+    if (stopped(c))
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "stopped");
+    c->copied += (uint64_t)(end - start);
+    return 0;
+}
+
+/* Data segments only; the last hole is made by the size. */
+static int copy_sparse(struct fl_copy *c, struct fl_copy_pair *p, int src, off_t size, int dst, struct fl_error *err)
+{
+    off_t off = 0;
+
+    while (off < size) {
+        off_t data = lseek(src, off, SEEK_DATA), hole;
+
+        if (data < 0 && errno == ENXIO)
+            break;
+        if (data < 0) /* cannot tell holes: all of it is data */
+            return copy_segment(c, p, src, dst, off, size, err);
+        hole = lseek(src, data, SEEK_HOLE);
+        if (hole < 0 || hole > size)
+            hole = size;
+        if (data < size && copy_segment(c, p, src, dst, data, hole, err) < 0)
+            return -1;
+        off = hole;
+    }
+    if (ftruncate(dst, size) < 0)
+        return fl_error_os(err, errno, "ftruncate", NULL, 0);
+    return 0;
+}
+
+int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, struct fl_error *err)
+{
+    struct fl_copy_pair *p;
+    int done;
+
+    if (st->st_size == 0)
+        return 0;
+    p = find_pair(c, st->st_dev);
+    done = try_clone(p, src, dst, err);
+    if (done != 0) {
+        c->shared += done > 0 ? (uint64_t)st->st_size : 0;
+        return done < 0 ? -1 : 0;
+    }
+    if ((uint64_t)st->st_blocks * 512 < (uint64_t)st->st_size)
+        return copy_sparse(c, p, src, st->st_size, dst, err);
+    return copy_segment(c, p, src, dst, 0, st->st_size, err);
+}

@@ -1,0 +1,42 @@
+/* Copying the bytes of one regular file, by the cheapest way that works:
+ * sharing the extents (FICLONE), copy_file_range, read and write. Holes stay
+ * holes. What a pair of file systems cannot do is tried once and remembered.
+ *
+ * src is open for reading, dst open for writing, empty and at offset 0. `st` is
+ * src's fstat. Exactly st_size bytes are copied, else FL_ERR_CHANGED.
+ *
+ * One struct per thread; zero-initialise, fl_copy_free at the end.
+ * `stop` (may be NULL) is looked at between pieces of a few MiB; when it became
+ * true the call fails and the caller knows why.
+ */
+#ifndef FL_COPY_H
+#define FL_COPY_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "fl_error.h"
+
+#define FL_COPY_PAIRS 8
+
+struct fl_copy_pair {
+    dev_t src;
+    bool no_clone;
+    bool no_range;
+};
+
+struct fl_copy {
+    const atomic_bool *stop;
+    unsigned pair_count;
+    struct fl_copy_pair pairs[FL_COPY_PAIRS]; /* source devices seen; the destination is one file system */
+    uint8_t *buf;
+    uint64_t shared;  /* bytes of files whose extents are shared now */
+    uint64_t copied;  /* bytes moved; holes are in neither */
+};
+
+int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, struct fl_error *err);
+void fl_copy_free(struct fl_copy *c);
+
+#endif
