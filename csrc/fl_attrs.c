@@ -2,10 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/xattr.h>
+
+#include "fl_sys.h"
 
 #define XATTR_LIST_START 1024
 
@@ -64,25 +64,26 @@ static bool is_overlay(const char *name)
     return strncmp(name, "trusted.overlay.", 16) == 0 || strncmp(name, "user.overlay.", 13) == 0;
 }
 
-/* An object for the xattr calls: an open fd, or a path that is not followed. */
+/* An object for the xattr calls: an open file, or a name below an open directory. */
 struct object {
     int fd;
-    const char *path;
+    const char *name;
 };
 
 static ssize_t object_list(struct object o, char *buf, size_t size)
 {
-    return o.path == NULL ? flistxattr(o.fd, buf, size) : llistxattr(o.path, buf, size);
+    return o.name == NULL ? flistxattr(o.fd, buf, size) : fl_sys_listxattrat(o.fd, o.name, buf, size);
 }
 
 static ssize_t object_get(struct object o, const char *name, void *buf, size_t size)
 {
-    return o.path == NULL ? fgetxattr(o.fd, name, buf, size) : lgetxattr(o.path, name, buf, size);
+    return o.name == NULL ? fgetxattr(o.fd, name, buf, size) : fl_sys_getxattrat(o.fd, o.name, name, buf, size);
 }
 
 static int object_set(struct object o, const char *name, const void *buf, size_t size)
 {
-    return o.path == NULL ? fsetxattr(o.fd, name, buf, size, 0) : lsetxattr(o.path, name, buf, size, 0);
+    return o.name == NULL ? fsetxattr(o.fd, name, buf, size, 0)
+                          : fl_sys_setxattrat(o.fd, o.name, name, buf, size, 0);
 }
 
 /* Reads all names into a->names; a file system without xattrs has none. */
@@ -206,13 +207,10 @@ int fl_attrs_copy_at(struct fl_attrs *a, int src_dir, const char *src_name, cons
                      const char *dst_name, struct fl_error *err)
 {
     struct timespec times[2] = {st->st_atim, st->st_mtim};
-    char src_path[NAME_MAX + 40], dst_path[NAME_MAX + 40];
 
     if (copy_owner_mode_at(a, st, dst_dir, dst_name, err) < 0)
         return -1;
-    snprintf(src_path, sizeof(src_path), "/proc/self/fd/%d/%s", src_dir, src_name);
-    snprintf(dst_path, sizeof(dst_path), "/proc/self/fd/%d/%s", dst_dir, dst_name);
-    if (copy_xattrs(a, (struct object){-1, src_path}, (struct object){-1, dst_path}, err) < 0)
+    if (copy_xattrs(a, (struct object){src_dir, src_name}, (struct object){dst_dir, dst_name}, err) < 0)
         return -1;
     if (utimensat(dst_dir, dst_name, times, AT_SYMLINK_NOFOLLOW) < 0)
         return fl_error_os(err, errno, "utimensat", NULL, 0);

@@ -12,9 +12,11 @@
 
 #include "fl_links.h"
 #include "fl_node.h"
+#include "fl_sys.h"
 
 #define MAX_JOBS 16
 #define STACK_SIZE (256u << 10)
+#define NAMES_SIZE (32u << 10)
 
 /* A directory still to be copied. The path is relative to both roots. */
 struct task {
@@ -29,6 +31,7 @@ struct worker {
     atomic_ullong entries, bytes;  /* written by this worker only, read at any time */
     uint64_t sockets;
     struct fl_error err;
+    _Alignas(8) uint8_t names[NAMES_SIZE]; /* records of getdents64 */
 };
 
 struct fl_clone {
@@ -46,6 +49,15 @@ struct fl_clone {
     unsigned busy, idle;
     struct fl_error *failed;    /* of the first worker that failed                 */
     struct worker workers[];
+};
+
+/* What getdents64 fills a buffer with. */
+struct record {
+    uint64_t ino;
+    int64_t off;
+    unsigned short reclen;
+    unsigned char type;
+    char name[];
 };
 
 /* One directory while it is copied. */
@@ -223,22 +235,35 @@ static bool is_dot(const char *name)
     return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
 }
 
-static int copy_entries(struct worker *w, const struct dir *d, DIR *stream)
+static int copy_batch(struct worker *w, const struct dir *d, size_t filled)
 {
-    struct dirent *e;
+    size_t at = 0;
     int r;
 
-    for (errno = 0; (e = readdir(stream)) != NULL; errno = 0) {
-        if (is_dot(e->d_name))
+    while (at < filled) {
+        const struct record *e = (const struct record *)(w->names + at);
+
+        at += e->reclen;
+        if (is_dot(e->name))
             continue;
         if (atomic_load_explicit(&w->clone->stop, memory_order_relaxed))
             return fl_error_set(&w->err, FL_ERR_USAGE, NULL, 0, "stopped");
-        r = copy_entry(w, d, e->d_name, e->d_type);
+        r = copy_entry(w, d, e->name, e->type);
         if (r < 0)
-            return name_error(w, d, e->d_name);
+            return name_error(w, d, e->name);
         count(&w->entries, r == 0);
     }
-    return errno == 0 ? 0 : fl_error_os(&w->err, errno, "readdir", NULL, 0);
+    return 0;
+}
+
+static int copy_entries(struct worker *w, const struct dir *d)
+{
+    ssize_t n;
+
+    while ((n = fl_sys_getdents64(d->src, w->names, sizeof(w->names))) > 0)
+        if (copy_batch(w, d, (size_t)n) < 0)
+            return -1;
+    return n == 0 ? 0 : fl_error_os(&w->err, errno, "getdents64", NULL, 0);
 }
 
 /* Attributes of a directory whose names all exist. The root, and what its owner could not search or write in any
@@ -279,24 +304,13 @@ static int copy_tree_dir(struct worker *w, const char *path)
     cleanup_fd int src = -1, dst = -1;
     struct stat st;
     struct dir d;
-    DIR *stream;
-    int r, copy;
 
     if (open_both(w, path, &src, &dst, &st) < 0)
         return -1;
-    copy = fcntl(src, F_DUPFD_CLOEXEC, 0); /* closedir takes its own with it */
-    stream = copy < 0 ? NULL : fdopendir(copy);
-    if (stream == NULL) {
-        if (copy >= 0)
-            close(copy);
-        return fl_error_os(&w->err, errno, "opendir", NULL, 0);
-    }
     d = (struct dir){src, dst, path};
-    r = copy_entries(w, &d, stream);
-    if (r == 0)
-        r = finish_dir(w, &d, &st);
-    closedir(stream);
-    return r;
+    if (copy_entries(w, &d) < 0)
+        return -1;
+    return finish_dir(w, &d, &st);
 }
 
 /* With the lock held: the next directory, or NULL when there will be none. */

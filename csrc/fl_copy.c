@@ -1,10 +1,10 @@
 #include "fl_copy.h"
 
 #include <errno.h>
-#include <linux/fs.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
+
+#include "fl_sys.h"
 
 #define BUF_SIZE (256u << 10)      /* fits the second-level cache */
 #define RANGE_SIZE (8u << 20)      /* between two looks at stop */
@@ -58,7 +58,7 @@ static int try_clone(struct fl_copy_pair *p, int src, int dst, struct fl_error *
 {
     if (p->no_clone)
         return 0;
-    if (ioctl(dst, FICLONE, src) == 0)
+    if (fl_sys_ficlone(dst, src) == 0)
         return 1;
     if (never_works(errno))
         p->no_clone = true;
@@ -72,9 +72,9 @@ static int copy_range(struct fl_copy *c, struct fl_copy_pair *p, int src, int ds
                       struct fl_error *err)
 {
     while (*off < end && !p->no_range && !stopped(c)) {
-        off_t in = *off, out = *off;
+        int64_t in = *off, out = *off;
         size_t want = end - *off > RANGE_SIZE ? RANGE_SIZE : (size_t)(end - *off);
-        ssize_t n = copy_file_range(src, &in, dst, &out, want, 0);
+        ssize_t n = fl_sys_copy_file_range(src, &in, dst, &out, want);
 
         if (n == 0)
             return 0;

@@ -7,15 +7,14 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <time.h>
 
 #include "fl_node.h"
+#include "fl_sys.h"
 
 #define STAGED "new"
-#define RENAME_NOREPLACE_FLAG 1u
+#define NOREPLACE 1u
 
 struct fl_copyup {
     int lower, upper, work;
@@ -52,11 +51,9 @@ static int fail_symlink(struct fl_copyup *c)
 
 static bool has_xattr(int dir, const char *name, const char *xattr, char value)
 {
-    char path[NAME_MAX + 40], got[2];
-    ssize_t n;
+    char got[2];
+    ssize_t n = fl_sys_getxattrat(dir, name, xattr, got, sizeof(got));
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir, name);
-    n = lgetxattr(path, xattr, got, sizeof(got));
     return value == '\0' ? n >= 0 : n == 1 && got[0] == value;
 }
 
@@ -154,7 +151,7 @@ static int stage_dir(struct fl_copyup *c, int dir, const char *name)
 
 static int rename_exclusive(int from_dir, const char *from, int to_dir, const char *to)
 {
-    return syscall(SYS_renameat2, from_dir, from, to_dir, to, RENAME_NOREPLACE_FLAG) < 0 ? -errno : 0;
+    return fl_sys_renameat2(from_dir, from, to_dir, to, NOREPLACE) < 0 ? -errno : 0;
 }
 
 /* Moves the staged object to its place; EEXIST means that somebody else was faster, which is as good. */

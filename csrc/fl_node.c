@@ -3,9 +3,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <string.h>
-#include <sys/syscall.h>
+
+#include "fl_sys.h"
 
 void fl_node_init(struct fl_node *n)
 {
@@ -88,10 +88,9 @@ int fl_node_copy_special(struct fl_node *n, int src_dir, const char *src_name, c
 /* One path of less than PATH_MAX bytes, resolved by the kernel; -ENOSYS where it has no openat2. */
 static int open_whole(int root, const char *path, int flags)
 {
-    struct open_how how = {.flags = (uint64_t)flags, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
-    long fd = syscall(SYS_openat2, root, path, &how, sizeof(how));
+    int fd = fl_sys_openat2(root, path, flags, 0, FL_RESOLVE_BENEATH | FL_RESOLVE_NO_SYMLINKS);
 
-    return fd < 0 ? -errno : (int)fd;
+    return fd < 0 ? -errno : fd;
 }
 
 /* Opens the first component of *path below dir and moves *path behind it. */
@@ -135,9 +134,9 @@ int fl_node_open_beneath(int root, const char *path, int flags, int *ret_fd, str
     flags |= O_DIRECTORY | O_RDONLY | O_CLOEXEC;
     if (*path == '\0')
         path = ".";
-    if (strlen(path) < PATH_MAX && getenv("FASTLAYER_NO_OPENAT2") == NULL)
+    if (strlen(path) < PATH_MAX)
         fd = open_whole(root, path, flags);
-    if (fd == -ENOSYS || fd == -EPERM) /* EPERM: a seccomp filter that does not know openat2 */
+    if (fd == -ENOSYS)
         fd = open_stepwise(root, path, flags);
     if (fd == -EPERM && (flags & O_NOATIME))
         return fl_node_open_beneath(root, path, flags & ~O_NOATIME, ret_fd, err);

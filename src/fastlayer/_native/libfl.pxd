@@ -153,5 +153,29 @@ cdef extern from "fl_tar.h" nogil:
 # ---- fl_extract.h -----------------------------------------------------------------------------
 
 # ---- fl_clone.h -------------------------------------------------------------------------------
+cdef extern from "fl_clone.h" nogil:
+    struct fl_clone:
+        pass
+    struct fl_clone_stats:
+        uint64_t entries
+        uint64_t bytes
+        uint64_t shared
+        uint64_t copied
+        uint64_t sockets
+        uint64_t lost_owners
+        uint64_t lost_xattrs
+    fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, fl_error *err)
+    int fl_clone_step(fl_clone *c, unsigned wait_ms, fl_error *err)
+    void fl_clone_read_stats(fl_clone *c, fl_clone_stats *ret_stats)
+    void fl_clone_free(fl_clone *c)
+
+# ---- fl_copyup.h ------------------------------------------------------------------------------
+cdef extern from "fl_copyup.h" nogil:
+    struct fl_copyup:
+        pass
+    fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path, fl_error *err)
+    int fl_copyup_step(fl_copyup *c, unsigned wait_ms, fl_error *err)
+    void fl_copyup_read_stats(const fl_copyup *c, fl_clone_stats *ret_stats)
+    void fl_copyup_free(fl_copyup *c)
 
 # ---- fl_chunk.h -------------------------------------------------------------------------------
