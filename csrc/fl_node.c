@@ -88,7 +88,7 @@ int fl_node_copy_special(struct fl_node *n, int src_dir, const char *src_name, c
 /* One path of less than PATH_MAX bytes, resolved by the kernel; -ENOSYS where it has no openat2. */
 static int open_whole(int root, const char *path, int flags)
 {
-    int fd = fl_sys_openat2(root, path, flags, 0, FL_RESOLVE_BENEATH | FL_RESOLVE_NO_SYMLINKS);
+    int fd = fl_sys_openat2(root, path, flags, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
 
     return fd < 0 ? -errno : fd;
 }
