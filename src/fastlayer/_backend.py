@@ -81,7 +81,7 @@ class Columns(NamedTuple):
     begin in the file that backs the operand. Entry 0 is the root when the operand knows it.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     dev: Any  # u64
     ino: Any  # u64
     size: Any  # u64

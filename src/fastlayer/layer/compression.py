@@ -45,7 +45,7 @@ _EXTENSIONS = {
 _LEVELS = {"gzip": (0, 9, 1), "zstd": (1, 22, 3)}  # lowest, highest, default
 
 
-def by_name(name: str | bytes) -> Compression:
+def by_name(name: str | bytes | os.PathLike[Any]) -> Compression:
     """What a file name asks for: ``.gz`` gzip, ``.zst`` zstd, anything else none."""
     extension = os.path.splitext(os.fsdecode(name))[1].lower()
     return cast(Compression, _EXTENSIONS.get(extension, "none"))
@@ -124,7 +124,7 @@ class Zstd:
 
         import zstandard
 
-        self._new = lambda: zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        self._new: Any = lambda: zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
         self._local = threading.local()  # a compressor must not be shared between threads
 
     def compress(self, block: Any) -> bytes:

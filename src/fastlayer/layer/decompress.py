@@ -11,7 +11,7 @@ zstd: RFC 8878; frames concatenate; skippable frames may stand anywhere; diction
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 from fastlayer.errors import LayerFormatError, LimitError
 from fastlayer.layer.compression import (
@@ -56,7 +56,7 @@ class Lookahead:
         self._held = bytearray()
         self._at = 0
 
-    def peek(self, length: int) -> memoryview | bytearray:
+    def peek(self, length: int) -> bytearray:
         """The next ``length`` bytes without taking them; fewer at the end."""
         self._fill(length)
         return self._held[self._at : self._at + length]
@@ -80,6 +80,10 @@ class Lookahead:
             self._held.clear()
             self._at = 0
         return count
+
+    def detect(self) -> Compression:
+        """The codec its first bytes show."""
+        return detect(bytes(self.peek(MAGIC_LENGTH)))
 
     def _fill(self, length: int) -> None:
         missing = length - (len(self._held) - self._at)
@@ -106,7 +110,7 @@ def _bad(codec: str, why: str) -> NoReturn:
 
 def open_reader(source: Lookahead) -> tuple[Compression, Reader]:
     """The codec found in the first bytes, and a reader that works in the calling thread."""
-    found = detect(bytes(source.peek(MAGIC_LENGTH)))
+    found = source.detect()
     if found == "gzip":
         return found, GzipReader(source)
     if found == "zstd":
@@ -121,8 +125,8 @@ class GzipReader:
         from isal import isal_zlib
 
         # The C reader behind isal.igzip.IGzipFile: the only one that inflates into a given buffer.
-        self._reader = isal_zlib._GzipReader(source, _BUFFER)
-        self._errors = (EOFError, isal_zlib.error, OSError)
+        self._reader = isal_zlib._GzipReader(cast(Any, source), _BUFFER)
+        self._errors: tuple[type[Exception], ...] = (EOFError, cast(Any, isal_zlib.error), OSError)
 
     def readinto(self, buffer: Any, /) -> int:
         try:
@@ -147,7 +151,7 @@ class ZstdReader:
 
         self._walker = FrameWalker(source)
         decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-        self._reader = decoder.stream_reader(self._walker, read_size=_BUFFER, read_across_frames=True)
+        self._reader = decoder.stream_reader(cast(Any, self._walker), read_size=_BUFFER, read_across_frames=True)
         self._error = zstandard.ZstdError
 
     def readinto(self, buffer: Any, /) -> int:
@@ -287,6 +291,15 @@ def _block_header(head: bytes | bytearray) -> tuple[bool, int]:
 Expand = Callable[[], bytes]
 
 
+def open_pieces(codec: Compression, source: Lookahead) -> Iterator[Expand | Reader]:
+    """A blob as jobs that threads can do in any order, and readers for what cannot be cut; in the blob's order."""
+    if codec == "gzip":
+        return gzip_pieces(source)
+    if codec == "zstd":
+        return zstd_pieces(source)
+    return iter((source,))
+
+
 def gzip_pieces(source: Lookahead) -> Iterator[Expand | Reader]:
     """The members of a gzip blob as jobs, as long as they carry their length; then one reader for the rest, if any."""
     while True:
@@ -316,7 +329,7 @@ def _inflate_member(member: bytearray) -> bytes:
     inflater = isal_zlib.decompressobj(-15)
     try:
         data: bytes = inflater.decompress(memoryview(member)[GZIP_HEADER_SIZE:-GZIP_TRAILER_SIZE], GZIP_MEMBER + 1)
-    except isal_zlib.error as exc:
+    except cast(Any, isal_zlib.error) as exc:
         _bad("gzip", _reason(exc))
     if not inflater.eof or inflater.unused_data or len(data) > GZIP_MEMBER:
         _bad("gzip", "a member is not as long as it says")

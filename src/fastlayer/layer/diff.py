@@ -174,8 +174,8 @@ class Changes:
 
         ``output``: a path (complete or not there at all), a descriptor or a binary file object. ``compression`` is
         ``none``, ``gzip`` or ``zstd``; by default what the extension of ``output`` says. ``source_date_epoch``:
-        seconds; later mtimes become it. Raises ``FileChangedError`` when B is not what it was, ``UnsafeEntryError`` for a
-        changed name that a layer cannot hold, ``StorageError`` when the output cannot be written.
+        seconds; later mtimes become it. Raises ``FileChangedError`` when B is not what it was, ``UnsafeEntryError``
+        for a changed name that a layer cannot hold, ``StorageError`` when the output cannot be written.
         """
         from fastlayer.layer import compression as codecs
         from fastlayer.layer.output import Output, refuse_inside
@@ -431,4 +431,3 @@ def _warnings(table: _backend.ChangeTable, operands: Sequence[Operand], compare:
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-

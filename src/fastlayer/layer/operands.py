@@ -140,7 +140,7 @@ def _starts_like_index(value: Any, name: str) -> bool:
     try:
         fd = os.dup(value) if isinstance(value, int) else os.open(value, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.pread(fd, len(MAGIC), 0) == MAGIC
+            return bool(os.pread(fd, len(MAGIC), 0) == MAGIC)
         finally:
             os.close(fd)
     except OSError as exc:

@@ -129,9 +129,7 @@ def write_layer(
     diff_id = sha256_digest(tar.sha.hexdigest())
     digest = diff_id if plain else sha256_digest(blob.sha.hexdigest())
     media_type = layer_media_type(codec.name)
-    return Layer(
-        media_type, digest, blob.size, diff_id, tar.size, encoder.entries, encoder.payload, tuple(warnings)
-    )
+    return Layer(media_type, digest, blob.size, diff_id, tar.size, encoder.entries, encoder.payload, tuple(warnings))
 
 
 def _write_plain(tar: _Tar, blob: _Blob, first: memoryview) -> None:

@@ -1,0 +1,142 @@
+"""Where layers go: an existing directory, or a new one that appears only when it is complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from typing import Any
+
+from fastlayer import _backend
+from fastlayer.errors import OperandError, StorageError, show_path
+from fastlayer.layer import libc
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_INNER = b"root"
+
+
+class Target:
+    """A context manager around the directory that is extracted into, ``fd``.
+
+    An existing directory (also through a symbolic link) is used as it is. For a new one a private directory (mode 0700)
+    ``.NAME.fastlayer-XXXX`` is made beside it, so that nobody sees unverified files; ``commit`` moves the finished tree
+    to its name, which must still be free. Leaving the block without a commit removes what was made.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._staging: bytes | None = None
+        self._parent = -1
+        self._name = b""
+        self.fd = -1
+        if isinstance(value, int):
+            self.name = f"descriptor {value}"
+            self.fd = _open(".", self.name, value)
+            return
+        path = os.fsencode(value)
+        self.name = show_path(path)
+        try:
+            self.fd = os.open(path, _DIRECTORY)
+        except FileNotFoundError:
+            self._stage(path)
+        except (OSError, ValueError) as exc:
+            raise OperandError(f"{self.name}: {_reason(exc)}: give a directory, or a name that is free") from exc
+
+    def _stage(self, path: bytes) -> None:
+        parent, self._name = os.path.split(path.rstrip(b"/"))
+        self._parent = _open(parent or b".", show_path(parent or b"."))
+        try:
+            if stat.S_ISLNK(os.lstat(path.rstrip(b"/")).st_mode):
+                raise OperandError(
+                    f"{self.name}: is a symbolic link to nothing: give a directory, or a name that is free"
+                )
+        except FileNotFoundError:
+            pass
+        staging = b".%s.fastlayer-%s" % (self._name[:200], secrets.token_hex(6).encode())
+        try:
+            os.mkdir(staging, 0o700, dir_fd=self._parent)
+            self._staging = staging
+            os.mkdir(staging + b"/" + _INNER, 0o755, dir_fd=self._parent)
+            self.fd = os.open(staging + b"/" + _INNER, _DIRECTORY, dir_fd=self._parent)
+            os.fchmod(self.fd, 0o755)
+        except OSError as exc:
+            self.__exit__()
+            raise StorageError(exc.errno or 0, "mkdir", self.name) from exc
+
+    def commit(self, durability: str) -> None:
+        """Everything is applied and verified. Raises ``StorageError`` when the name has been taken meanwhile."""
+        try:
+            if durability != "none":
+                libc.syncfs(self.fd) if durability == "syncfs" else os.fsync(self.fd)
+            if self._staging is None:
+                return
+            libc.rename_new(self._parent, self._staging + b"/" + _INNER, self._parent, self._name)
+            os.rmdir(self._staging, dir_fd=self._parent)
+            self._staging = None
+            if durability != "none":
+                os.fsync(self._parent)
+        except OSError as exc:
+            raise StorageError(exc.errno or 0, "commit", self.name) from exc
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            if self._staging is not None:
+                self._remove_staging(self._staging)
+        finally:
+            for fd in (self.fd, self._parent):
+                if fd >= 0:
+                    os.close(fd)
+            self.fd = self._parent = -1
+
+    def _remove_staging(self, staging: bytes) -> None:
+        self._staging = None
+        if self.fd >= 0:
+            empty(self.fd)
+            _rmdir(staging + b"/" + _INNER, self._parent)
+        _rmdir(staging, self._parent)
+
+
+def _rmdir(path: bytes, parent: int) -> None:
+    try:
+        os.rmdir(path, dir_fd=parent)
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:
+            raise StorageError(exc.errno or 0, "rmdir", path) from exc
+
+
+def _open(path: Any, name: str, dir_fd: int | None = None) -> int:
+    try:
+        return os.open(path, _DIRECTORY, dir_fd=dir_fd)
+    except OSError as exc:
+        raise OperandError(f"{name}: {_reason(exc)}: give a directory that exists") from exc
+
+
+def _reason(exc: OSError | ValueError) -> str:
+    return (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
+
+
+def empty(fd: int) -> None:
+    """Removes everything in the directory, whatever its depth: by a layer that is nothing but an opaque marker."""
+    extractor = _backend.engine().extract.Extractor(fd, format="dir")
+    extractor.begin_layer()
+    extractor.feed(_OPAQUE_LAYER)
+    extractor.end_layer()
+
+
+def _opaque_layer() -> bytes:
+    """One tar entry, ``.wh..wh..opq``, and the end of the archive."""
+    header = bytearray(512)
+    header[0:12] = b".wh..wh..opq"
+    for offset, width in ((100, 8), (108, 8), (116, 8), (124, 12), (136, 12)):  # mode uid gid size mtime
+        header[offset : offset + width] = b"0" * (width - 1) + b"\0"
+    header[156:157] = b"0"
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+_OPAQUE_LAYER = _opaque_layer()
