@@ -1,0 +1,284 @@
+"""Two trees, what has to be done to the first to get the second.
+
+The rules, with their sources, are in docs/formats.md. Both trees are walked in path order in lockstep; hard-link
+groups are decided at the end, when every name is known.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import stat
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from fastlayer._baseline.table import (
+    CONTENT,
+    DEVICE,
+    LINK,
+    MODE,
+    MTIME,
+    OWNER,
+    ROW_AUX,
+    ROW_GROUP,
+    ROW_KEY,
+    ROW_VERIFY,
+    TYPE,
+    XATTR,
+    Change,
+    ChangeTable,
+    Row,
+)
+from fastlayer._baseline.tree import FLAG_NO_CTIME, READ_SIZE, Entry, open_file, parent_of, walk, walk_columns
+from fastlayer.errors import StorageError, UsageError
+
+__all__ = ["ChangeTable", "Differ", "Row"]
+
+BATCH = 1024
+_AUX_OFFSET = struct.Struct("=cBQ")
+
+Pair = tuple[Entry | None, Entry | None]
+Inode = tuple[int, int]
+
+
+def check_policies(compare: str, xattrs: str) -> None:
+    if compare not in ("auto", "metadata", "content"):
+        raise UsageError(f"compare={compare!r} is unknown: use auto, metadata or content")
+    if xattrs not in ("all", "docker", "none"):
+        raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
+
+
+class Differ:
+    """See ``fastlayer._backend.Differ``. ``threads`` is accepted and means nothing here."""
+
+    def __init__(
+        self, a: Any, b: Any, *, compare: str = "auto", xattrs: str = "all", details: bool = False, threads: int = 0
+    ) -> None:
+        check_policies(compare, xattrs)
+        self.entries = 0
+        self.bytes_compared = 0
+        self._a, self._b = a, b
+        self._compare, self._details = compare, details
+        self._changes: list[Change] = []
+        self._gone: set[bytes] = set()  # directories of A that B has no directory for
+        self._sockets = 0
+        self._links = HardLinks()
+        self._verify: dict[int, tuple[bytes, bytes]] = {}  # row number -> path, key of the other side
+        self._pairs = lockstep(self._source(a, xattrs), self._source(b, xattrs))
+
+    # ---- stepping
+
+    def step(self) -> bool:
+        for _ in range(BATCH):
+            pair = next(self._pairs, None)
+            if pair is None:
+                return False
+            self._take(*pair)
+        return True
+
+    def _source(self, operand: Any, policy: str) -> Iterator[Entry]:
+        if operand is None:
+            return iter(())
+        return walk(operand, policy) if isinstance(operand, int) else walk_columns(operand, policy)
+
+    def _take(self, a: Entry | None, b: Entry | None) -> None:
+        self.entries += (a is not None) + (b is not None)
+        if a is not None and stat.S_ISSOCK(a.mode):
+            a = None
+        if b is not None and stat.S_ISSOCK(b.mode):
+            self._sockets += 1
+            b = None
+        if b is not None:
+            self._take_present(a, b)
+        elif a is not None and a.path != b"":
+            self._take_removed(a)
+
+    def _take_removed(self, a: Entry) -> None:
+        """One row for the topmost removed path; none below it, none below a directory that became something else."""
+        if a.is_dir:
+            self._gone.add(a.path)
+        if parent_of(a.path) not in self._gone:
+            self._changes.append(Change("D", a))
+
+    def _take_present(self, a: Entry | None, b: Entry) -> None:
+        if a is not None and a.is_dir and not b.is_dir:
+            self._gone.add(a.path)
+        change = Change("A", b) if a is None else self._compared(a, b)
+        if b.is_file and not isinstance(self._b, int):
+            self._point_at_bytes(change)
+        self._changes.append(change)
+        self._links.add(a, change)
+
+    def _point_at_bytes(self, change: Change) -> None:
+        if change.entry.data_off is not None:
+            change.flags |= ROW_AUX
+            change.aux = _AUX_OFFSET.pack(b"O", 0, change.entry.data_off)
+        if change.entry.key is not None:
+            change.flags |= ROW_KEY
+
+    # ---- one path in both trees
+
+    def _compared(self, a: Entry, b: Entry) -> Change:
+        if a.type != b.type:
+            return Change("C", b, TYPE)
+        change = Change("", b, metadata_differences(a, b))
+        if b.is_file:
+            self._compare_content(a, change)
+        if change.what:
+            change.kind = "C"
+        elif b.is_dir:
+            change.kind = "P"
+        return change
+
+    def _compare_content(self, a: Entry, change: Change) -> None:
+        b = change.entry
+        if a.size != b.size:
+            change.what |= CONTENT
+            return
+        if a.size == 0 or not self._content_wanted(change.what) or self._proven(a, b):
+            return
+        if isinstance(self._a, int) and isinstance(self._b, int):
+            if not self._same_bytes(a, b):
+                change.what |= CONTENT
+        elif a.key is not None and b.key is not None:
+            if a.key != b.key:
+                change.what |= CONTENT
+        elif (isinstance(self._a, int) and b.key is not None) or (isinstance(self._b, int) and a.key is not None):
+            change.flags |= ROW_VERIFY
+            self._verify[len(self._changes)] = (b.path, a.key or b.key or b"")
+        else:
+            change.what |= CONTENT
+
+    def _content_wanted(self, what: int) -> bool:
+        if self._compare == "metadata":
+            return False
+        return what == 0 or self._details
+
+    def _proven(self, a: Entry, b: Entry) -> bool:
+        """Equal without reading: one file seen twice or, against an index, unchanged since it was indexed."""
+        live_a, live_b = isinstance(self._a, int), isinstance(self._b, int)
+        if live_a and live_b:
+            return a.inode == b.inode
+        if live_a == live_b or self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME:
+            return False
+        racy_ns = (self._b if live_a else self._a).racy_ns
+        return a.ino == b.ino and a.ctime_ns == b.ctime_ns and a.ctime_ns < racy_ns
+
+    def _same_bytes(self, a: Entry, b: Entry) -> bool:
+        try:
+            with open_bytes(self._a, a.path) as left, open_bytes(self._b, b.path) as right:
+                while True:
+                    piece = left.read(READ_SIZE)
+                    if piece != right.read(READ_SIZE):
+                        return False
+                    if not piece:
+                        return True
+                    self.bytes_compared += len(piece)
+        except OSError as exc:
+            raise StorageError(exc.errno or errno.EIO, "read", b.path) from exc
+
+    # ---- the end
+
+    def unverified(self) -> list[tuple[int, bytes, bytes]]:
+        return [(number, path, key) for number, (path, key) in self._verify.items()]
+
+    def settle(self, ticket: int, equal: bool) -> None:
+        del self._verify[ticket]
+        change = self._changes[ticket]
+        change.flags &= ~ROW_VERIFY
+        if not equal:
+            change.what |= CONTENT
+            change.kind = "C"
+
+    def finish(self) -> ChangeTable:
+        if self._verify:
+            raise UsageError("finish before every unverified pair was settled")
+        self._links.resolve()
+        return ChangeTable(self._changes, self._sockets)
+
+
+def lockstep(left: Iterator[Entry], right: Iterator[Entry]) -> Iterator[Pair]:
+    """Both trees' entries in path order, equal paths paired."""
+    a, b = next(left, None), next(right, None)
+    while a is not None or b is not None:
+        if b is None or (a is not None and a.path < b.path):
+            yield a, None
+            a = next(left, None)
+        elif a is None or b.path < a.path:
+            yield None, b
+            b = next(right, None)
+        else:
+            yield a, b
+            a, b = next(left, None), next(right, None)
+
+
+def open_bytes(root_fd: int, path: bytes) -> io.FileIO:
+    return io.FileIO(open_file(root_fd, path), "rb")
+
+
+def metadata_differences(a: Entry, b: Entry) -> int:
+    """What differs between two entries of one type, hard links and the bytes of files aside."""
+    found = 0
+    if stat.S_IMODE(a.mode) != stat.S_IMODE(b.mode) and not stat.S_ISLNK(b.mode):
+        found |= MODE
+    if (a.uid, a.gid) != (b.uid, b.gid):
+        found |= OWNER
+    if a.mtime_ns != b.mtime_ns:
+        found |= MTIME
+    if a.xattrs != b.xattrs:
+        found |= XATTR
+    if stat.S_ISLNK(b.mode) and a.link != b.link:
+        found |= LINK
+    if (stat.S_ISCHR(b.mode) or stat.S_ISBLK(b.mode)) and a.rdev != b.rdev:
+        found |= DEVICE
+    return found
+
+
+class HardLinks:
+    """Which groups of names of one inode are other groups in B than they were in A.
+
+    A group of B is as it was if every name is an unchanged entry of one and the same group of A, and every name
+    of that group which B still has belongs to it. Otherwise the whole group is emitted again, its first name as the
+    entry and the others as links to it: an engine that unpacks a layer by itself cannot link to a layer below.
+    """
+
+    def __init__(self) -> None:
+        self._members: dict[Inode, list[Change]] = defaultdict(list)  # groups of B
+        self._was: dict[bytes, Inode | None] = {}  # name in B -> its group in A, None if not known
+        self._still_there: dict[Inode, set[bytes]] = defaultdict(set)  # group of A -> its names that B has
+
+    def add(self, a: Entry | None, change: Change) -> None:
+        """Every path of B, with what A has there."""
+        b = change.entry
+        if a is not None and a.shared:
+            self._still_there[a.inode].add(b.path)
+        if b.shared or (a is not None and a.shared):
+            self._was[b.path] = None if a is None or a.is_dir or a.ino == 0 else a.inode
+            if not b.is_dir and b.ino != 0:
+                self._members[b.inode].append(change)
+
+    def resolve(self) -> None:
+        for members in self._members.values():
+            if not self._unchanged(members):
+                self._emit(members)
+
+    def _unchanged(self, members: list[Change]) -> bool:
+        if any(change.kind for change in members):
+            return False
+        groups = {self._was[change.path] for change in members}
+        if len(groups) > 1:
+            return False
+        before = groups.pop()
+        if before is None:
+            return len(members) == 1
+        return self._still_there[before] <= {change.path for change in members}
+
+    def _emit(self, members: list[Change]) -> None:
+        for change in members:
+            if not change.kind:
+                change.kind, change.what = "C", LINK
+            if len(members) > 1:
+                change.flags |= ROW_GROUP
+                change.leader = members[0] if change is not members[0] else None

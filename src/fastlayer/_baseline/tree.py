@@ -1,0 +1,274 @@
+"""A tree as plain objects, in byte order of the full path.
+
+``walk`` reads a directory, ``walk_columns`` an index or a scanned tar; both yield ``Entry`` values, the root
+(path ``b""``) first. Names are bytes; nothing is opened but directories, and no symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastlayer.errors import StorageError
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+FLAG_HAS_KEY, FLAG_NO_CTIME = 1, 2  # csrc/fl_entry.h FL_ENTRY_*
+
+READ_SIZE = 128 * 1024
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_XATTR_HEAD = struct.Struct("=HI")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One path of one tree. ``(dev, ino)`` equal means the same hard-link group; ``ino`` 0 means unknown."""
+
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int  # regular: bytes, symbolic link: bytes of the target, else 0
+    mtime_ns: int
+    ctime_ns: int
+    dev: int
+    ino: int
+    nlink: int
+    rdev: tuple[int, int]
+    link: bytes
+    xattrs: Xattrs  # those that travel, sorted by name
+    dropped: int = 0  # xattrs left out by policy
+    flags: int = 0
+    key: bytes | None = None  # blake3 of a regular file, when an index knows it
+    data_off: int | None = None  # where its bytes begin in the file behind Columns
+
+    @property
+    def type(self) -> int:
+        return stat.S_IFMT(self.mode)
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        return (self.dev, self.ino)
+
+    @property
+    def shared(self) -> bool:
+        """May have other names."""
+        return self.nlink > 1 and self.ino != 0 and not self.is_dir
+
+
+def parent_of(path: bytes) -> bytes:
+    return path.rpartition(b"/")[0]
+
+
+def below(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
+
+
+# ---- xattrs -----------------------------------------------------------------------------------
+
+
+def filter_xattrs(pairs: Xattrs, policy: str) -> tuple[Xattrs, int]:
+    """What travels under a policy, and how many were left out (the always host-only security.selinux not counted)."""
+    kept = tuple(pair for pair in pairs if _travels(pair[0], policy))
+    left_out = [name for name, _ in pairs if not _travels(name, policy) and name != b"security.selinux"]
+    return kept, len(left_out)
+
+
+def _travels(name: bytes, policy: str) -> bool:
+    if policy == "none":
+        return False
+    if policy == "docker":
+        return name == b"security.capability"
+    return name != b"security.selinux" and not name.startswith(b"trusted.overlay.")
+
+
+def pack_xattrs(xattrs: Xattrs) -> bytes:
+    """The xattr blob of csrc/fl_entry.h."""
+    return b"".join(_XATTR_HEAD.pack(len(name), len(value)) + name + value for name, value in xattrs)
+
+
+def unpack_xattrs(blob: bytes) -> Xattrs:
+    found = []
+    at = 0
+    while at < len(blob):
+        name_len, value_len = _XATTR_HEAD.unpack_from(blob, at)
+        at += _XATTR_HEAD.size
+        found.append((blob[at : at + name_len], blob[at + name_len : at + name_len + value_len]))
+        at += name_len + value_len
+    return tuple(found)
+
+
+def read_xattrs(dir_fd: int, name: bytes) -> Xattrs:
+    """All xattrs of a name in a directory (of the directory itself for ``b"."``), sorted; never of a link's target."""
+    where = b"/proc/self/fd/%d/%s" % (dir_fd, name)
+    try:
+        names = os.listxattr(where, follow_symlinks=False)
+    except OSError as exc:
+        if exc.errno == errno.ENOTSUP:
+            return ()
+        raise
+    pairs = []
+    for label in sorted(os.fsencode(text) for text in names):
+        try:
+            pairs.append((label, os.getxattr(where, label, follow_symlinks=False)))
+        except OSError as exc:
+            if exc.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise
+    return tuple(pairs)
+
+
+# ---- opening beneath a root -------------------------------------------------------------------
+
+
+def open_dir(root_fd: int, path: bytes) -> int:
+    """A new descriptor of a directory beneath the root, component by component: any depth, no link followed."""
+    fd = os.open(b".", _DIRECTORY, dir_fd=root_fd)
+    for name in path.split(b"/") if path else ():
+        try:
+            inner = os.open(name, _DIRECTORY, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
+
+
+def open_file(root_fd: int, path: bytes) -> int:
+    """A new descriptor for reading, atime left alone where that is permitted. Does not hang on a fifo."""
+    parent = open_dir(root_fd, parent_of(path))
+    name = path.rpartition(b"/")[2]
+    try:
+        try:
+            return os.open(name, _FILE | os.O_NOATIME, dir_fd=parent)
+        except PermissionError:
+            return os.open(name, _FILE, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+# ---- walking ----------------------------------------------------------------------------------
+
+
+def walk(root_fd: int, policy: str = "all") -> Iterator[Entry]:
+    """Every entry of a directory tree in path order, the root first.
+
+    A directory's children make two events per subdirectory, its name and later its descent at ``name/``,
+    so that ``a-b`` comes between ``a`` and ``a/b``.
+    """
+    yield _read_entry(root_fd, b".", b"", policy)
+    stack = [_events(root_fd, b"", policy)]
+    while stack:
+        if not stack[-1]:
+            stack.pop()
+            continue
+        key, entry = stack[-1].pop()
+        if key.endswith(b"/"):
+            stack.append(_events(root_fd, entry.path, policy))
+        else:
+            yield entry
+
+
+def _events(root_fd: int, path: bytes, policy: str) -> list[tuple[bytes, Entry]]:
+    """The events of one directory, last first."""
+    found = []
+    try:
+        fd = open_dir(root_fd, path)
+    except OSError as exc:
+        raise StorageError(exc.errno or errno.EIO, "open", path) from exc
+    try:
+        for text in os.listdir(fd):
+            name = os.fsencode(text)
+            entry = _read_entry(fd, name, below(path, name), policy)
+            found.append((name, entry))
+            if entry.is_dir:
+                found.append((name + b"/", entry))
+    finally:
+        os.close(fd)
+    return sorted(found, key=lambda event: event[0], reverse=True)
+
+
+def _read_entry(dir_fd: int, name: bytes, path: bytes, policy: str) -> Entry:
+    try:
+        st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        link = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(st.st_mode) else b""
+        xattrs, dropped = filter_xattrs(read_xattrs(dir_fd, name), policy)
+    except OSError as exc:
+        raise StorageError(exc.errno or errno.EIO, "stat", path) from exc
+    return Entry(
+        path=path,
+        mode=st.st_mode,
+        uid=st.st_uid,
+        gid=st.st_gid,
+        size=st.st_size if stat.S_ISREG(st.st_mode) else len(link),
+        mtime_ns=st.st_mtime_ns,
+        ctime_ns=st.st_ctime_ns,
+        dev=st.st_dev,
+        ino=st.st_ino,
+        nlink=st.st_nlink,
+        rdev=(os.major(st.st_rdev), os.minor(st.st_rdev)),
+        link=link,
+        xattrs=xattrs,
+        dropped=dropped,
+    )
+
+
+def walk_columns(columns: Any, policy: str = "all") -> Iterator[Entry]:
+    """The entries of ``fastlayer._backend.Columns``, which are in path order already."""
+    u64, u32 = "Q", "I"
+    formats = {
+        "dev": u64, "ino": u64, "size": u64, "mtime_sec": "q", "ctime_sec": "q", "path_off": u64, "mtime_nsec": u32,
+        "ctime_nsec": u32, "mode": u32, "uid": u32, "gid": u32, "nlink": u32, "rdev_major": u32, "rdev_minor": u32,
+        "path_len": u32, "link_len": u32, "xattr_len": u32, "flags": u32,
+    }  # fmt: skip
+    views = {name: _view(getattr(columns, name), code) for name, code in formats.items()}
+    heap = _view(columns.heap, "B")
+    keys = None if columns.key is None else _view(columns.key, "B")
+    offsets = None if columns.data_off is None else _view(columns.data_off, u64)
+    for i in range(columns.count):
+        entry = _column_entry({name: view[i] for name, view in views.items()}, heap)
+        entry.xattrs, entry.dropped = filter_xattrs(entry.xattrs, policy)
+        has_key = keys is not None and entry.flags & FLAG_HAS_KEY
+        key = bytes(keys[32 * i : 32 * i + 32]) if keys is not None and has_key else None
+        yield replace(entry, key=key, data_off=None if offsets is None else offsets[i])
+
+
+def _view(buffer: Any, code: str) -> memoryview:
+    view = memoryview(buffer)
+    return view.cast("B").cast(code) if len(view) else memoryview(b"").cast(code)
+
+
+def _column_entry(cell: dict[str, int], heap: memoryview) -> Entry:
+    ends = [cell["path_off"]]
+    for length in (cell["path_len"], cell["link_len"], cell["xattr_len"]):
+        ends.append(ends[-1] + length)
+    path, link, blob = (bytes(heap[start:stop]) for start, stop in itertools.pairwise(ends))
+    return Entry(
+        path=path,
+        mode=cell["mode"],
+        uid=cell["uid"],
+        gid=cell["gid"],
+        size=cell["size"],
+        mtime_ns=cell["mtime_sec"] * 10**9 + cell["mtime_nsec"],
+        ctime_ns=cell["ctime_sec"] * 10**9 + cell["ctime_nsec"],
+        dev=cell["dev"],
+        ino=cell["ino"],
+        nlink=cell["nlink"],
+        rdev=(cell["rdev_major"], cell["rdev_minor"]),
+        link=link,
+        xattrs=unpack_xattrs(blob),
+        flags=cell["flags"],
+    )
