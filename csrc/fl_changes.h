@@ -29,6 +29,7 @@ struct fl_changes {
     uint32_t *order;        /* count entries; NULL before finish               */
     uint64_t skipped_sockets;
     uint64_t dropped_xattrs; /* xattrs left out by policy, in kept rows        */
+    struct fl_buf dropped;  /* private: see fl_changes_dropped                 */
 };
 
 /* Appends a zeroed row whose variable part is copied from the three pieces.
@@ -38,8 +39,16 @@ int fl_changes_add(struct fl_changes *t, const void *path, uint32_t path_len,
                    uint32_t xattr_len, struct fl_row **ret_row,
                    struct fl_error *err);
 
+/* Policy left `n` xattrs out of the latest row. They count towards
+ * dropped_xattrs if finish keeps the row. */
+int fl_changes_dropped(struct fl_changes *t, uint32_t n, struct fl_error *err);
+
+/* Takes back the latest row and its part of the heap. */
+void fl_changes_pop(struct fl_changes *t);
+
 /* `group` gives each row's hard-link group number (0 = none), count entries,
- * or NULL when no row has FL_ROW_GROUP. */
+ * or NULL when no row has FL_ROW_GROUP. Rows must be in path order. Verify
+ * marks and the heap space of dropped rows are gone afterwards. */
 int fl_changes_finish(struct fl_changes *t, const uint32_t *group,
                       struct fl_error *err);
 

@@ -90,6 +90,9 @@ cdef extern from "fl_changes.h" nogil:
         uint32_t *order
         uint64_t skipped_sockets
         uint64_t dropped_xattrs
+        fl_buf dropped
+    int fl_changes_add(fl_changes *t, const void *path, uint32_t path_len, const void *link, uint32_t link_len,
+                       const void *xattrs, uint32_t xattr_len, fl_row **ret_row, fl_error *err)
     int fl_changes_finish(fl_changes *t, const uint32_t *group, fl_error *err)
     void fl_changes_free(fl_changes *t)
 
