@@ -1,0 +1,254 @@
+"""The command: what it prints, where, and its exit codes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "fastlayer.cli.main"]
+
+
+def fastlayer(*words: str | Path | bytes, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [w if isinstance(w, bytes) else os.fsencode(w) for w in (*COMMAND, *words)]
+    return subprocess.run(command, capture_output=True, timeout=60, env={**os.environ, **(env or {})})
+
+
+def good(*words: str | Path | bytes, env: dict[str, str] | None = None) -> bytes:
+    done = fastlayer(*words, env=env)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def refused(*words: str | Path | bytes, code: int = 1) -> str:
+    """A refusal is one line on stderr, nothing on stdout, no trace."""
+    done = fastlayer(*words)
+    text = done.stderr.decode()
+    assert done.returncode == code, text
+    assert done.stdout == b""
+    assert text.startswith("fastlayer: ") and text.count("\n") == 1, text
+    assert "Traceback" not in text and "internal error" not in text
+    return text
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> tuple[Path, Path]:
+    """A small pair: one added, one changed, one deleted, a renamed directory."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    for tree in (a, b):
+        (tree / "etc").mkdir(parents=True)
+        (tree / "etc/same").write_text("same")
+        os.utime(tree / "etc/same", (1, 1))
+    (a / "etc/changed").write_text("old")
+    (b / "etc/changed").write_text("newer")
+    (a / "etc/gone").write_text("gone")
+    (b / "etc-more").write_text("sorts between etc and etc/")
+    (b / "new").mkdir()
+    (b / "new/file").write_text("new")
+    for tree in (a, b):
+        os.utime(tree / "etc", (2, 2))
+        os.utime(tree, (3, 3))
+    return a, b
+
+
+LINES = b"A /etc-more\nC /etc/changed\nD /etc/gone\nA /new\nA /new/file\n"
+
+
+def test_lines_are_docker_letters_sorted_by_path(trees: tuple[Path, Path]) -> None:
+    assert good("diff", *trees) == LINES
+
+
+def test_name_only_and_null(trees: tuple[Path, Path]) -> None:
+    names = [line[2:] for line in LINES.splitlines()]
+    assert good("diff", "--name-only", *trees) == b"\n".join(names) + b"\n"
+    assert good("diff", "--name-only", "-z", *trees) == b"\0".join(names) + b"\0"
+
+
+def test_odd_names_stay_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    b = tmp_path / "b"
+    b.mkdir()
+    os.utime(tmp_path / "a", (1, 1))
+    for name in (b"two\nlines", b"raw\xff", "caf\u00e9".encode(), b"tab\t"):
+        (b / os.fsdecode(name)).touch()
+    os.utime(b, (1, 1))
+    assert good("diff", tmp_path / "a", b).splitlines() == [
+        "A /caf\u00e9".encode(),
+        b'A "/raw\\377"',
+        b'A "/tab\\t"',
+        b'A "/two\\nlines"',
+    ]
+    assert good("diff", "-z", tmp_path / "a", b).split(b"\0")[:-1] == [
+        "A /caf\u00e9".encode(),
+        b"A /raw\xff",
+        b"A /tab\t",
+        b"A /two\nlines",
+    ]
+    objects = [json.loads(line) for line in good("diff", "--format", "json", tmp_path / "a", b).splitlines()]
+    assert os.fsencode(objects[1]["path"]) == b"/raw\xff"
+
+
+def test_json_says_what_changed(trees: tuple[Path, Path]) -> None:
+    objects = [json.loads(line) for line in good("diff", "--format", "json", *trees).splitlines()]
+    assert [(o["kind"], o["path"]) for o in objects] == [tuple(line.decode().split()) for line in LINES.splitlines()]
+    changed = objects[1]
+    assert changed["type"] == "file" and changed["schema"] == 1
+    assert "content" in changed["what"] and "mtime" in changed["what"] and "mode" not in changed["what"]
+    assert changed["size"] == 5 and changed["mode"] == "0644"
+    assert "mode" not in objects[2]
+
+
+def test_exit_code_is_like_git(trees: tuple[Path, Path]) -> None:
+    a, b = trees
+    assert fastlayer("diff", "--exit-code", a, a).returncode == 0
+    done = fastlayer("diff", "--exit-code", a, b)
+    assert (done.returncode, done.stdout) == (1, LINES)
+    assert fastlayer("diff", "--exit-code", a, a / "missing").returncode == 2
+    assert fastlayer("diff", "--exit-code", a).returncode == 2
+    assert fastlayer("diff", "--exit-code", a, b, "-o", os.devnull).returncode == 1
+
+
+def test_descriptor_names_the_bytes_written(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    for suffix, media in (("tar", ""), ("tar.gz", "+gzip"), ("tgz", "+gzip"), ("tar.zst", "+zstd")):
+        out = tmp_path / f"layer.{suffix}"
+        value = json.loads(good("diff", *trees, "-o", out, "--format", "json"))
+        assert value["digest"] == "sha256:" + hashlib.sha256(out.read_bytes()).hexdigest()
+        assert value["size"] == out.stat().st_size
+        assert value["media_type"] == f"application/vnd.oci.image.layer.v1.tar{media}"
+    text = good("diff", *trees, "-o", tmp_path / "layer.tar").decode()
+    assert value["diff_id"] in text and "media type" in text
+
+
+def test_layer_to_stdout_keeps_words_off_it(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    good("diff", *trees, "-o", tmp_path / "layer.tar")
+    done = fastlayer("diff", *trees, "-o", "-")
+    assert done.stdout == (tmp_path / "layer.tar").read_bytes()
+    assert b"diff_id" in done.stderr
+    piped = subprocess.run([*COMMAND, "apply", "-", tmp_path / "out"], input=done.stdout, capture_output=True)
+    assert piped.returncode == 0, piped.stderr
+    assert (tmp_path / "out/new/file").read_text() == "new"
+
+
+def test_stat(trees: tuple[Path, Path]) -> None:
+    text = good("diff", "--stat", *trees).decode()
+    rows = {line.split()[0]: line.split()[1:3] for line in text.splitlines()[:4]}
+    assert rows == {"KIND": ["ENTRIES", "FILES"], "added": ["3", "2"], "changed": ["1", "1"], "deleted": ["1", "1"]}
+    value = json.loads(good("diff", "--stat", "--format", "json", *trees))
+    assert value["kinds"]["A"]["entries"] == 3
+
+
+def test_source_date_epoch(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    by_option = good("diff", *trees, "-o", "-", "--source-date-epoch", "100")
+    by_environment = good("diff", *trees, "-o", "-", env={"SOURCE_DATE_EPOCH": "100"})
+    assert by_option == by_environment != good("diff", *trees, "-o", "-")
+    done = fastlayer("diff", *trees, "-o", "-", env={"SOURCE_DATE_EPOCH": "soon"})
+    assert done.returncode == 2 and b"SOURCE_DATE_EPOCH" in done.stderr
+
+
+def test_stacks_by_plus_and_by_flags(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = trees
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    good("diff", empty, a, "-o", tmp_path / "one.tar")
+    good("diff", a, b, "-o", tmp_path / "two.tar.gz")
+    assert good("diff", f"{tmp_path}/one.tar+{tmp_path}/two.tar.gz", b) == b""
+    assert good("diff", "--from", tmp_path / "one.tar", "--from", tmp_path / "two.tar.gz", b) == b""
+    assert good("diff", a, "--to", tmp_path / "one.tar", "--to", tmp_path / "two.tar.gz") == LINES
+
+
+def test_index_as_an_operand(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = trees
+    good("index", a, "-o", tmp_path / "a.idx")
+    assert good("diff", tmp_path / "a.idx", a) == b""
+    assert good("diff", tmp_path / "a.idx", b) == LINES
+
+
+def test_clone_copy_up_chunks(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    a, _ = trees
+    assert b"entries" in good("clone", a, tmp_path / "copy")
+    assert good("diff", a, tmp_path / "copy") == b""
+    (tmp_path / "upper").mkdir()
+    good("copy-up", a, tmp_path / "upper", "etc/changed")
+    assert (tmp_path / "upper/etc/changed").read_text() == "old"
+    (tmp_path / "data").write_bytes(os.urandom(300_000))
+    lines = good("chunks", tmp_path / "data").splitlines()
+    assert sum(int(line.split()[1]) for line in lines) == 300_000
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["version"]])
+def test_version(words: list[str]) -> None:
+    from fastlayer import __version__
+
+    assert good(*words).decode() == f"fastlayer {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["diff", "apply", "index", "clone", "copy-up", "chunks"])
+def test_every_verb_has_help(verb: str) -> None:
+    text = good(verb, "--help").decode()
+    assert f"fastlayer {verb}" in text
+    assert verb in good("--help").decode()
+
+
+def test_usage_errors(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = trees
+    assert "verb" in refused("frobnicate", code=2)
+    assert "--nonsense" in refused("diff", "--nonsense", a, b, code=2)
+    assert "2 operands" in refused("diff", a, code=2)
+    assert "--lower" in refused("diff", "--upper", a, code=2)
+    assert "2 times for 1" in refused("apply", "--digest", "x", "--digest", "y", "l.tar", tmp_path / "t", code=2)
+    assert "0:100000:65536" in refused("apply", "--uid-map", "zero", "l.tar", tmp_path / "t", code=2)
+
+
+def test_bad_operands_are_one_line(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    a, _ = trees
+    (tmp_path / "text").write_text("hello, I am not a layer" * 100)
+    assert "missing" in refused("diff", a, tmp_path / "missing")
+    assert "text" in refused("diff", a, tmp_path / "text")
+    assert "text" in refused("apply", tmp_path / "text", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    assert "text" in refused("index", tmp_path / "text", "-o", tmp_path / "i.idx")
+    assert "two\\nlines" in refused("diff", a, tmp_path / "two\nlines")
+
+
+def test_wrong_digests_expose_nothing(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    layer, target = tmp_path / "l.tar.gz", tmp_path / "target"
+    good("diff", *trees, "-o", layer)
+    wrong = "sha256:" + "0" * 64
+    assert "digest" in refused("apply", "--digest", wrong, layer, target)
+    assert "diff_id" in refused("apply", "--diff-id", wrong, layer, target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "l.tar.gz"]
+
+
+def test_output_in_a_missing_directory(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "nowhere" in refused("diff", *trees, "-o", tmp_path / "nowhere/l.tar")
+
+
+def test_a_closed_pipe_is_quiet(trees: tuple[Path, Path]) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{' '.join(COMMAND)} diff {trees[0]} {trees[1]} | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
+
+
+def test_unknown_backend_is_refused(trees: tuple[Path, Path]) -> None:
+    done = fastlayer("diff", *trees, env={"FASTLAYER_BACKEND": "quick"})
+    assert done.returncode == 1 and b"quick" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+def test_both_backends_print_the_same(trees: tuple[Path, Path]) -> None:
+    for words in (["diff"], ["diff", "--format", "json"], ["diff", "-o", "-"], ["diff", "--stat"]):
+        native = good(*words, *trees, env={"FASTLAYER_BACKEND": "native"})
+        assert native == good(*words, *trees, env={"FASTLAYER_BACKEND": "baseline"}), words
+
+
+def test_errors_of_the_debug_flag_show_a_trace(tmp_path: Path) -> None:
+    done = fastlayer("-D", "diff", tmp_path, tmp_path / "missing")
+    assert done.returncode == 1 and b"Traceback" in done.stderr
