@@ -1,26 +1,18 @@
-"""``fastlayer.apply``: layers onto a tree.
-
-::
-
-    read, sha256 (digest) -> inflate (in parallel where the blob allows it) -> sha256 (diff_id) -> extract
-
-All stages of a layer run at once; layers follow each other. A small layer is applied without threads.
-"""
+"""``fastlayer.apply``: layers onto a tree, each expanded (``expand``) and extracted at the same time."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from fastlayer import _backend
-from fastlayer.errors import DigestMismatchError, LayerError, LimitError, UsageError
-from fastlayer.layer.decompress import Lookahead, Reader, open_pieces, open_reader
-from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring, default_jobs
+from fastlayer.errors import DigestMismatchError, LayerError, UsageError
+from fastlayer.layer.expand import Expansion
+from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 from fastlayer.layer.source import Source, is_stream
 from fastlayer.layer.target import Target
-from fastlayer.oci.digest import Digest, sha256_digest
+from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_media_type
 
 Format = Literal["dir", "overlay", "overlay-userxattr", "aufs"]
@@ -28,9 +20,6 @@ Durability = Literal["none", "syncfs", "fsync"]
 IdMap = Sequence[tuple[int, int, int]]
 
 _FORMATS = ("dir", "overlay", "overlay-userxattr", "aufs")
-_SMALL = 1 << 20  # blobs up to this many bytes are applied in the calling thread
-_RATIO_FREE = 1 << 30  # bytes a layer may expand to before max_ratio counts
-_RAW_SIZE = 256 << 10
 _MAX_ID = (1 << 32) - 2
 
 
@@ -215,35 +204,6 @@ def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...]
 # ---- one layer -----------------------------------------------------------------------------------
 
 
-class _Run:
-    """The counters of one layer on its way."""
-
-    def __init__(self, source: Source, extractor: _backend.Extractor, limits: Limits, report: Reporter) -> None:
-        self.source = source
-        self.blob_sha = hashlib.sha256(usedforsecurity=False)
-        self.blob_size = 0
-        self.tar_sha = hashlib.sha256(usedforsecurity=False)
-        self.tar_size = 0
-        self._extractor = extractor
-        self._limits = limits
-        self._report = report
-
-    def took(self, data: memoryview) -> None:
-        """Bytes of the blob were read."""
-        self.blob_sha.update(data)
-        self.blob_size += len(data)
-
-    def feed(self, data: Any) -> None:
-        """Bytes of the tar, on to the extractor."""
-        self.tar_size += len(data)
-        if self.tar_size > _RATIO_FREE and 0 < self._limits.max_ratio * max(self.blob_size, 1) < self.tar_size:
-            raise LimitError(
-                f"expands to more than {self._limits.max_ratio} times its size: raise max_ratio if you trust it"
-            )
-        self._extractor.feed(data)
-        self._report.update("apply", self._extractor.entries, self.blob_size, self.source.size)
-
-
 def _apply_named(
     source: Source, extractor: _backend.Extractor, limits: Limits, jobs: int, report: Reporter
 ) -> tuple[AppliedLayer, tuple[str, ...]]:
@@ -257,184 +217,27 @@ def _apply_named(
 def _apply_one(
     source: Source, extractor: _backend.Extractor, limits: Limits, jobs: int, report: Reporter
 ) -> tuple[AppliedLayer, tuple[str, ...]]:
-    run = _Run(source, extractor, limits, report)
+    blob = Expansion(source, jobs=jobs, max_ratio=limits.max_ratio)
+
+    def sink(data: Any) -> None:
+        extractor.feed(data)
+        report.update("apply", extractor.entries, blob.blob_size, source.size)
+
     extractor.begin_layer()
-    small = source.size is not None and source.size <= _SMALL
-    codec = _apply_inline(run) if small else _apply_threaded(run, jobs)
+    blob.run(sink)
     stats = extractor.end_layer()
-    report.end("apply", stats.entries, run.blob_size, source.size)
-    plain = codec == "none"
-    diff_id = sha256_digest(run.tar_sha.hexdigest())
+    report.end("apply", stats.entries, blob.blob_size, source.size)
     layer = AppliedLayer(
-        layer_media_type(codec),
-        diff_id if plain else sha256_digest(run.blob_sha.hexdigest()),
-        run.tar_size if plain else run.blob_size,
-        diff_id,
-        run.tar_size,
+        layer_media_type(blob.codec),
+        blob.digest,
+        blob.blob_size,
+        blob.diff_id,
+        blob.tar_size,
         stats.entries,
         stats.payload,
         stats.whiteouts,
     )
     return layer, stats.warnings
-
-
-class _Hashed:
-    """The source, hashed as it is read."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-
-    def readinto(self, buffer: Any, /) -> int:
-        count = self._run.source.readinto(buffer)
-        self._run.took(memoryview(buffer)[:count])
-        return count
-
-
-def _apply_inline(run: _Run) -> str:
-    codec, reader = open_reader(Lookahead(_Hashed(run)))
-    buffer = memoryview(bytearray(_SMALL))
-    while count := reader.readinto(buffer):
-        run.tar_sha.update(buffer[:count])
-        run.feed(buffer[:count])
-    return codec
-
-
-class _Checked:
-    """The source for a stage: a silent pipe does not keep it from stopping."""
-
-    def __init__(self, source: Source, pipeline: Pipeline) -> None:
-        self._source = source
-        self._pipeline = pipeline
-
-    def readinto(self, buffer: Any, /) -> int:
-        self._pipeline.check()
-        return self._source.readinto(buffer, self._pipeline.check)
-
-
-class _Stream:
-    """The other end of a channel of (buffer, count) as something to read from."""
-
-    def __init__(self, channel: Channel, ring: Ring) -> None:
-        self._channel = channel
-        self._ring = ring
-        self._buffer: memoryview | None = None
-        self._rest = memoryview(b"")
-        self._ended = False
-
-    def readinto(self, buffer: Any, /) -> int:
-        if not self._rest and not self._refill():
-            return 0
-        count = min(len(self._rest), len(buffer))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-    def _refill(self) -> bool:
-        if self._buffer is not None:
-            self._ring.give(self._buffer)
-            self._buffer = None
-        if self._ended:
-            return False
-        buffer, count = self._channel.get()
-        self._ended = count == 0
-        self._buffer, self._rest = buffer, buffer[:count]
-        return not self._ended
-
-
-def _apply_threaded(run: _Run, jobs: int) -> str:
-    """The stages in threads of their own; the caller's one extracts."""
-    with Pipeline() as pipeline:
-        look = Lookahead(_Checked(run.source, pipeline))
-        codec = look.detect()
-        stream = Lookahead(_spawn_reader(run, look, pipeline)) if codec != "none" else look
-        ring = Ring(pipeline, 6, STEP)
-        expanded, hashed = pipeline.channel(), pipeline.channel()
-        credits = pipeline.channel()  # pieces of tar that may be on their way
-        for _ in range(jobs + 4):
-            credits.put(None)
-        pipeline.spawn(lambda: _expand(open_pieces(codec, stream), pipeline, ring, credits, expanded, jobs))
-        pipeline.spawn(lambda: _hash_in_order(run, expanded, hashed))
-        while True:
-            data, buffer = hashed.get()
-            if data is None:
-                break
-            run.feed(data)
-            if buffer is not None:
-                ring.give(buffer)
-            else:
-                credits.put(None)
-        pipeline.stop()
-    return codec
-
-
-def _spawn_reader(run: _Run, look: Lookahead, pipeline: Pipeline) -> _Stream:
-    """Reads and hashes the blob ahead of the inflater."""
-    ring, raw = Ring(pipeline, 8, _RAW_SIZE), pipeline.channel()
-
-    def read() -> None:
-        count = 1
-        while count:
-            buffer = ring.take()
-            count = look.readinto(buffer)
-            run.took(buffer[:count])
-            raw.put((buffer, count))
-
-    pipeline.spawn(read)
-    return _Stream(raw, ring)
-
-
-def _expand(pieces: Any, pipeline: Pipeline, ring: Ring, credits: Channel, expanded: Channel, jobs: int) -> None:
-    """Gives pieces to a pool that expands them, and streams what cannot be cut. Numbers everything; None is the end."""
-    work = pipeline.channel()
-
-    def worker() -> None:
-        while True:
-            number, piece = work.get()
-            expanded.put((number, piece(), None))
-
-    number = workers = 0
-    for piece in pieces:
-        if not callable(piece):
-            number = _stream(piece, ring, expanded, number)
-            continue
-        credits.get()
-        if workers < jobs:
-            workers += 1
-            pipeline.spawn(worker)
-        work.put((number, piece))
-        number += 1
-    expanded.put((number, None, None))
-
-
-def _stream(reader: Reader, ring: Ring, expanded: Channel, number: int) -> int:
-    while True:
-        buffer = ring.take()
-        filled = 0
-        while filled < len(buffer) and (count := reader.readinto(buffer[filled:])):
-            filled += count
-        if filled:
-            expanded.put((number, buffer[:filled], buffer))
-            number += 1
-        else:
-            ring.give(buffer)
-        if filled < len(buffer):
-            return number
-
-
-def _hash_in_order(run: _Run, expanded: Channel, hashed: Channel) -> None:
-    ready: dict[int, tuple[Any, Any]] = {}
-    number = 0
-    while True:
-        while number not in ready:
-            found, data, buffer = expanded.get()
-            ready[found] = (data, buffer)
-        data, buffer = ready.pop(number)
-        if data is not None:
-            run.tar_sha.update(data)
-        hashed.put((data, buffer))
-        if data is None:
-            return
-        number += 1
 
 
 def _verify(name: str, layer: AppliedLayer, digest: Digest | None, diff_id: Digest | None) -> None:

@@ -21,7 +21,7 @@ class Source:
     """
 
     def __init__(self, value: Any) -> None:
-        self.name = _describe(value)
+        self.name = self.describe(value)
         self.size: int | None = None
         self._fd = -1
         self._owned = False
@@ -38,6 +38,16 @@ class Source:
             raise OperandError(f"{self.name}: not a layer: give a path, a descriptor or a binary file")
         if self._fd >= 0:
             self._examine()
+
+    @staticmethod
+    def describe(value: Any) -> str:
+        """The name of such a value in messages."""
+        if isinstance(value, int):
+            return f"descriptor {value}"
+        if isinstance(value, (str, bytes, os.PathLike)):
+            return show_path(os.fsencode(value))
+        name = getattr(value, "name", None)
+        return show_path(name) if isinstance(name, (str, bytes)) else type(value).__name__
 
     def _examine(self) -> None:
         try:
@@ -74,15 +84,6 @@ class Source:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, int):
-        return f"descriptor {value}"
-    if isinstance(value, (str, bytes, os.PathLike)):
-        return show_path(os.fsencode(value))
-    name = getattr(value, "name", None)
-    return show_path(name) if isinstance(name, (str, bytes)) else type(value).__name__
 
 
 def _open(path: Any, name: str) -> int:
