@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fastlayer.errors import StorageError
@@ -228,27 +228,30 @@ def _read_entry(dir_fd: int, name: bytes, path: bytes, policy: str) -> Entry:
 
 def walk_columns(columns: Any, policy: str = "all") -> Iterator[Entry]:
     """The entries of ``fastlayer._backend.Columns``, which are in path order already."""
-    u64, u32 = "Q", "I"
-    formats = {
-        "dev": u64, "ino": u64, "size": u64, "mtime_sec": "q", "ctime_sec": "q", "path_off": u64, "mtime_nsec": u32,
-        "ctime_nsec": u32, "mode": u32, "uid": u32, "gid": u32, "nlink": u32, "rdev_major": u32, "rdev_minor": u32,
-        "path_len": u32, "link_len": u32, "xattr_len": u32, "flags": u32,
-    }  # fmt: skip
-    views = {name: _view(getattr(columns, name), code) for name, code in formats.items()}
-    heap = _view(columns.heap, "B")
-    keys = None if columns.key is None else _view(columns.key, "B")
-    offsets = None if columns.data_off is None else _view(columns.data_off, u64)
+    if columns.count == 0:
+        return
+    names_u32 = (
+        "mtime_nsec", "ctime_nsec", "mode", "uid", "gid", "nlink", "rdev_major", "rdev_minor", "path_len", "link_len",
+        "xattr_len", "flags",
+    )  # fmt: skip
+    views = {name: _raw(getattr(columns, name)).cast("I") for name in names_u32}
+    views |= {name: _raw(getattr(columns, name)).cast("q") for name in ("mtime_sec", "ctime_sec")}
+    views |= {name: _raw(getattr(columns, name)).cast("Q") for name in ("dev", "ino", "size", "path_off")}
+    heap = memoryview(columns.heap)
+    keys = None if columns.key is None else _raw(columns.key)
+    offsets = None if columns.data_off is None else _raw(columns.data_off).cast("Q")
     for i in range(columns.count):
         entry = _column_entry({name: view[i] for name, view in views.items()}, heap)
         entry.xattrs, entry.dropped = filter_xattrs(entry.xattrs, policy)
-        has_key = keys is not None and entry.flags & FLAG_HAS_KEY
-        key = bytes(keys[32 * i : 32 * i + 32]) if keys is not None and has_key else None
-        yield replace(entry, key=key, data_off=None if offsets is None else offsets[i])
+        if keys is not None and entry.flags & FLAG_HAS_KEY:
+            entry.key = bytes(keys[32 * i : 32 * i + 32])
+        if offsets is not None:
+            entry.data_off = offsets[i]
+        yield entry
 
 
-def _view(buffer: Any, code: str) -> memoryview:
-    view = memoryview(buffer)
-    return view.cast("B").cast(code) if len(view) else memoryview(b"").cast(code)
+def _raw(column: Any) -> memoryview:
+    return memoryview(column).cast("B")
 
 
 def _column_entry(cell: dict[str, int], heap: memoryview) -> Entry:
