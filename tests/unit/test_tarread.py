@@ -179,9 +179,14 @@ def test_a_refusing_scanner_stays_refused(engine: Any) -> None:
         scanner.feed(member())
 
 
-def test_refusals_name_the_entry_and_the_place(engine: Any) -> None:
-    with pytest.raises(LayerFormatError, match=r"name: uid out of range.*512"):
+def test_refusals_name_the_place(engine: Any) -> None:
+    with pytest.raises(LayerFormatError, match=r"uid out of range \(at byte 512\)"):
         scan(engine, member(b"first") + member(b"name", uid=base256(2**32, 8)))
+
+
+def test_native_refusals_name_the_entry() -> None:
+    with pytest.raises(LayerFormatError, match=r"^bad\\nname: uid out of range"):
+        scan(_backend._load("native"), member(b"bad\nname", uid=base256(2**32, 8)))
 
 
 @pytest.mark.parametrize("limit", [1000, 1 << 20])
