@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,3 +243,64 @@ def test_malformed_pax_is_never_skipped(engine: Any) -> None:
             continue
         with pytest.raises(LayerFormatError):
             scan(engine, raw_pax(good[:cut]) + member())
+
+
+def gnu_tar(folder: Path, *options: str) -> bytes:
+    command = ["tar", "-C", str(folder), "--numeric-owner", *options, "-cf", "-", "."]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def sparse_file(path: Path, segments: int) -> bytes:
+    """Data of odd lengths between holes; the file ends in a hole."""
+    with path.open("wb") as out:
+        for number in range(segments):
+            out.seek(number * 65536)
+            out.write(bytes([65 + number % 26]) * (4096 + number))
+        out.truncate(segments * 65536 + 12345)
+    return path.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs GNU tar")
+@pytest.mark.parametrize("segments", [0, 1, 4, 5, 26, 70])
+@pytest.mark.parametrize("version", ["gnu", "0.0", "0.1", "1.0"])
+def test_sparse_files_of_gnu_tar(engine: Any, tmp_path: Path, version: str, segments: int) -> None:
+    wanted = sparse_file(tmp_path / "holes", segments)
+    form = ["--format=gnu"] if version == "gnu" else ["--format=posix", f"--sparse-version={version}"]
+    data = gnu_tar(tmp_path, "--sparse", "--hole-detection=raw", *form)
+    ((item, pieces),) = [found for found in scan(engine, data) if found[0].type == "0"]
+    assert (item.path, item.size) == (b"./holes", len(wanted))
+    assert item.sparse and sum(len(piece) for _, piece in pieces) < len(wanted)
+    assert content(item, pieces) == wanted
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs GNU tar")
+@pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "ustar", "posix"])
+def test_every_format_of_gnu_tar(engine: Any, tmp_path: Path, form: str) -> None:
+    name = "n" * (90 if form in ("v7", "ustar") else 240)
+    (tmp_path / "d").mkdir(mode=0o700)
+    (tmp_path / "d" / name).write_bytes(b"content")
+    (tmp_path / "d" / "hard").hardlink_to(tmp_path / "d" / name)
+    (tmp_path / "link").symlink_to(name)
+    os.utime(tmp_path / "d" / name, ns=(0, 1_234_567_890_123_456_789))
+    found = {i.path: (i, p) for i, p in scan(engine, gnu_tar(tmp_path, f"--format={form}", "--sort=name"))}
+    assert found[b"./d/"][0].type == "5" and found[b"./d/"][0].mode == 0o700
+    assert found[b"./link"][0].link == name.encode()
+    first, second = found[b"./d/hard"], found[b"./d/" + name.encode()]
+    assert first[1] == [(0, b"content")] and second[1] == []
+    assert (second[0].type, second[0].link, second[0].size) == ("1", b"./d/hard", 0)
+    fraction = 123_456_789 if form == "posix" else 0
+    assert first[0].mtime_ns == 1_234_567_890_000_000_000 + fraction
+
+
+@pytest.mark.skipif(shutil.which("bsdtar") is None, reason="needs bsdtar")
+def test_attributes_of_bsdtar(engine: Any, tmp_path: Path) -> None:
+    values = ((b"user.bytes", b"\0=\n\xff"), (b"user.one", b"1"))
+    (tmp_path / "f").write_bytes(b"x")
+    try:
+        for key, value in values:
+            os.setxattr(tmp_path / "f", key, value)
+    except OSError as error:
+        pytest.skip(f"the file system has no user attributes: {error}")
+    command = ["bsdtar", "-C", str(tmp_path), "--format=pax", "--xattrs", "-cf", "-", "f"]
+    ((item, _),) = scan(engine, subprocess.run(command, check=True, capture_output=True).stdout)
+    assert item.xattrs == values
