@@ -195,6 +195,30 @@ class TarScanner(Protocol):
         ...
 
 
+class Scanner(Protocol):
+    """``scan.Scanner(root_fd, *, xattrs="all")``: a directory tree in path order, root first, as flat records.
+
+    Sockets are left out and counted.
+    """
+
+    entries: int
+    skipped_sockets: int
+    dropped_xattrs: int  # left out by policy
+
+    def next_batch(self, n: int = 4096) -> tuple[bytes, bytes] | None:
+        """At most n ``struct fl_entry`` records (csrc/fl_entry.h) and the heap their path_off counts in; None at the end."""
+        ...
+
+
+class ReadMany(Protocol):
+    """``scan.read_many``: the contents of many small files with one call."""
+
+    def __call__(self, root_fd: int, paths: Sequence[bytes], buffer: Any) -> list[int]:
+        """Reads whole files one behind the other into buffer, as many of the first paths as fit, and returns their
+        lengths; -1 for one that is gone or no regular file. An empty list: the first does not fit at all."""
+        ...
+
+
 class Engine(Protocol):
     """The modules of one backend."""
 
