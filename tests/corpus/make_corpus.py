@@ -430,6 +430,8 @@ def pax_sparse() -> Iterator[Case]:
     one = [*base.items(), ("GNU.sparse.map", b"2,2,6,2"), ("GNU.sparse.name", b"real")]
     yield zero("sparse-0.1", item, *one)
     yield zero("sparse-0.1-with-version", item, *one, ("GNU.sparse.major", b"0"), ("GNU.sparse.minor", b"1"))
+    unset = [("GNU.sparse.map", b"0,1"), ("GNU.sparse.map", b""), *base.items(), *pairs]
+    yield zero("sparse-0.1-map-unset-then-0.0", item, *unset)
     yield zero("sparse-0.1-last-map", item, ("GNU.sparse.map", b"1,1"), *one)
     for label, text in {
         "trailing-comma": b"2,2,6,2,",

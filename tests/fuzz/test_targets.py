@@ -18,6 +18,8 @@ CSRC = HERE.parents[1] / "csrc"
 SOURCES = [CSRC / f"{name}.c" for name in ("fl_tar", "fl_tar_entry", "fl_pax", "fl_sparse", "fl_error")]
 SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *SANITIZE]
+# without the sanitizer that a sanitized Python was started with
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
 COMPILER = shutil.which("gcc") or shutil.which("clang")
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler with sanitizers")
@@ -28,14 +30,15 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     for target in ("fuzz_tar", "fuzz_pax"):
         sources = [HERE / f"{target}.c", HERE / "driver.c", *SOURCES]
-        subprocess.run([str(COMPILER), *FLAGS, f"-I{CSRC}", "-o", folder / target, *sources], check=True)
+        subprocess.run(
+            [str(COMPILER), *FLAGS, f"-I{CSRC}", "-o", folder / target, *sources], check=True, env=ENVIRONMENT
+        )
     return folder
 
 
 def run(program: Path, inputs: list[Path]) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     listing = "".join(f"{path}\n" for path in inputs)
-    done = subprocess.run([program, "-"], input=listing, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run([program, "-"], input=listing, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout == f"{len(inputs)} inputs\n"
 
