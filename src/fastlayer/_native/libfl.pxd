@@ -182,3 +182,9 @@ cdef extern from "fl_copyup.h" nogil:
     void fl_copyup_free(fl_copyup *c)
 
 # ---- fl_chunk.h -------------------------------------------------------------------------------
+cdef extern from "fl_chunk.h" nogil:
+    struct fl_chunk:
+        uint64_t base
+        uint32_t length
+    int fl_chunk_init(fl_chunk *c, uint64_t min, uint64_t avg, uint64_t max, int kernel, fl_error *err)
+    int fl_chunk_next(fl_chunk *c, const uint8_t *data, size_t n, size_t *pos)
