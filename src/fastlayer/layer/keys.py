@@ -1,0 +1,109 @@
+"""Content keys: the blake3 of a file's bytes. Private to fastlayer (OCI sees sha256), five times as fast."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import blake3
+
+from fastlayer import _backend
+from fastlayer.errors import FileChangedError, StorageError, show_path
+from fastlayer.layer.pipeline import STEP, map_ordered
+from fastlayer.layer.progress import Reporter
+
+EMPTY_KEY = blake3.blake3(b"").digest()
+_SMALL = 256 << 10  # files up to this many bytes are read whole, many in one call
+_BATCH_FILES = 256
+_BATCH_BYTES = 4 << 20
+_PATH_PIECE = 2048  # bytes of path given to one open: PATH_MAX is 4096
+
+File = tuple[bytes, int]  # path, size when it was seen
+
+
+def file_keys(root: int, files: Iterable[File], jobs: int) -> Iterator[bytes]:
+    """The key of each regular file beneath the directory ``root``, in order, by ``jobs`` threads.
+
+    Raises ``FileChangedError`` when a file has another size than it had, ``StorageError`` when it cannot be read.
+    """
+    for keys in map_ordered(lambda batch: _batch_keys(root, batch), _batches(files), jobs):
+        yield from keys
+
+
+def _batches(files: Iterable[File]) -> Iterator[list[File]]:
+    batch: list[File] = []
+    held = 0
+    for file in files:
+        batch.append(file)
+        held += min(file[1], _SMALL)
+        if len(batch) >= _BATCH_FILES or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _batch_keys(root: int, batch: Sequence[File]) -> list[bytes]:
+    small = [path for path, size in batch if size <= _SMALL]
+    contents = iter(_backend.engine().scan.read_many(root, small, _SMALL))
+    keys = []
+    for path, size in batch:
+        if size > _SMALL:
+            keys.append(_large_key(root, path, size))
+            continue
+        data = next(contents)
+        if data is None or len(data) != size:
+            raise changed(path)
+        keys.append(blake3.blake3(data).digest())
+    return keys
+
+
+def changed(path: bytes) -> FileChangedError:
+    """The error for a file that is not what it was."""
+    return FileChangedError(f"{show_path(path)}: changed while it was read: try again when nothing writes to the tree")
+
+
+def _large_key(root: int, path: bytes, size: int) -> bytes:
+    hasher, buffer, done = blake3.blake3(), bytearray(STEP), 0
+    view = memoryview(buffer)
+    try:
+        fd = open_file(root, path)
+        try:
+            while count := os.readv(fd, [buffer]):
+                hasher.update(view[:count])
+                done += count
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise StorageError(exc.errno or 0, "read", path) from exc
+    if done != size:
+        raise changed(path)
+    return hasher.digest()
+
+
+def open_file(root: int, path: bytes) -> int:
+    """Opens a file beneath ``root`` for reading; neither waits for a fifo nor follows a final link."""
+    directory, parts = root, path.split(b"/")
+    try:
+        while len(path) > _PATH_PIECE:
+            head = 0
+            while len(parts) > 1 and head + len(parts[0]) < _PATH_PIECE:
+                head += len(parts.pop(0)) + 1
+            below = os.open(path[:head], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            if directory != root:
+                os.close(directory)
+            directory, path = below, path[head:]
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    finally:
+        if directory != root:
+            os.close(directory)
+
+
+def settle_all(
+    differ: _backend.Differ, pairs: Sequence[tuple[int, bytes, bytes]], root: int, jobs: int, report: Reporter
+) -> None:
+    """Hashes the files of ``Differ.unverified`` beneath ``root`` and tells the differ which are equal."""
+    files = ((path, os.stat(path, dir_fd=root, follow_symlinks=False).st_size) for _, path, _ in pairs)
+    for (ticket, _, wanted), key in zip(pairs, file_keys(root, files, jobs), strict=True):
+        differ.settle(ticket, key == wanted)
+        report.update("compare", differ.entries, differ.bytes_compared)
