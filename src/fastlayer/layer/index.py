@@ -179,6 +179,7 @@ class _Builder:
     def __init__(self, root: int, *, content: bool, jobs: int, report: Reporter) -> None:
         self.count = 0
         self.keys_missing = 0
+        self.skipped_sockets = 0
         self._root = root
         self._content = content
         self._jobs = jobs
@@ -194,6 +195,7 @@ class _Builder:
             self._add(np.frombuffer(bytearray(batch[0]), dtype=_ENTRY), memoryview(batch[1]))
             self._report.update("index", self.count, self._bytes)
         self._report.end("index", self.count, self._bytes)
+        self.skipped_sockets = int(scanner.skipped_sockets)
         return int(scanner.dropped_xattrs)
 
     def _add(self, entries: Any, heap: memoryview) -> None:

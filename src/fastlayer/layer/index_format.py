@@ -152,7 +152,7 @@ def _pieces(fd: int, offset: int, length: int, buffer: memoryview, name: str) ->
 def map_columns(
     file: BinaryIO, meta: Meta, columns: list[tuple[int, int, bytes]], name: str
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """The blocks as read-only arrays over a mapping of the file. Raises ``IndexFormatError`` if they cannot be right."""
+    """The blocks as read-only arrays over a mapping of the file. Raises ``IndexFormatError`` for impossible ones."""
     import numpy as np
 
     mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -44,18 +44,25 @@ def _batches(files: Iterable[File]) -> Iterator[list[File]]:
 
 
 def _batch_keys(root: int, batch: Sequence[File]) -> list[bytes]:
-    small = [path for path, size in batch if size <= _SMALL]
-    contents = iter(_backend.engine().scan.read_many(root, small, _SMALL))
-    keys = []
-    for path, size in batch:
-        if size > _SMALL:
-            keys.append(_large_key(root, path, size))
-            continue
-        data = next(contents)
-        if data is None or len(data) != size:
-            raise changed(path)
-        keys.append(blake3.blake3(data).digest())
-    return keys
+    small = _small_keys(root, [file for file in batch if file[1] <= _SMALL])
+    return [next(small) if size <= _SMALL else _large_key(root, path, size) for path, size in batch]
+
+
+def _small_keys(root: int, files: Sequence[File]) -> Iterator[bytes]:
+    read_many = _backend.engine().scan.read_many
+    buffer = memoryview(bytearray(min(sum(size for _, size in files), _BATCH_BYTES) + _SMALL + 1))
+    done = 0
+    while done < len(files):
+        lengths = read_many(root, [path for path, _ in files[done:]], buffer)
+        if not lengths:
+            raise changed(files[done][0])
+        start = 0
+        for length, (path, size) in zip(lengths, files[done:], strict=False):
+            if length != size:
+                raise changed(path)
+            yield blake3.blake3(buffer[start : start + length]).digest()
+            start += length
+        done += len(lengths)
 
 
 def changed(path: bytes) -> FileChangedError:

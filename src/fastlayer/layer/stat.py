@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class KindStat(NamedTuple):
-    """``files`` of the ``entries`` are regular, with ``bytes`` of content (of a deletion A's; hard links count once)."""
+    """``files`` of the ``entries`` are regular, with ``bytes`` of content (of a deletion A's; hard links once)."""
 
     entries: int = 0
     files: int = 0
