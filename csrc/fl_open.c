@@ -70,9 +70,13 @@ static int open_stepwise(int at, char *path, int flags)
     return at < 0 ? -errno : at;
 }
 
-/* Returns a descriptor or -errno. */
-static int open_beneath(int at, char *path, size_t len, int flags)
+int fl_open_beneath(int at, char *path, size_t len, int flags)
 {
+    if (len == 0) {
+        int fd = openat(at, ".", flags | O_CLOEXEC);
+
+        return fd < 0 ? -errno : fd;
+    }
     if (len < PATH_MAX && fl_sys_has_openat2()) {
         int fd = fl_sys_openat2(at, path, flags, 0,
                                 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
@@ -91,12 +95,12 @@ static int open_quietly(struct fl_open *o, int at, const uint8_t *path, size_t l
 
     if (name == NULL)
         return -ENOMEM;
-    fd = open_beneath(at, name, len, FILE_FLAGS | (o->no_atime ? O_NOATIME : 0));
+    fd = fl_open_beneath(at, name, len, FILE_FLAGS | (o->no_atime ? O_NOATIME : 0));
     if (fd != -EPERM || !o->no_atime)
         return fd;
     o->no_atime = false;
     name = copy_name(o, path, len, err);
-    return name == NULL ? -ENOMEM : open_beneath(at, name, len, FILE_FLAGS);
+    return name == NULL ? -ENOMEM : fl_open_beneath(at, name, len, FILE_FLAGS);
 }
 
 /* Makes `dir` the remembered directory, not yet open. */
@@ -142,7 +146,7 @@ int fl_open_file(struct fl_open *o, const uint8_t *path, uint32_t len,
 
             if (dir == NULL)
                 return -1;
-            o->dir_fd = open_beneath(o->root, dir, dir_len, DIR_FLAGS);
+            o->dir_fd = fl_open_beneath(o->root, dir, dir_len, DIR_FLAGS);
             if (o->dir_fd < 0)
                 return failed(path, len, -o->dir_fd, err);
         }

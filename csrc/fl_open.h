@@ -36,4 +36,9 @@ void fl_open_free(struct fl_open *o);
 int fl_open_file(struct fl_open *o, const uint8_t *path, uint32_t len,
                  int *ret_fd, struct fl_error *err);
 
+/* The resolution itself, for any flags; an empty path is `at`. `path` is
+ * NUL-terminated, its slashes may be overwritten. Returns a descriptor or -errno
+ * (ELOOP or ENOTDIR: a component is a symlink or ".."). */
+int fl_open_beneath(int at, char *path, size_t len, int flags);
+
 #endif
