@@ -127,9 +127,9 @@ static int read_opaque(struct fl_marks *m, int dir_fd, const char *name,
 
 static bool travels(const struct fl_marks *m, const char *shown)
 {
-    if (m->policy == FL_MARKS_NONE)
+    if (m->policy == FL_XATTR_NONE)
         return false;
-    if (m->policy == FL_MARKS_DOCKER)
+    if (m->policy == FL_XATTR_DOCKER)
         return strcmp(shown, "security.capability") == 0;
     return !starts(shown, "trusted.overlay.") && strcmp(shown, "security.selinux") != 0;
 }

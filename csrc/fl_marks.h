@@ -14,16 +14,10 @@
 
 #include "fl_buf.h"
 #include "fl_error.h"
-
-/* Which visible attributes travel in a layer. */
-enum fl_marks_policy {
-    FL_MARKS_ALL = 0,    /* all but the host's own: security.selinux, trusted.overlay.* */
-    FL_MARKS_DOCKER = 1, /* security.capability                                         */
-    FL_MARKS_NONE = 2,
-};
+#include "fl_xattr.h"
 
 struct fl_marks {
-    int policy;             /* enum fl_marks_policy                             */
+    enum fl_xattr_policy policy;
     bool whiteout;          /* overlay.whiteout is there                        */
     bool metacopy;          /* overlay.metacopy is there                        */
     char opaque;            /* first byte of overlay.opaque: 'y', 'x', or 0     */
