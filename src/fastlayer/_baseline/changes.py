@@ -7,7 +7,6 @@ groups are decided at the end, when every name is known.
 from __future__ import annotations
 
 import errno
-import io
 import stat
 import struct
 from collections import defaultdict
@@ -31,7 +30,7 @@ from fastlayer._baseline.table import (
     ChangeTable,
     Row,
 )
-from fastlayer._baseline.tree import FLAG_NO_CTIME, READ_SIZE, Entry, open_file, parent_of, walk, walk_columns
+from fastlayer._baseline.tree import FLAG_NO_CTIME, READ_SIZE, Entry, open_bytes, parent_of, walk, walk_columns
 from fastlayer.errors import StorageError, UsageError
 
 __all__ = ["ChangeTable", "Differ", "Row"]
@@ -106,12 +105,13 @@ class Differ:
         if a is not None and a.is_dir and not b.is_dir:
             self._gone.add(a.path)
         change = Change("A", b) if a is None else self._compared(a, b)
-        if b.is_file and not isinstance(self._b, int):
-            self._point_at_bytes(change)
+        if b.is_file:
+            self.point_at_bytes(change)
         self._changes.append(change)
         self._links.add(a, change)
 
-    def _point_at_bytes(self, change: Change) -> None:
+    def point_at_bytes(self, change: Change) -> None:
+        """Where the encoder finds the bytes of a file that is not simply its path in tree B."""
         if change.entry.data_off is not None:
             change.flags |= ROW_AUX
             change.aux = _AUX_OFFSET.pack(b"O", 0, change.entry.data_off)
@@ -139,17 +139,17 @@ class Differ:
             return
         if a.size == 0 or not self._content_wanted(change.what) or self._proven(a, b):
             return
-        if isinstance(self._a, int) and isinstance(self._b, int):
-            if not self._same_bytes(a, b):
+        if a.place is not None and b.place is not None:
+            if not self._same_bytes(a.place, b.place):
                 change.what |= CONTENT
-        elif a.key is not None and b.key is not None:
-            if a.key != b.key:
+        elif a.place is None and b.place is None:
+            if a.key is None or a.key != b.key:
                 change.what |= CONTENT
-        elif (isinstance(self._a, int) and b.key is not None) or (isinstance(self._b, int) and a.key is not None):
-            change.flags |= ROW_VERIFY
-            self._verify[len(self._changes)] = (b.path, a.key or b.key or b"")
-        else:
+        elif (key := a.key or b.key) is None:
             change.what |= CONTENT
+        else:
+            change.flags |= ROW_VERIFY
+            self._verify[len(self._changes)] = (b.path, key)
 
     def _content_wanted(self, what: int) -> bool:
         if self._compare == "metadata":
@@ -158,17 +158,16 @@ class Differ:
 
     def _proven(self, a: Entry, b: Entry) -> bool:
         """Equal without reading: one file seen twice or, against an index, unchanged since it was indexed."""
-        live_a, live_b = isinstance(self._a, int), isinstance(self._b, int)
-        if live_a and live_b:
-            return a.inode == b.inode
-        if live_a == live_b or self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME:
+        if a.place is not None and b.place is not None:
+            return a.inode == b.inode or a.place == b.place
+        if (a.place is None) == (b.place is None) or self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME:
             return False
-        racy_ns = (self._b if live_a else self._a).racy_ns
+        racy_ns = (self._a if a.place is None else self._b).racy_ns
         return a.ino == b.ino and a.ctime_ns == b.ctime_ns and a.ctime_ns < racy_ns
 
-    def _same_bytes(self, a: Entry, b: Entry) -> bool:
+    def _same_bytes(self, a: tuple[int, bytes], b: tuple[int, bytes]) -> bool:
         try:
-            with open_bytes(self._a, a.path) as left, open_bytes(self._b, b.path) as right:
+            with open_bytes(*a) as left, open_bytes(*b) as right:
                 while True:
                     piece = left.read(READ_SIZE)
                     if piece != right.read(READ_SIZE):
@@ -177,7 +176,7 @@ class Differ:
                         return True
                     self.bytes_compared += len(piece)
         except OSError as exc:
-            raise StorageError(exc.errno or errno.EIO, "read", b.path) from exc
+            raise StorageError(exc.errno or errno.EIO, "read", b[1]) from exc
 
     # ---- the end
 
@@ -212,10 +211,6 @@ def lockstep(left: Iterator[Entry], right: Iterator[Entry]) -> Iterator[Pair]:
         else:
             yield a, b
             a, b = next(left, None), next(right, None)
-
-
-def open_bytes(root_fd: int, path: bytes) -> io.FileIO:
-    return io.FileIO(open_file(root_fd, path), "rb")
 
 
 def metadata_differences(a: Entry, b: Entry) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import struct
 from collections.abc import Sequence
 from itertools import islice
 
-from fastlayer._baseline.tree import Entry, open_file, pack_xattrs, walk
+from fastlayer._baseline.tree import Entry, open_bytes, pack_xattrs, walk
 from fastlayer.errors import StorageError, UsageError
 
 ENTRY = struct.Struct("=QQQqqQIIIIIIIIIIII")  # struct fl_entry of csrc/fl_entry.h
@@ -57,7 +56,7 @@ def read_many(root_fd: int, paths: Sequence[bytes], limit: int) -> list[bytes | 
 
 def _read_whole(root_fd: int, path: bytes, limit: int) -> bytes | None:
     try:
-        with io.FileIO(open_file(root_fd, path), "rb") as file:
+        with open_bytes(root_fd, path) as file:
             if os.fstat(file.fileno()).st_size > limit:
                 return None
             data = file.read(limit + 1)

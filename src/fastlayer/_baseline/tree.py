@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import os
 import stat
@@ -48,6 +49,7 @@ class Entry:
     flags: int = 0
     key: bytes | None = None  # blake3 of a regular file, when an index knows it
     data_off: int | None = None  # where its bytes begin in the file behind Columns
+    place: tuple[int, bytes] | None = None  # root descriptor and path to read it from, when it is in a directory
 
     @property
     def type(self) -> int:
@@ -135,6 +137,11 @@ def read_xattrs(dir_fd: int, name: bytes) -> Xattrs:
 # ---- opening beneath a root -------------------------------------------------------------------
 
 
+def open_bytes(root_fd: int, path: bytes) -> io.FileIO:
+    """A regular file, for reading without a buffer."""
+    return io.FileIO(open_file(root_fd, path), "rb")
+
+
 def open_dir(root_fd: int, path: bytes) -> int:
     """A new descriptor of a directory beneath the root, component by component: any depth, no link followed."""
     fd = os.open(b".", _DIRECTORY, dir_fd=root_fd)
@@ -164,12 +171,15 @@ def open_file(root_fd: int, path: bytes) -> int:
 
 
 def walk(root_fd: int, policy: str = "all") -> Iterator[Entry]:
-    """Every entry of a directory tree in path order, the root first.
+    """Every entry of a directory tree in path order, the root first. What vanishes meanwhile is left out.
 
     A directory's children make two events per subdirectory, its name and later its descent at ``name/``,
     so that ``a-b`` comes between ``a`` and ``a/b``.
     """
-    yield _read_entry(root_fd, b".", b"", policy)
+    root = read_entry(root_fd, b".", b"")
+    if root is None:
+        raise StorageError(errno.ENOENT, "stat", b"")
+    yield placed(root, root_fd, policy)
     stack = [_events(root_fd, b"", policy)]
     while stack:
         if not stack[-1]:
@@ -185,27 +195,43 @@ def walk(root_fd: int, policy: str = "all") -> Iterator[Entry]:
 def _events(root_fd: int, path: bytes, policy: str) -> list[tuple[bytes, Entry]]:
     """The events of one directory, last first."""
     found = []
+    for name, entry in read_dir(root_fd, path):
+        placed(entry, root_fd, policy)
+        found.append((name, entry))
+        if entry.is_dir:
+            found.append((name + b"/", entry))
+    return sorted(found, key=lambda event: event[0], reverse=True)
+
+
+def placed(entry: Entry, root_fd: int, policy: str) -> Entry:
+    """Says where an entry was found and filters its xattrs."""
+    entry.place = (root_fd, entry.path)
+    entry.xattrs, entry.dropped = filter_xattrs(entry.xattrs, policy)
+    return entry
+
+
+def read_dir(root_fd: int, path: bytes) -> list[tuple[bytes, Entry]]:
+    """The children of a directory by name, in no order."""
     try:
         fd = open_dir(root_fd, path)
     except OSError as exc:
         raise StorageError(exc.errno or errno.EIO, "open", path) from exc
     try:
-        for text in os.listdir(fd):
-            name = os.fsencode(text)
-            entry = _read_entry(fd, name, below(path, name), policy)
-            found.append((name, entry))
-            if entry.is_dir:
-                found.append((name + b"/", entry))
+        names = [os.fsencode(text) for text in os.listdir(fd)]
+        found = [(name, read_entry(fd, name, below(path, name))) for name in names]
     finally:
         os.close(fd)
-    return sorted(found, key=lambda event: event[0], reverse=True)
+    return [(name, entry) for name, entry in found if entry is not None]
 
 
-def _read_entry(dir_fd: int, name: bytes, path: bytes, policy: str) -> Entry:
+def read_entry(dir_fd: int, name: bytes, path: bytes) -> Entry | None:
+    """One name of a directory with all its xattrs; None when it is not there."""
     try:
         st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         link = os.readlink(name, dir_fd=dir_fd) if stat.S_ISLNK(st.st_mode) else b""
-        xattrs, dropped = filter_xattrs(read_xattrs(dir_fd, name), policy)
+        xattrs = read_xattrs(dir_fd, name)
+    except FileNotFoundError:
+        return None
     except OSError as exc:
         raise StorageError(exc.errno or errno.EIO, "stat", path) from exc
     return Entry(
@@ -222,7 +248,6 @@ def _read_entry(dir_fd: int, name: bytes, path: bytes, policy: str) -> Entry:
         rdev=(os.major(st.st_rdev), os.minor(st.st_rdev)),
         link=link,
         xattrs=xattrs,
-        dropped=dropped,
     )
 
 
