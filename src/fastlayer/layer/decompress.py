@@ -125,7 +125,7 @@ class GzipReader:
         from isal import isal_zlib
 
         # The C reader behind isal.igzip.IGzipFile: the only one that inflates into a given buffer.
-        self._reader = isal_zlib._GzipReader(cast(Any, source), _BUFFER)
+        self._reader = isal_zlib._GzipReader(cast(Any, _File(source)), _BUFFER)
         self._errors: tuple[type[Exception], ...] = (EOFError, cast(Any, isal_zlib.error), OSError)
 
     def readinto(self, buffer: Any, /) -> int:
@@ -135,6 +135,17 @@ class GzipReader:
             if isinstance(exc, OSError) and exc.errno is not None:
                 raise
             _bad("gzip", _reason(exc))
+
+
+class _File:
+    """A ``Readable`` that C code recognises as a file, by its ``read``."""
+
+    def __init__(self, source: Readable) -> None:
+        self.readinto = source.readinto
+
+    def read(self, size: int = -1, /) -> bytes:
+        buffer = bytearray(size if size > 0 else _BUFFER)
+        return bytes(memoryview(buffer)[: self.readinto(buffer)])
 
 
 def _reason(exc: BaseException) -> str:
@@ -151,7 +162,7 @@ class ZstdReader:
 
         self._walker = FrameWalker(source)
         decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-        self._reader = decoder.stream_reader(cast(Any, self._walker), read_size=_BUFFER, read_across_frames=True)
+        self._reader = decoder.stream_reader(cast(Any, _File(self._walker)), read_size=_BUFFER, read_across_frames=True)
         self._error = zstandard.ZstdError
 
     def readinto(self, buffer: Any, /) -> int:
@@ -220,13 +231,6 @@ class FrameWalker:
         count = self._source.readinto(buffer)
         self._follow(memoryview(buffer)[:count])
         return count
-
-    def read(self, size: int = -1, /) -> bytes:
-        """For decoders that want bytes."""
-        buffer = bytearray(size if size > 0 else _BUFFER)
-        count = self.readinto(buffer)
-        del buffer[count:]
-        return bytes(buffer)
 
     def check_end(self) -> None:
         """Raises ``LayerFormatError`` unless everything ended with a frame."""
