@@ -175,7 +175,16 @@ class Docker:
         root = fresh(work / "docker")
         words: list[str | Path] = ["docker", "-H", f"unix://{root}/sock"]
         options = ["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]
-        places = ["--data-root", root / "data", "--exec-root", root / "exec", "-p", root / "pid", "-H", f"unix://{root}/sock"]
+        places = [
+            "--data-root",
+            root / "data",
+            "--exec-root",
+            root / "exec",
+            "-p",
+            root / "pid",
+            "-H",
+            f"unix://{root}/sock",
+        ]
         with open(root / "log", "wb") as log:
             process = subprocess.Popen(["dockerd", *options, *places], stdout=log, stderr=log)
             try:

@@ -21,9 +21,9 @@ FORGETS: dict[type, frozenset[str]] = {
     judges.GnuTar: frozenset(),
     judges.BsdTar: frozenset(),
     judges.Umoci: frozenset({"root"}),
-    judges.Ctr: frozenset({"root", "user_xattrs", "absent_dir_mtime"}),
-    judges.Docker: frozenset({"root", "user_xattrs", "absent_dir_mtime"}),
-    judges.Buildah: frozenset({"root", "absent_dir_mtime"}),
+    judges.Ctr: frozenset({"root", "user_xattrs"}),
+    judges.Docker: frozenset({"root", "user_xattrs"}),
+    judges.Buildah: frozenset({"root"}),
 }
 
 
@@ -77,7 +77,14 @@ def test_we_apply_what_engines_write(work: Path, judge: judges.Umoci) -> None:
     same(target, b, judge)
 
 
-FORMATS = [("--format=gnu",), ("--format=posix",), ("--format=posix", "-S"), ("--format=gnu", "-S"), ("-z",), ("--zstd",)]
+FORMATS = [
+    ("--format=gnu",),
+    ("--format=posix",),
+    ("--format=posix", "-S"),
+    ("--format=gnu", "-S"),
+    ("-z",),
+    ("--zstd",),
+]
 
 
 @pytest.mark.parametrize("options", FORMATS, ids=" ".join)
@@ -91,7 +98,9 @@ def test_we_apply_what_gnu_tar_writes(work: Path, options: tuple[str, ...]) -> N
     same(target, b, judge) if "gnu" not in options[0] else rootfs.assert_equal(target, b, frozenset({"nanoseconds"}))
 
 
-@pytest.mark.parametrize("options", [("--format=pax",), ("--format=pax", "-z"), ("--format=pax", "--zstd")], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [("--format=pax",), ("--format=pax", "-z"), ("--format=pax", "--zstd")], ids=" ".join
+)
 def test_we_apply_what_bsdtar_writes(work: Path, options: tuple[str, ...]) -> None:
     judge = judges.BsdTar()
     judges.need(judge)
@@ -111,4 +120,4 @@ def test_round_trip_of_the_pair_itself(work: Path) -> None:
     fastlayer.diff(a, b, work / "l.tar")
     fastlayer.clone(a, work / "ours")
     fastlayer.apply(work / "l.tar", work / "ours")
-    assert_same_tree(work / "ours", b)
+    assert_same_tree(str(work / "ours"), str(b))
