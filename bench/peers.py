@@ -23,7 +23,8 @@ def count(tree: Path) -> int:
 def check_archive(path: Path, *, least: int) -> None:
     """An archive that bsdtar reads to the end with at least so many entries."""
     out = subprocess.run(["bsdtar", "-tf", path], capture_output=True, check=True).stdout
-    assert out.count(b"\n") >= least, f"{path} holds {out.count(b'\n')} entries"
+    entries = out.count(b"\n")
+    assert entries >= least, f"{path} holds {entries} entries"
 
 
 def write_changed_names(pair: Pair, names: Path) -> None:

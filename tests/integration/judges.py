@@ -1,4 +1,4 @@
-"""Outside judges: the tools whose verdict on a layer counts, each wrapped as "unpack this stack" and "write this change"."""
+"""Outside judges: tools whose verdict on a layer counts, each wrapped as "unpack this" and "write this change"."""
 
 from __future__ import annotations
 
