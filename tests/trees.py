@@ -49,7 +49,8 @@ FILE_XATTRS = [
     (b"user.one", b"1"), (b"user.one", b"2"), (b"user.empty", b""), (b"user.bin", b"\x00\n=\xff"), (b"user.a=b", b"v"),
     (b"user.\xff\xfe", b"raw"), (b"user.big", b"B" * 3000), (b"user.%41", b"p"),
 ]  # fmt: skip
-ROOT_XATTRS = [(b"trusted.t", b"x"), (b"trusted.t", b"y"), (b"trusted.overlay.opaque", b"y"), (b"security.other", b"s")]
+ROOT_XATTRS = [(b"security.other", b"s"), (b"security.other", b"\0")]
+TRUSTED_XATTRS = [(b"trusted.t", b"x"), (b"trusted.t", b"y"), (b"trusted.overlay.opaque", b"y")]
 CAPABILITIES = [struct.pack("<IIIII", 0x02000001, caps, 0, 0, 0) for caps in (0x2000, 0x400)]
 
 
@@ -198,10 +199,23 @@ def _set_attributes(root: int, path: bytes, node: Node) -> None:
 
 
 class Generator:
-    """Makes and edits trees with one random source (``random.Random`` or hypothesis's)."""
+    """Makes and edits trees with one random source (``random.Random`` or hypothesis's).
 
-    def __init__(self, rng: random.Random, *, sockets: bool = False, whiteout_names: bool = False, large: bool = False):
+    Off by default: sockets (not in a layer), names like whiteouts (refused), trusted.* xattrs (a layer may carry them,
+    but they are not taken from one), files of megabytes.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        sockets: bool = False,
+        whiteout_names: bool = False,
+        large: bool = False,
+        trusted: bool = False,
+    ) -> None:
         self.rng = rng
+        self.root_xattrs = (ROOT_XATTRS + (TRUSTED_XATTRS if trusted else [])) if ROOT else []
         self.kinds = ["dir"] * 5 + ["file"] * 8 + ["symlink"] * 2 + ["fifo"]
         self.kinds += ["char", "block"] if ROOT else []
         self.kinds += ["socket"] if sockets else []
@@ -239,7 +253,7 @@ class Generator:
         return self.rng.choice(TIMES) if self.often(0.7) else self.rng.randint(-(10**18), 4 * 10**18)
 
     def xattrs(self, kind: str) -> dict[bytes, bytes]:
-        choices = list(ROOT_XATTRS) if ROOT else []
+        choices = list(self.root_xattrs)
         if kind in ("file", "dir"):
             choices += FILE_XATTRS + [(b"system.posix_acl_access", value) for value in ACLS]
         if kind == "dir":
@@ -495,12 +509,6 @@ def _xattrs(fd: int, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(
         (key, os.getxattr(where, key, follow_symlinks=False)) for key in sorted(keys) if key != b"security.selinux"
     )
-
-
-def travelling(picture: Picture) -> Picture:
-    """What a layer can say of it under the xattr policy ``all``: overlayfs's own xattrs stay behind."""
-    kept = tuple(pair for pair in picture.xattrs if not pair[0].startswith(b"trusted.overlay."))
-    return picture._replace(xattrs=kept)
 
 
 def differences(left: Any, right: Any, *, ignore: Collection[str] = ()) -> list[str]:

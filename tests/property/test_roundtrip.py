@@ -1,0 +1,128 @@
+"""Random pairs of trees: the layer of A to B, applied to a copy of A, gives B exactly; both backends alike."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from fastlayer import _backend
+from tests import trees
+
+ENGINES = ("native", "baseline")
+
+
+class Workshop:
+    """A directory for trees, by name, and the verbs of an engine on them."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+
+    def path(self, name: str) -> str:
+        return str(self.where / name)
+
+    def differ(self, engine: Any, a: str, b: str, **options: Any) -> Any:
+        """A finished change table."""
+        with ExitStack() as stack:
+            differ = engine.changes.Differ(self._open(stack, a), self._open(stack, b), **options)
+            while differ.step():
+                pass
+            assert not differ.unverified()
+            return differ.finish()
+
+    def layer(self, engine: Any, a: str, b: str, piece: int = 1 << 16, **options: Any) -> bytes:
+        table = self.differ(engine, a, b, **options)
+        buffer = bytearray(piece)
+        found = bytearray()
+        with ExitStack() as stack:
+            encoder = engine.encode.Encoder(table, [self._open(stack, b)])
+            while n := encoder.readinto(buffer):
+                found += buffer[:n]
+        return bytes(found)
+
+    def extract(self, engine: Any, layer: bytes, target: str, piece: int = 1 << 20) -> None:
+        with ExitStack() as stack:
+            extractor = engine.extract.Extractor(self._open(stack, target))
+            extractor.begin_layer()
+            for start in range(0, len(layer), piece):
+                extractor.feed(layer[start : start + piece])
+            extractor.end_layer()
+
+    def _open(self, stack: ExitStack, name: str) -> int:
+        fd = os.open(self.path(name), os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, fd)
+        return fd
+
+    def clear(self) -> None:
+        for name in os.listdir(self.where):
+            subprocess.run(["rm", "-rf", "--", self.path(name)], check=True)  # paths may be longer than PATH_MAX
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Iterator[Workshop]:
+    """On tmpfs where that keeps user xattrs."""
+    where = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    try:
+        os.setxattr(where, b"user.test", b"")
+    except OSError:
+        os.rmdir(where)
+        where = tempfile.mkdtemp()
+    try:
+        yield Workshop(Path(where))
+    finally:
+        shutil.rmtree(where)
+
+
+def check_round_trip(work: Workshop, a: trees.Tree, b: trees.Tree, *, shared: bool) -> None:
+    """``shared``: unchanged files of B are hard links to those of A, as in trees made with ``cp -al``."""
+    work.clear()
+    a.make(work.path("a"))
+    b.make(work.path("b"), linked_to=(a, work.path("a")) if shared else None)
+    before = [trees.snapshot(work.path(name)) for name in ("a", "b")]
+    layers = [work.layer(_backend._load(name), "a", "b") for name in ENGINES]
+    assert [trees.snapshot(work.path(name)) for name in ("a", "b")] == before, "diff changed an operand"
+    assert layers[0] == layers[1], "the backends write different layers"
+    for name in ENGINES:
+        a.make(work.path(name))
+        work.extract(_backend._load(name), layers[0], name, piece=777 if len(layers[0]) < 50_000 else 1 << 20)
+        trees.assert_same_tree(work.path(name), before[1])
+        for judge in ENGINES:
+            assert not len(work.differ(_backend._load(judge), name, "b")), f"{judge} sees a difference"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_apply_of_diff_gives_b(workshop: Workshop, seed: int) -> None:
+    a, b = trees.random_pair(seed, large=seed % 10 == 0)
+    check_round_trip(workshop, a, b, shared=seed % 3 == 0)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(pair=trees.tree_pairs())
+def test_apply_of_diff_gives_b_for_small_trees(workshop: Workshop, pair: tuple[trees.Tree, trees.Tree]) -> None:
+    check_round_trip(workshop, *pair, shared=False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tables_of_both_backends_are_equal(workshop: Workshop, seed: int) -> None:
+    """Row by row, for every mode, with what a layer cannot hold or does not take."""
+    workshop.clear()
+    a, b = trees.random_pair(1000 + seed, sockets=True, whiteout_names=True, trusted=True)
+    a.make(workshop.path("a"))
+    b.make(workshop.path("b"), linked_to=(a, workshop.path("a")) if seed % 3 == 0 else None)
+    for compare in ("auto", "metadata", "content"):
+        for xattrs in ("all", "docker", "none"):
+            options = {"compare": compare, "xattrs": xattrs, "details": seed % 2 == 0}
+            native, baseline = (workshop.differ(_backend._load(name), "a", "b", **options) for name in ENGINES)
+            assert native.rows() == baseline.rows(), options
+            assert native.skipped_sockets == baseline.skipped_sockets
+            assert native.dropped_xattrs == baseline.dropped_xattrs
+            assert bytes(native.records()) == bytes(baseline.records())
+            assert bytes(native.heap()) == bytes(baseline.heap())
