@@ -1,15 +1,21 @@
 """Change tables as Python sees them, and the differ that makes them: contracts in ``fastlayer._backend``."""
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
-    FL_KIND_DELETE, FL_NO_LEADER, FL_ROW_AUX, fl_changes, fl_changes_free, fl_row,
+    FL_DIFF_AUTO, FL_DIFF_CONTENT, FL_DIFF_METADATA, FL_KIND_DELETE, FL_NO_LEADER, FL_ROW_AUX, FL_TABLE_KEY_LEN,
+    FL_XATTR_ALL, FL_XATTR_DOCKER, FL_XATTR_NONE, fl_changes, fl_changes_free, fl_columns, fl_diff, fl_diff_finish,
+    fl_diff_free, fl_diff_init, fl_diff_operand, fl_diff_options, fl_diff_settle, fl_diff_step, fl_diff_unverified,
+    fl_diff_unverified_at, fl_diff_unverified_count, fl_diff_unverified_key, fl_error, fl_row,
 )
 
 from typing import NamedTuple
+
+from fastlayer.errors import UsageError
 
 cdef enum:
     S_IFMT = 0o170000
@@ -135,3 +141,176 @@ cdef class ChangeTable:
             b"" if row.flags & FL_ROW_AUX else _slice(path + row.path_len, row.link_len), lead,
             _xattrs(path + row.path_len + row.link_len, row.xattr_len),
         ))
+
+
+cdef dict _COMPARE = {"auto": FL_DIFF_AUTO, "metadata": FL_DIFF_METADATA, "content": FL_DIFF_CONTENT}
+cdef dict _XATTRS = {"all": FL_XATTR_ALL, "docker": FL_XATTR_DOCKER, "none": FL_XATTR_NONE}
+
+# Column names of _backend.Columns with the bytes of an item, in the order of _Columns.point
+cdef tuple _COLUMNS = (
+    ("dev", 8), ("ino", 8), ("size", 8), ("mtime_sec", 8), ("ctime_sec", 8), ("path_off", 8), ("mtime_nsec", 4),
+    ("ctime_nsec", 4), ("mode", 4), ("uid", 4), ("gid", 4), ("nlink", 4), ("rdev_major", 4), ("rdev_minor", 4),
+    ("path_len", 4), ("link_len", 4), ("xattr_len", 4), ("flags", 4),
+)
+
+
+cdef class _Columns:
+    """Keeps the buffers of a ``_backend.Columns`` exported while C reads them."""
+
+    cdef fl_columns columns
+    cdef Py_buffer views[21]
+    cdef int held
+
+    def __cinit__(self, source):
+        cdef uint64_t count = source.count
+        cdef const void *found[18]
+        for i, (name, size) in enumerate(_COLUMNS):
+            found[i] = self.hold(name, getattr(source, name), count * <uint64_t>size, size)
+        self.point(found)
+        self.columns.heap = <const uint8_t *>self.hold("heap", source.heap, 0, 1)
+        self.columns.heap_len = self.views[self.held - 1].len
+        if source.key is not None:
+            self.columns.key = <const uint8_t *>self.hold("key", source.key, count * FL_TABLE_KEY_LEN, 1)
+        if source.data_off is not None:
+            self.columns.data_off = <const uint64_t *>self.hold("data_off", source.data_off, count * 8, 8)
+        self.columns.count = count
+        self.columns.racy_ns = source.racy_ns
+
+    def __dealloc__(self):
+        for i in range(self.held):
+            PyBuffer_Release(&self.views[i])
+
+    cdef const void *hold(self, str name, object column, uint64_t need, size_t align) except? NULL:
+        cdef Py_buffer *view = &self.views[self.held]
+        PyObject_GetBuffer(column, view, PyBUF_SIMPLE)
+        self.held += 1
+        if <uint64_t>view.len < need:
+            raise UsageError(f"column {name!r} holds {view.len} bytes, not {need}")
+        if <size_t>view.buf % align != 0:
+            raise UsageError(f"column {name!r} is not aligned to {align} bytes")
+        return view.buf
+
+    cdef void point(self, const void **found) noexcept:
+        cdef fl_columns *c = &self.columns
+        c.dev, c.ino, c.size = <const uint64_t *>found[0], <const uint64_t *>found[1], <const uint64_t *>found[2]
+        c.mtime_sec, c.ctime_sec = <const int64_t *>found[3], <const int64_t *>found[4]
+        c.path_off = <const uint64_t *>found[5]
+        c.mtime_nsec, c.ctime_nsec = <const uint32_t *>found[6], <const uint32_t *>found[7]
+        c.mode, c.uid, c.gid = <const uint32_t *>found[8], <const uint32_t *>found[9], <const uint32_t *>found[10]
+        c.nlink = <const uint32_t *>found[11]
+        c.rdev_major, c.rdev_minor = <const uint32_t *>found[12], <const uint32_t *>found[13]
+        c.path_len, c.link_len = <const uint32_t *>found[14], <const uint32_t *>found[15]
+        c.xattr_len, c.flags = <const uint32_t *>found[16], <const uint32_t *>found[17]
+
+
+cdef class Differ:
+    """See ``fastlayer._backend.Differ``."""
+
+    cdef fl_diff diff
+    cdef _Columns a
+    cdef _Columns b
+    cdef bint open   # diff is initialised
+    cdef bint busy   # a step runs without the GIL
+
+    def __init__(self, a, b, *, str compare="auto", str xattrs="all", bint details=False, int threads=2):
+        cdef fl_diff_options options
+        cdef fl_error err
+        if self.open:
+            raise UsageError("a differ is made once")
+        if compare not in _COMPARE:
+            raise UsageError(f"compare={compare!r} is unknown: use auto, metadata or content")
+        if xattrs not in _XATTRS:
+            raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
+        self.a = _columns(a)
+        self.b = _columns(b)
+        options.a = _operand(a, self.a)
+        options.b = _operand(b, self.b)
+        options.compare = _COMPARE[compare]
+        options.xattrs = _XATTRS[xattrs]
+        options.details = details
+        options.threaded = threads > 0
+        if fl_diff_init(&self.diff, &options, &err) < 0:
+            raise_error(&err)
+        self.open = True
+
+    def __dealloc__(self):
+        if self.open:
+            fl_diff_free(&self.diff)
+
+    cdef int check(self) except -1:
+        if not self.open or self.busy:
+            raise UsageError("the differ is finished" if not self.open else "the differ is in use by another thread")
+        return 0
+
+    @property
+    def entries(self):
+        return self.diff.entries
+
+    @property
+    def bytes_compared(self):
+        return self.diff.content.bytes
+
+    def step(self):
+        cdef fl_error err
+        cdef int r
+        self.check()
+        self.busy = True
+        with nogil:
+            r = fl_diff_step(&self.diff, &err)
+        self.busy = False
+        if r < 0:
+            self.close()
+            raise_error(&err)
+        return r > 0
+
+    def unverified(self):
+        cdef uint64_t ticket
+        cdef fl_diff_unverified *pair
+        cdef fl_row *row
+        cdef list found = []
+        self.check()
+        for ticket in range(fl_diff_unverified_count(&self.diff)):
+            pair = fl_diff_unverified_at(&self.diff, ticket)
+            if pair.settled:
+                continue
+            row = &self.diff.table.rows[pair.row]
+            found.append((ticket, _slice(self.diff.table.heap.data + row.path_off, row.path_len),
+                          _slice(fl_diff_unverified_key(&self.diff, pair), FL_TABLE_KEY_LEN)))
+        return found
+
+    def settle(self, uint64_t ticket, bint equal):
+        cdef fl_error err
+        self.check()
+        if fl_diff_settle(&self.diff, ticket, equal, &err) < 0:
+            raise_error(&err)
+
+    def finish(self):
+        cdef fl_error err
+        cdef ChangeTable table
+        cdef int r
+        self.check()
+        self.busy = True
+        with nogil:
+            r = fl_diff_finish(&self.diff, &err)
+        self.busy = False
+        if r < 0:
+            raise_error(&err)
+        table = ChangeTable.take(&self.diff.table)
+        self.close()
+        return table
+
+    cdef void close(self) noexcept:
+        """Ends the walkers and frees all but the counters."""
+        self.open = False
+        fl_diff_free(&self.diff)
+
+
+cdef _Columns _columns(object operand):
+    return None if operand is None or isinstance(operand, int) else _Columns(operand)
+
+
+cdef fl_diff_operand _operand(object operand, _Columns held) except *:
+    cdef fl_diff_operand made
+    made.root = operand if isinstance(operand, int) else -1
+    made.columns = NULL if held is None else &held.columns
+    return made

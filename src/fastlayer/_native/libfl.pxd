@@ -99,6 +99,93 @@ cdef extern from "fl_changes.h" nogil:
 # ---- fl_sys.h ---------------------------------------------------------------------------------
 
 # ---- fl_walk.h, fl_diff.h ---------------------------------------------------------------------
+cdef extern from "fl_xattr.h" nogil:
+    enum fl_xattr_policy:
+        FL_XATTR_ALL
+        FL_XATTR_DOCKER
+        FL_XATTR_NONE
+
+cdef extern from "fl_table.h" nogil:
+    enum:
+        FL_TABLE_KEY_LEN
+    struct fl_columns:
+        uint64_t count
+        const uint64_t *dev
+        const uint64_t *ino
+        const uint64_t *size
+        const int64_t *mtime_sec
+        const int64_t *ctime_sec
+        const uint64_t *path_off
+        const uint32_t *mtime_nsec
+        const uint32_t *ctime_nsec
+        const uint32_t *mode
+        const uint32_t *uid
+        const uint32_t *gid
+        const uint32_t *nlink
+        const uint32_t *rdev_major
+        const uint32_t *rdev_minor
+        const uint32_t *path_len
+        const uint32_t *link_len
+        const uint32_t *xattr_len
+        const uint32_t *flags
+        const uint8_t *heap
+        uint64_t heap_len
+        const uint8_t *key
+        const uint64_t *data_off
+        int64_t racy_ns
+
+cdef extern from "fl_compare.h" nogil:
+    struct fl_content:
+        uint64_t bytes
+
+cdef extern from "fl_diff.h" nogil:
+    enum fl_diff_compare:
+        FL_DIFF_AUTO
+        FL_DIFF_METADATA
+        FL_DIFF_CONTENT
+    struct fl_diff_operand:
+        int root
+        const fl_columns *columns
+    struct fl_diff_options:
+        fl_diff_operand a
+        fl_diff_operand b
+        fl_diff_compare compare
+        fl_xattr_policy xattrs
+        bint details
+        bint threaded
+    struct fl_diff_unverified:
+        uint32_t row
+        uint32_t entry
+        uint32_t settled
+    struct fl_diff:
+        fl_changes table
+        uint64_t entries
+        fl_content content
+    int fl_diff_init(fl_diff *d, const fl_diff_options *options, fl_error *err)
+    void fl_diff_free(fl_diff *d)
+    int fl_diff_step(fl_diff *d, fl_error *err)
+    uint32_t fl_diff_unverified_count(const fl_diff *d)
+    fl_diff_unverified *fl_diff_unverified_at(fl_diff *d, uint64_t ticket)
+    const uint8_t *fl_diff_unverified_key(const fl_diff *d, const fl_diff_unverified *u)
+    int fl_diff_settle(fl_diff *d, uint64_t ticket, bint equal, fl_error *err)
+    int fl_diff_finish(fl_diff *d, fl_error *err)
+
+cdef extern from "fl_scan.h" nogil:
+    struct fl_scan:
+        fl_buf records
+        fl_buf heap
+        uint64_t entries
+        uint64_t skipped_sockets
+        uint64_t dropped_xattrs
+    int fl_scan_init(fl_scan *s, int root_fd, fl_xattr_policy policy, fl_error *err)
+    void fl_scan_free(fl_scan *s)
+    int fl_scan_next(fl_scan *s, uint32_t max, fl_error *err)
+    struct fl_read_many:
+        pass
+    void fl_read_many_init(fl_read_many *r, int root_fd)
+    void fl_read_many_free(fl_read_many *r)
+    int fl_read_many_next(fl_read_many *r, const uint8_t *path, uint32_t len, uint8_t *buf, size_t room,
+                          int64_t *ret_len, fl_error *err)
 
 # ---- fl_upper.h -------------------------------------------------------------------------------
 
