@@ -63,6 +63,7 @@ class Differ:
         self._changes: list[Change] = []
         self._gone: set[bytes] = set()  # directories of A that B has no directory for
         self._sockets = 0
+        self._done = False
         self._links = HardLinks()
         self._verify: dict[int, tuple[bytes, bytes]] = {}  # row number -> path, key of the other side
         self._pairs = lockstep(self._source(a, xattrs), self._source(b, xattrs))
@@ -73,6 +74,7 @@ class Differ:
         for _ in range(BATCH):
             pair = next(self._pairs, None)
             if pair is None:
+                self._done = True
                 return False
             self._take(*pair)
         return True
@@ -163,7 +165,7 @@ class Differ:
         if (a.place is None) == (b.place is None) or self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME:
             return False
         racy_ns = (self._a if a.place is None else self._b).racy_ns
-        return a.ino == b.ino and a.ctime_ns == b.ctime_ns and a.ctime_ns < racy_ns
+        return a.ino == b.ino != 0 and a.ctime_ns == b.ctime_ns and a.ctime_ns < racy_ns
 
     def _same_bytes(self, a: tuple[int, bytes], b: tuple[int, bytes]) -> bool:
         try:
@@ -184,7 +186,8 @@ class Differ:
         return [(number, path, key) for number, (path, key) in self._verify.items()]
 
     def settle(self, ticket: int, equal: bool) -> None:
-        del self._verify[ticket]
+        if self._verify.pop(ticket, None) is None:
+            raise UsageError("no such ticket, or settled before")
         change = self._changes[ticket]
         change.flags &= ~ROW_VERIFY
         if not equal:
@@ -192,6 +195,8 @@ class Differ:
             change.kind = "C"
 
     def finish(self) -> ChangeTable:
+        if not self._done:
+            raise UsageError("finish before the last step")
         if self._verify:
             raise UsageError("finish before every unverified pair was settled")
         self._links.resolve()

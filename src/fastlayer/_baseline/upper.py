@@ -183,7 +183,11 @@ def visible_xattrs(xattrs: Xattrs) -> Xattrs:
 
 
 class UpperDiffer(Differ):
-    """See ``fastlayer._backend.Differ``. A is the merge of the lowerdirs, B that of all layers."""
+    """See ``fastlayer._backend.Differ``. A is the merge of the lowerdirs, B that of all layers.
+
+    Names of the lowerdirs that share an inode with something the upperdir has are not looked for: a name whose hard
+    link was broken by copying it up, and which is equal otherwise, is not a change.
+    """
 
     def __init__(
         self,
@@ -202,7 +206,7 @@ class UpperDiffer(Differ):
     def point_at_bytes(self, change: Change) -> None:
         assert change.entry.place is not None
         root, path = change.entry.place
-        if (root, path) != (self._layers[UPPER], change.path):
+        if change.entry.size and root != self._layers[UPPER]:
             change.flags |= ROW_AUX
             change.aux = b"P" + bytes([self._layers.index(root)]) + path
 
