@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from fastlayer._baseline.tree import Entry, open_bytes, pack_xattrs, walk
-from fastlayer.errors import StorageError, UsageError
+from fastlayer.errors import FileChangedError, StorageError, UsageError, show_path
 
 ENTRY = struct.Struct("=QQQqqQIIIIIIIIIIII")  # struct fl_entry of csrc/fl_entry.h
-BATCH = 4096
 
 
 class Scanner:
-    """Walks a directory in path order, the root first; sockets are there like everything else.
-
-    ``xattrs`` is the policy of a differ. ``dropped_xattrs`` counts those left out so far.
-    """
+    """See ``fastlayer._backend.Scanner``."""
 
     def __init__(self, root_fd: int, *, xattrs: str = "all") -> None:
         if xattrs not in ("all", "docker", "none"):
             raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
         self.entries = 0
+        self.skipped_sockets = 0
         self.dropped_xattrs = 0
-        self._walk = walk(root_fd, xattrs)
+        self._entries = self._without_sockets(walk(root_fd, xattrs))
 
-    def next_batch(self) -> tuple[bytes, bytes] | None:
-        """``(records, heap)``, ``path_off`` counted from the start of this heap; None when the tree is done."""
+    def next_batch(self, n: int = 4096) -> tuple[bytes, bytes] | None:
         records, heap = bytearray(), bytearray()
-        for entry in islice(self._walk, BATCH):
+        for entry in islice(self._entries, n):
             records += pack_entry(entry, len(heap))
             heap += entry.path + entry.link + pack_xattrs(entry.xattrs)
             self.entries += 1
             self.dropped_xattrs += entry.dropped
         return (bytes(records), bytes(heap)) if records else None
+
+    def _without_sockets(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            if stat.S_ISSOCK(entry.mode):
+                self.skipped_sockets += 1
+            else:
+                yield entry
 
 
 def pack_entry(entry: Entry, path_off: int) -> bytes:
@@ -49,17 +54,34 @@ def pack_entry(entry: Entry, path_off: int) -> bytes:
     )  # fmt: skip
 
 
-def read_many(root_fd: int, paths: Sequence[bytes], limit: int) -> list[bytes | None]:
-    """The whole contents of regular files of at most ``limit`` bytes; None for one that is longer."""
-    return [_read_whole(root_fd, path, limit) for path in paths]
+def read_many(root_fd: int, paths: Sequence[bytes], buffer: Any) -> list[int]:
+    """See ``fastlayer._backend.ReadMany``."""
+    room = memoryview(buffer).cast("B")
+    lengths = []
+    for path in paths:
+        length = _read_whole(root_fd, path, room)
+        if length is None:
+            break
+        lengths.append(length)
+        room = room[max(length, 0) :]
+    return lengths
 
 
-def _read_whole(root_fd: int, path: bytes, limit: int) -> bytes | None:
+def _read_whole(root_fd: int, path: bytes, room: memoryview) -> int | None:
+    """Bytes read; -1 for what is gone or no regular file, None when it does not fit."""
     try:
         with open_bytes(root_fd, path) as file:
-            if os.fstat(file.fileno()).st_size > limit:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return -1
+            if status.st_size > len(room):
                 return None
-            data = file.read(limit + 1)
+            data = file.read(status.st_size + 1)
     except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            return -1
         raise StorageError(exc.errno or errno.EIO, "read", path) from exc
-    return data if len(data) <= limit else None
+    if len(data) != status.st_size:
+        raise FileChangedError(f"{show_path(path)}: changed while it was read: try again when the tree is quiet")
+    room[: len(data)] = data
+    return len(data)
