@@ -115,6 +115,18 @@ int fl_content_start(struct fl_content *c, const uint8_t *path, uint32_t path_le
     return 0;
 }
 
+int fl_content_adopt(struct fl_content *c, int fd_a, int fd_b, uint64_t size,
+                     struct fl_error *err)
+{
+    if (c->buffers == NULL && (c->buffers = malloc(2 * FL_COMPARE_PIECE)) == NULL)
+        return fl_error_memory(err);
+    c->fd_a = fd_a;
+    c->fd_b = fd_b;
+    c->shares = c->try_extents && fl_sys_can_share(fd_a) && fl_sys_can_share(fd_b);
+    c->left = size;
+    return 0;
+}
+
 /* Reads exactly n bytes. */
 static int read_piece(int fd, uint8_t *buf, size_t n, const uint8_t *path,
                       uint32_t path_len, struct fl_error *err)

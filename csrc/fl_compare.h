@@ -45,6 +45,11 @@ int fl_content_start(struct fl_content *c, const uint8_t *path, uint32_t path_le
                      const struct fl_entry *a, const struct fl_entry *b,
                      struct fl_error *err);
 
+/* The same for two files the caller has opened and checked: both are of `size`
+ * > 0. On success they belong to c. */
+int fl_content_adopt(struct fl_content *c, int fd_a, int fd_b, uint64_t size,
+                     struct fl_error *err);
+
 enum fl_content_answer {
     FL_CONTENT_MORE = 0,
     FL_CONTENT_EQUAL = 1,

@@ -188,6 +188,22 @@ cdef extern from "fl_scan.h" nogil:
                           int64_t *ret_len, fl_error *err)
 
 # ---- fl_upper.h -------------------------------------------------------------------------------
+cdef extern from "fl_upper.h" nogil:
+    struct fl_upper_options:
+        int upper
+        const int *lowers
+        uint32_t lower_count
+        fl_diff_compare compare
+        fl_xattr_policy xattrs
+        bint details
+    struct fl_upper:
+        fl_changes table
+        uint64_t entries
+        fl_content content
+    int fl_upper_init(fl_upper *u, const fl_upper_options *options, fl_error *err)
+    void fl_upper_free(fl_upper *u)
+    int fl_upper_step(fl_upper *u, fl_error *err)
+    int fl_upper_finish(fl_upper *u, fl_error *err)
 
 # ---- fl_encode.h ------------------------------------------------------------------------------
 cdef extern from "fl_encode.h" nogil:
