@@ -57,8 +57,8 @@ def environment(data: dict[str, Any]) -> str:
 def write(source: Path, target: Path) -> None:
     data = load(source)
     target.write_text(
-        "# Results\n\nWhole processes (unless a row says otherwise): wall-clock medians and the kernel's peak memory of\n"
-        f"the largest process. Written by `python -m bench` from `{source.name}`; the last column is the tool's median\n"
-        "divided by fastlayer's.\n\n"
+        "# Results\n\nWhole processes (unless a row says otherwise): wall-clock medians and the kernel's peak memory\n"
+        f"of the largest process. Written by `python -m bench` from `{source.name}`; the last column is the tool's\n"
+        "median divided by fastlayer's.\n\n"
         f"## Environment\n\n{environment(data)}\n\n## Figures\n\n{table(data)}\n"
     )

@@ -185,8 +185,9 @@ class TarScanner(Protocol):
     def feed(self, buffer: Any) -> list[tuple[Any, ...]]:
         """Takes all of buffer and returns its events, in archive order:
 
-        ``("entry", TarItem)``, ``("data", start, stop, pos)``: buffer[start:stop] belongs at byte pos of the latest entry
-        (what no data event covers is a hole), and ``("end",)`` after the last data of each regular file, empty ones included.
+        ``("entry", TarItem)``, ``("data", start, stop, pos)``: buffer[start:stop] belongs at byte pos of the latest
+        entry (what no data event covers is a hole), and ``("end",)`` after the last data of each regular file, empty
+        ones included.
         """
         ...
 
@@ -206,7 +207,7 @@ class Scanner(Protocol):
     dropped_xattrs: int  # left out by policy
 
     def next_batch(self, n: int = 4096) -> tuple[bytes, bytes] | None:
-        """At most n ``struct fl_entry`` records (csrc/fl_entry.h) and the heap their path_off counts in; None at the end."""
+        """At most n ``struct fl_entry`` records (csrc/fl_entry.h) and the heap their path_off counts in; None: no more."""
         ...
 
 

@@ -9,7 +9,13 @@ class UpperDiffer:
     bytes_compared: int
 
     def __init__(
-        self, upper_fd: int, lower_fds: Sequence[int], *, compare: str = "auto", xattrs: str = "all", details: bool = False
+        self,
+        upper_fd: int,
+        lower_fds: Sequence[int],
+        *,
+        compare: str = "auto",
+        xattrs: str = "all",
+        details: bool = False,
     ) -> None: ...
     def step(self) -> bool: ...
     def unverified(self) -> list[tuple[int, bytes, bytes]]: ...
