@@ -61,7 +61,7 @@ class Encoder:
         self._heap = table.heap()
         self._roots = roots
         self._clamp = clamp_mtime
-        self._pieces = self._layer(len(table))
+        self._pieces = filter(None, self._layer(len(table)))  # an empty piece would look like the end
         self._rest = memoryview(b"")
 
     def readinto(self, buffer: Any) -> int:
