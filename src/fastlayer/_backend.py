@@ -220,6 +220,60 @@ class ReadMany(Protocol):
         ...
 
 
+class CopyCounts(NamedTuple):
+    """What a copy did; ``stats()`` of the two copiers returns these seven numbers as a plain tuple."""
+
+    entries: int  # names made (below the root)
+    bytes: int  # sizes of the regular files, every inode once
+    shared_bytes: int  # of these: in files that share the source's extents
+    copied_bytes: int  # of these: moved; holes are in neither
+    sockets: int  # skipped
+    lost_owners: int  # objects whose owner could not be kept
+    lost_xattrs: int
+
+
+class TreeCloner(Protocol):
+    """``clone.TreeCloner(src_fd, dst_fd, jobs=None)``: copies a tree exactly into the empty directory ``dst_fd``.
+
+    The destination is made 0700 at the start and gets the root's attributes when all below is complete. A failed or
+    aborted clone leaves a partial tree there. ``jobs``: threads; None = the usable processors, at most 4.
+    """
+
+    def step(self) -> bool:
+        """Works for a moment; True while there is more to do. Raises ``StorageError``, ``FileChangedError``."""
+        ...
+
+    def stats(self) -> tuple[int, ...]:
+        """``CopyCounts``; while the copy runs only the first two are exact."""
+        ...
+
+    def abort(self) -> None: ...
+
+
+class PathCopier(Protocol):
+    """``clone.PathCopier(lower_fd, upper_fd, work_fd, path)``: copies one path up as overlayfs does (csrc/fl_copyup.h)."""
+
+    def step(self) -> bool: ...
+    def stats(self) -> tuple[int, ...]: ...
+    def abort(self) -> None:
+        """Stops and removes what is in the work directory."""
+        ...
+
+
+class Chunker(Protocol):
+    """``chunk.Chunker(min_size, avg_size, max_size, kernel=None)``: the cuts of one stream (csrc/fl_chunk.h).
+
+    ``chunk.KERNELS`` names the kernels of the build, the reference ``scalar`` first; asking for another is a
+    ``BackendError``.
+    """
+
+    kernel: str
+
+    def feed(self, buffer: Any, final: bool) -> list[int]:
+        """Takes the next bytes of the stream and returns the offsets behind the chunks that end in them."""
+        ...
+
+
 class Engine(Protocol):
     """The modules of one backend."""
 

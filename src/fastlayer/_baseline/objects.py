@@ -1,0 +1,181 @@
+"""Copying one object with all its attributes: owner, mode, xattrs, times in this order (csrc/fl_attrs.h, fl_copy.h)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from fastlayer.errors import FileChangedError, show_path
+
+_FICLONE = 0x40049409
+_PIECE = 1 << 20
+_NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.EXDEV, errno.ENOTTY, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
+_ALIASES = ("trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT")  # XFS lists the ACLs twice
+_OVERLAY = ("trusted.overlay.", "user.overlay.")
+
+
+class Counts:
+    """What a copy did so far."""
+
+    def __init__(self) -> None:
+        self.entries = self.bytes = self.shared = self.copied = self.sockets = 0
+        self.lost_owners = self.lost_xattrs = 0
+
+    def values(self) -> tuple[int, ...]:
+        return (
+            self.entries, self.bytes, self.shared, self.copied, self.sockets, self.lost_owners, self.lost_xattrs,
+        )  # fmt: skip
+
+
+class Attributes:
+    """Copies attributes. What cannot be kept (no permission, no xattrs there) is counted, not an error."""
+
+    def __init__(self, counts: Counts, *, skip_overlay: bool = False) -> None:
+        self._counts = counts
+        self._left_out = _OVERLAY if skip_overlay else ()
+
+    def mkdir(self, name: bytes, dir_fd: int) -> None:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+        os.chmod(name, 0o700, dir_fd=dir_fd)
+
+    def make_private(self, fd: int) -> None:
+        """0700, of this process' group, without setgid and ACLs."""
+        if os.fstat(fd).st_gid != os.getegid():
+            os.chown(fd, -1, os.getegid())
+        for acl in ("system.posix_acl_default", "system.posix_acl_access"):
+            try:
+                os.removexattr(fd, acl)
+            except OSError:
+                continue
+        os.chmod(fd, 0o700)
+
+    def copy(self, src: int, status: os.stat_result, dst: int) -> None:
+        mode = stat.S_IMODE(status.st_mode)
+        try:
+            os.chown(dst, status.st_uid, status.st_gid)
+        except OSError as exc:
+            mode = self._owner_lost(exc, mode)
+        os.chmod(dst, mode)
+        self._copy_xattrs(src, dst)
+        os.utime(dst, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def copy_at(self, src_dir: int, src: bytes, status: os.stat_result, dst_dir: int, dst: bytes) -> None:
+        mode = stat.S_IMODE(status.st_mode)
+        try:
+            os.chown(dst, status.st_uid, status.st_gid, dir_fd=dst_dir, follow_symlinks=False)
+        except OSError as exc:
+            mode = self._owner_lost(exc, mode)
+        if not stat.S_ISLNK(status.st_mode):
+            os.chmod(dst, mode, dir_fd=dst_dir)
+        self._copy_xattrs(b"/proc/self/fd/%d/%s" % (src_dir, src), b"/proc/self/fd/%d/%s" % (dst_dir, dst))
+        os.utime(dst, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=dst_dir, follow_symlinks=False)
+
+    def _owner_lost(self, exc: OSError, mode: int) -> int:
+        if exc.errno not in (errno.EPERM, errno.EINVAL):
+            raise exc
+        self._counts.lost_owners += 1
+        return mode & 0o1777
+
+    def _copy_xattrs(self, src: int | bytes, dst: int | bytes) -> None:
+        follow = isinstance(src, int)
+        try:
+            names = os.listxattr(src, follow_symlinks=follow)
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+            return
+        for name in names:
+            if name in _ALIASES or name.startswith(self._left_out):
+                continue
+            try:
+                os.setxattr(dst, name, os.getxattr(src, name, follow_symlinks=follow), follow_symlinks=follow)
+            except OSError as exc:
+                if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EACCES):
+                    raise
+                self._counts.lost_xattrs += 1
+
+
+def open_source(dir_fd: int, name: bytes, flags: int = 0) -> int:
+    """Opens for reading without waiting, following or, where permitted, touching the access time."""
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=dir_fd)
+    except OSError as exc:
+        if exc.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise FileChangedError(f"{show_path(name)}: changed its type while it was copied") from exc
+
+
+def copy_special(
+    src_dir: int, src: bytes, status: os.stat_result, dst_dir: int, dst: bytes, attributes: Attributes
+) -> None:
+    """A symbolic link, device, fifo or socket."""
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(src, dir_fd=src_dir), dst, dir_fd=dst_dir)
+    else:
+        os.mknod(dst, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=dst_dir)
+    attributes.copy_at(src_dir, src, status, dst_dir, dst)
+
+
+def fill_file(
+    src_dir: int, src: bytes, dst_dir: int, dst: bytes, attributes: Attributes, counts: Counts, *, sync: bool = False
+) -> None:
+    """A regular file: content, then attributes."""
+    source = open_source(src_dir, src)
+    try:
+        status = os.fstat(source)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileChangedError(f"{show_path(src)}: changed its type while it was copied")
+        target = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst_dir)
+        try:
+            _copy_data(source, status, target, counts)
+            now = os.fstat(source)
+            if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+                raise FileChangedError(f"{show_path(src)}: changed while it was copied")
+            attributes.copy(source, status, target)
+            if sync:
+                os.fsync(target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    counts.bytes += status.st_size
+
+
+def _copy_data(src: int, status: os.stat_result, dst: int, counts: Counts) -> None:
+    """Shares the extents, or copies the data between the holes."""
+    size = status.st_size
+    if size == 0:
+        return
+    try:
+        fcntl.ioctl(dst, _FICLONE, src)
+        counts.shared += size
+        return
+    except OSError as exc:
+        if exc.errno not in _NOT_SUPPORTED:
+            raise
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(src, offset, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            break
+        offset = min(os.lseek(src, start, os.SEEK_HOLE), size)
+        counts.copied += _copy_piece(src, dst, start, offset)
+    os.truncate(dst, size)
+
+
+def _copy_piece(src: int, dst: int, start: int, end: int) -> int:
+    at = start
+    while at < end:
+        data = os.pread(src, min(_PIECE, end - at), at)
+        if not data:
+            raise FileChangedError("file became shorter while it was copied")
+        at += os.pwrite(dst, data, at)
+    return max(0, end - start)

@@ -1,0 +1,204 @@
+"""Content-defined chunks: where to cut is decided by the bytes, so equal data gives equal chunks wherever it stands."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from fastlayer import _backend
+from fastlayer.errors import OperandError, StorageError, UsageError, show_path
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    ChunkTable = np.ndarray[tuple[int], np.dtype[np.void]]
+
+_WINDOW = 2 << 20
+_BLOCK = 1 << 20
+_SIZES = (16384, 65536, 262144)
+
+
+def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_size: int = 262144) -> ChunkTable:
+    """The chunks of a path, a descriptor (from offset 0) or a bytes-like object, as a table without gaps.
+
+    Returns an array with one row per chunk, ``[("offset", "<u8"), ("length", "<u4"), ("blake3", "u1", (32,))]``. Every
+    chunk but the last is ``min_size`` to ``max_size`` bytes long (64 <= min <= avg <= max <= 2^31, avg >= 256); the rule
+    is in docs/chunks.md. Memory does not depend on the size of the source, but for the table.
+
+    Raises ``UsageError`` for sizes that cannot be, ``OperandError`` and ``StorageError`` for a source that cannot be
+    read.
+    """
+    import numpy as np
+
+    offsets: list[int] = [0]
+    keys = bytearray()
+    for end, key in _keyed(source, (min_size, avg_size, max_size)):
+        offsets.append(end)
+        keys += key
+    table = np.zeros(len(offsets) - 1, dtype=[("offset", "<u8"), ("length", "<u4"), ("blake3", "u1", (32,))])
+    ends = np.array(offsets, dtype="<u8")
+    table["offset"] = ends[:-1]
+    table["length"] = ends[1:] - ends[:-1]
+    table["blake3"] = np.frombuffer(keys, dtype="u1").reshape(-1, 32)
+    return table
+
+
+def changed_bytes(fd_a: int, fd_b: int) -> int:
+    """How many bytes of file B are really new compared with file A.
+
+    Both files are compared in blocks of 1 MiB at the same offsets. Neighbouring blocks that differ (or that only one
+    side has) form a region; the regions of both sides are cut into chunks, each region on its own. The answer is the
+    sum of the lengths of B's chunks whose blake3 is not among the keys of A's chunks. Blocks that are equal count 0.
+    """
+    size_a, size_b = os.fstat(fd_a).st_size, os.fstat(fd_b).st_size
+    known: set[bytes] = set()
+    new: list[tuple[int, bytes]] = []
+    for start, end in _different_regions(fd_a, fd_b, max(size_a, size_b)):
+        known.update(key for _, key in _keyed_region(fd_a, start, min(end, size_a)))
+        at = 0
+        for cut, key in _keyed_region(fd_b, start, min(end, size_b)):
+            new.append((cut - at, key))
+            at = cut
+    return sum(length for length, key in new if key not in known)
+
+
+def _different_regions(fd_a: int, fd_b: int, size: int) -> Iterator[tuple[int, int]]:
+    """Maximal runs of differing blocks as (start, end)."""
+    block_a, block_b = bytearray(_BLOCK), bytearray(_BLOCK)
+    start = -1
+    for offset in range(0, size, _BLOCK):
+        got_a, got_b = _read_at(fd_a, block_a, offset), _read_at(fd_b, block_b, offset)
+        if got_a == got_b == _BLOCK:
+            equal = block_a == block_b
+        else:
+            equal = block_a[:got_a] == block_b[:got_b]
+        if not equal and start < 0:
+            start = offset
+        if equal and start >= 0:
+            yield start, offset
+            start = -1
+    if start >= 0:
+        yield start, size
+
+
+def _read_at(fd: int, buffer: bytearray | memoryview, offset: int) -> int:
+    """Fills buffer from offset; less only at the end of the file."""
+    view = memoryview(buffer)
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], offset + done)
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+def _windows(fd: int, start: int, end: int | None) -> Iterator[memoryview]:
+    """The bytes of [start, end) in pieces; each stays valid until the next but one is asked for."""
+    buffers = (bytearray(_WINDOW), bytearray(_WINDOW))
+    number = 0
+    while end is None or start < end:
+        view = memoryview(buffers[number % 2])
+        if end is not None:
+            view = view[: end - start]
+        got = _read_at(fd, view, start)
+        if got == 0:
+            return
+        yield view[:got]
+        start += got
+        number += 1
+
+
+def _keyed_region(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    return _keys_of(_windows(fd, start, end), _SIZES)
+
+
+def _keyed(source: Any, sizes: tuple[int, int, int]) -> Iterator[tuple[int, bytes]]:
+    """(offset behind the chunk, its blake3) of every chunk of what a caller may pass."""
+    if isinstance(source, int):
+        yield from _keys_of(_readable(source, f"descriptor {source}"), sizes)
+    elif isinstance(source, (str, os.PathLike)):
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+            raise OperandError(f"{show_path(os.fspath(source))}: {reason}: give a file that can be read") from exc
+        try:
+            yield from _keys_of(_readable(fd, show_path(os.fspath(source))), sizes)
+        finally:
+            os.close(fd)
+    else:
+        yield from _keys_of(_slices(source), sizes)
+
+
+def _readable(fd: int, name: str) -> Iterator[memoryview]:
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OperandError(f"{name}: is not a regular file: give a file that can be read at any offset")
+        yield from _windows(fd, 0, None)
+    except OSError as exc:
+        raise StorageError(exc.errno or 0, "read", name) from exc
+
+
+def _slices(source: Any) -> Iterator[memoryview]:
+    try:
+        view = memoryview(source).cast("B")
+    except TypeError as exc:
+        raise UsageError(f"chunks takes a path, a descriptor or contiguous bytes, not {type(source).__name__}") from exc
+    for start in range(0, len(view), _WINDOW):
+        yield view[start : start + _WINDOW]
+
+
+def _keys_of(windows: Iterator[memoryview], sizes: tuple[int, int, int]) -> Iterator[tuple[int, bytes]]:
+    """Cuts here and hashes on a second thread, one window behind; a source of one window needs no thread."""
+    chunker = _backend.engine().chunk.Chunker(*sizes)
+    hasher = _Hasher()
+    first = next(windows, None)
+    if first is None:
+        return
+    cuts, second = chunker.feed(first, False), next(windows, None)
+    if second is None:
+        yield from hasher.run(first, cuts + chunker.feed(b"", True))
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(hasher.run, first, cuts)
+        for window in itertools.chain((second,), windows):
+            cuts = chunker.feed(window, False)
+            yield from pending.result()
+            pending = pool.submit(hasher.run, window, cuts)
+        yield from pending.result()
+        yield from hasher.run(memoryview(b""), chunker.feed(b"", True))
+
+
+class _Hasher:
+    """blake3 of every chunk of a stream that comes in windows."""
+
+    def __init__(self) -> None:
+        from blake3 import blake3
+
+        self._new = blake3
+        self._open: Any = None  # hash of the chunk that began in an earlier window
+        self._base = 0
+
+    def run(self, window: memoryview, cuts: list[int]) -> list[tuple[int, bytes]]:
+        """Takes the next window and the stream offsets of the cuts in it."""
+        keys = []
+        start = 0
+        for cut in cuts:
+            end = cut - self._base
+            keys.append((cut, self._take(window[start:end]).digest()))
+            self._open = None
+            start = end
+        if start < len(window):
+            self._open = self._take(window[start:])
+        self._base += len(window)
+        return keys
+
+    def _take(self, piece: memoryview) -> Any:
+        state = self._new() if self._open is None else self._open
+        return state.update(piece)

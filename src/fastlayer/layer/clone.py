@@ -1,0 +1,267 @@
+"""Exact copies of trees: ``clone``, and ``copy_up`` for one path of an overlay."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from fastlayer import _backend
+from fastlayer.errors import OperandError, StorageError, UnsafeEntryError, UsageError, show_path
+from fastlayer.layer import libc
+from fastlayer.layer.progress import ProgressCallback, Reporter
+from fastlayer.layer.target import empty
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class CloneStats(NamedTuple):
+    """What a copy did.
+
+    ``bytes``: sizes of the regular files, every inode once. ``shared_bytes`` of them lie in files that share their
+    blocks with the source (reflink), ``copied_bytes`` were moved; holes are in neither.
+    """
+
+    entries: int
+    bytes: int
+    shared_bytes: int
+    copied_bytes: int
+    warnings: tuple[str, ...]
+
+
+def clone(src: Any, dst: Any, *, progress: ProgressCallback | None = None) -> CloneStats:
+    """Copies the tree ``src`` exactly: owner, mode, xattrs, ACLs, times, hard links, holes, devices, fifos.
+
+    ``src``: a path or descriptor of a directory. ``dst``: a name that is free, an empty directory, or the descriptor of
+    one. The copy is made under a temporary name beside ``dst`` and renamed when it is complete, so a failure leaves
+    nothing; an empty directory that is a mount point, a symbolic link or a descriptor is filled in place and emptied
+    again on failure. Data is shared where the file system can. Sockets are skipped with a warning.
+
+    Raises ``OperandError`` for what cannot be used, ``StorageError`` when the system refuses, ``FileChangedError`` when
+    a file changes while it is copied.
+    """
+    report = Reporter(progress)
+    source = _open(src)
+    try:
+        with _Destination(dst) as place:
+            _refuse_inside(source, place.fd, src, dst)
+            counts = _run(_backend.engine().clone.TreeCloner(source, place.fd), "clone", report)
+            place.commit()
+    finally:
+        os.close(source)
+    return _stats(counts)
+
+
+def copy_up(lower: Any, upper: Any, path: Any, *, workdir: Any = None) -> CloneStats:
+    """Copies one path of the directory ``lower`` to the directory ``upper`` as overlayfs does before the first write.
+
+    The object is completed in ``workdir`` (a path or descriptor on the file system of ``upper``; by default a directory
+    made beside ``upper`` for the call) and renamed to its place. Missing parents are made with the attributes they have
+    in ``lower``; a directory comes without its children. A path that ``upper`` has is left alone: ``entries`` is 0.
+
+    Raises ``UnsafeEntryError`` for ``..`` and for symbolic links as parents, ``StorageError`` (ENOENT) when the path
+    is not there or a whiteout or an opaque directory of ``upper`` hides it.
+    """
+    name = os.fsencode(path).strip(b"/")
+    if b"\0" in name:
+        raise UsageError("a path cannot contain a NUL byte")
+    if b".." in name.split(b"/"):
+        raise UnsafeEntryError(f"{show_path(name)}: not a plain relative path")
+    name = b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
+    descriptors: list[int] = []
+    try:
+        descriptors.append(_open(lower))
+        descriptors.append(_open(upper))
+        with _work_directory(workdir, upper) as work:
+            copier = _backend.engine().clone.PathCopier(descriptors[0], descriptors[1], work, name)
+            return _stats(_run(copier, "copy-up", Reporter(None)))
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _run(copier: Any, stage: str, report: Reporter) -> _backend.CopyCounts:
+    """Steps to the end; whatever interrupts leaves no thread at work behind."""
+    try:
+        while copier.step():
+            entries, size = copier.stats()[:2]
+            report.update(stage, entries, size)
+        counts = _backend.CopyCounts(*copier.stats())
+    finally:
+        copier.abort()
+    report.end(stage, counts.entries, counts.bytes)
+    return counts
+
+
+def _stats(counts: _backend.CopyCounts) -> CloneStats:
+    warnings = (
+        (counts.sockets, "sockets skipped: they mean nothing without the process that made them"),
+        (counts.lost_owners, "owners not kept: not permitted (run as root to keep them)"),
+        (counts.lost_xattrs, "xattrs not kept: not permitted or not supported by the file system"),
+    )
+    return CloneStats(
+        counts.entries,
+        counts.bytes,
+        counts.shared_bytes,
+        counts.copied_bytes,
+        tuple(f"{number} {text}" for number, text in warnings if number),
+    )
+
+
+def _show(value: Any) -> str:
+    return f"descriptor {value}" if isinstance(value, int) else show_path(os.fsencode(value))
+
+
+def _open(value: Any) -> int:
+    """A new descriptor of a directory."""
+    try:
+        if isinstance(value, int):
+            return os.open(".", _DIRECTORY, dir_fd=value)
+        return os.open(value, _DIRECTORY)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise OperandError(f"{_show(value)}: {reason}: give a directory that exists") from exc
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _refuse_inside(source: int, target: int, src: Any, dst: Any) -> None:
+    """A tree cannot be copied into itself."""
+    wanted = _identity(os.fstat(source))
+    fd = os.dup(target)
+    try:
+        while True:
+            here = _identity(os.fstat(fd))
+            if here == wanted:
+                raise OperandError(f"{_show(dst)}: lies inside {_show(src)}: give a directory outside of it")
+            above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = above
+            if _identity(os.fstat(fd)) == here:
+                return
+    finally:
+        os.close(fd)
+
+
+class _Destination:
+    """A context manager around the directory that is filled, ``fd``; without ``commit`` nothing of it stays."""
+
+    def __init__(self, value: Any) -> None:
+        self.name = _show(value)
+        self.fd = self._parent = -1
+        self._staging: bytes | None = None
+        self._base = b""
+        self._replaces = False
+        self._complete = False
+        if isinstance(value, int):
+            self._use(value)
+        else:
+            self._use_path(os.fsencode(value))
+
+    def _use(self, value: Any) -> None:
+        """An existing directory, filled in place."""
+        self.fd = _open(value)
+        self._mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
+        if os.listdir(self.fd):
+            os.close(self.fd)
+            raise OperandError(f"{self.name}: is not empty: give an empty directory or a name that is free")
+
+    def _use_path(self, path: bytes) -> None:
+        head, self._base = os.path.split(path.rstrip(b"/"))
+        try:
+            status = os.lstat(path)
+            parent = os.stat(head or b".")
+        except FileNotFoundError:
+            self._stage(head or b".")
+            return
+        except (OSError, ValueError) as exc:
+            raise OperandError(f"{self.name}: {getattr(exc, 'strerror', exc)}") from exc
+        if not self._base or stat.S_ISLNK(status.st_mode) or status.st_dev != parent.st_dev:
+            self._use(path)
+            return
+        if not stat.S_ISDIR(status.st_mode) or os.listdir(path):
+            raise OperandError(f"{self.name}: exists and is not an empty directory: give a name that is free")
+        self._replaces = True
+        self._stage(head or b".")
+
+    def _stage(self, head: bytes) -> None:
+        if self._base in (b"", b".", b".."):
+            raise OperandError(f"{self.name}: not a name for a directory: give a name that is free")
+        self._parent = _open(head)
+        staging = b".%s.fastlayer-%s" % (self._base[:200], secrets.token_hex(6).encode())
+        try:
+            os.mkdir(staging, 0o700, dir_fd=self._parent)
+            self._staging = staging
+            self.fd = os.open(staging, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._parent)
+        except OSError as exc:
+            self.__exit__()
+            raise StorageError(exc.errno or 0, "mkdir", self.name) from exc
+
+    def commit(self) -> None:
+        """The tree is complete: it gets its name, which must still be free (or the empty directory it was)."""
+        if self._staging is not None:
+            try:
+                if self._replaces:
+                    os.rename(self._staging, self._base, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+                else:
+                    libc.rename_new(self._parent, self._staging, self._parent, self._base)
+            except OSError as exc:
+                raise StorageError(exc.errno or 0, "rename", self.name) from exc
+        self._complete = True
+
+    def __enter__(self) -> _Destination:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            if not self._complete:
+                self._undo()
+        finally:
+            for fd in (self.fd, self._parent):
+                if fd >= 0:
+                    os.close(fd)
+            self.fd = self._parent = -1
+
+    def _undo(self) -> None:
+        if self.fd >= 0:
+            empty(self.fd)
+        if self._staging is not None:
+            os.rmdir(self._staging, dir_fd=self._parent)
+        elif self.fd >= 0:
+            os.fchmod(self.fd, self._mode)
+
+
+@contextmanager
+def _work_directory(workdir: Any, upper: Any) -> Iterator[int]:
+    """The caller's, or one beside the upper directory that goes away again."""
+    if workdir is not None:
+        fd = _open(workdir)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+        return
+    if isinstance(upper, int):
+        raise UsageError("copy_up needs workdir= when upper is a descriptor: a directory on the same file system")
+    head, base = os.path.split(os.path.realpath(os.fsencode(upper)))
+    parent = _open(head)
+    name = b".%s.fastlayer-%s" % (base[:200], secrets.token_hex(6).encode())
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+            os.rmdir(name, dir_fd=parent)
+    except OSError as exc:
+        if isinstance(exc, StorageError):
+            raise
+        raise StorageError(exc.errno or 0, "mkdir", show_path(upper)) from exc
+    finally:
+        os.close(parent)
