@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from fastlayer import _backend
 from fastlayer._backend import Compare, Row, XattrPolicy
 from fastlayer.errors import UsageError
-from fastlayer.layer.operands import Operand, of_directory, open_operand
+from fastlayer.layer.operands import Operand, check_xattrs, of_directory, open_operand
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 
@@ -202,7 +202,7 @@ class Changes:
         return layer
 
     def _roots(self) -> list[int]:
-        if self._b.is_index:
+        if self._b.xattrs is not None:
             raise UsageError(
                 f"{self._b.name}: a saved index has no file contents: as B of a layer give the directory or layer tars"
             )
@@ -288,6 +288,8 @@ def diff(
         keys = compare != "metadata" and a is not None and b is not None
         opened.append(open_operand(a, contents=False, keys=keys, report=report, jobs=threads))
         opened.append(open_operand(b, contents=output is not None, keys=keys, report=report, jobs=threads))
+        for operand in opened:
+            check_xattrs(operand, xattrs)
         left, right = opened
         differ = _backend.engine().changes.Differ(
             left.side, right.side, compare=compare, xattrs=xattrs, details=output is None, threads=threads

@@ -23,6 +23,7 @@ from fastlayer.layer.progress import Reporter
 if TYPE_CHECKING:
     from fastlayer.layer.index import TreeIndex
 
+_WIDTH = {"none": 0, "docker": 1, "all": 2}
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -41,7 +42,7 @@ class Operand:
         *,
         directory: int | None = None,
         contents: Callable[[], int | None] = lambda: None,
-        is_index: bool = False,
+        xattrs: str | None = None,
         keys_missing: int = 0,
         closer: Callable[[], object] | None = None,
     ) -> None:
@@ -49,7 +50,7 @@ class Operand:
         self.side = side
         self.directory = directory
         self.contents = contents
-        self.is_index = is_index
+        self.xattrs = xattrs  # what an index has kept; None when the operand is no index
         self.keys_missing = keys_missing
         self._closer = closer
 
@@ -76,6 +77,14 @@ def _split(text: str) -> list[str]:
     if not all(pieces):
         raise UsageError(f"{show_path(text)}: a stack is LAYER+LAYER: name a layer on both sides of each +")
     return pieces
+
+
+def check_xattrs(operand: Operand, policy: str) -> None:
+    """An index cannot be compared by xattrs that it has not kept: raises ``OperandError``."""
+    if operand.xattrs is not None and _WIDTH[policy] > _WIDTH[operand.xattrs]:
+        raise OperandError(
+            f"{operand.name}: the index was made with xattrs={operand.xattrs}: diff with that, or make the index again"
+        )
 
 
 def open_operand(value: Any, *, contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
@@ -152,7 +161,7 @@ def _of_index(index: TreeIndex, contents: bool) -> Operand:
         raise OperandError(
             f"{index.name}: a saved index has no file contents: as B of a layer give the directory or layer tars"
         )
-    return Operand(index.name, index.columns, is_index=True, keys_missing=index.keys_missing)
+    return Operand(index.name, index.columns, xattrs=index.meta.xattrs, keys_missing=index.keys_missing)
 
 
 def _of_layers(values: list[Any], contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:

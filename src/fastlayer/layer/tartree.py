@@ -99,12 +99,17 @@ class Tree:
             self._put_root(item)
             return None
         name = parts.pop()
+        if any(part.startswith(_WHITEOUT) for part in parts):
+            return None
         if name.startswith(_WHITEOUT):
             self._whiteout(item.path, parts, name)
             return None
         parent = self._directory(parts, item.path, create=True)
         assert parent is not None and parent.children is not None
-        node = self._link_target(item) if item.type == "1" else self._new(item, parent.children.get(name))
+        old = parent.children.get(name)
+        node = self._link_target(item) if item.type == "1" else self._new(item, old)
+        if item.type == "1" and old is not None and old.node is node:
+            raise UnsafeEntryError(f"{show_path(item.path)}: hard link to itself: do not use this layer")
         parent.children[name] = Name(node, self._layer)
         return node if item.type == "0" else None
 
@@ -157,7 +162,10 @@ class Tree:
             if found.node.item.type != "2":
                 if not create:
                     return None
-                raise UnsafeEntryError(f"{show_path(path)}: a parent is not a directory: do not use this layer")
+                self._count += 1
+                here[part] = Name(Node(None, self._count, is_dir=True), self._layer)
+                trail.append(here[part].node)
+                continue
             links += 1
             if links > _MAX_LINKS:
                 if not create:
