@@ -278,7 +278,7 @@ def frame(descriptor: int, rest: bytes) -> bytes:
 @both
 def test_zstd_window_limit(inline: bool) -> None:
     too_large = frame(0x00, bytes([(28 - 10) << 3]) + b"\x01\x00\x00")  # 256 MiB
-    with pytest.raises((LimitError, LayerFormatError), match="window|memory"):
+    with pytest.raises((LimitError, LayerFormatError), match=r"window|memory"):
         expand(too_large, inline=inline)
 
 
