@@ -346,13 +346,17 @@ static int take_pair(struct fl_diff *d, struct fl_error *err)
     return take_both(d, err);
 }
 
+/* A table without an entry for its root does not know it: nothing to compare. */
 static int take_added(struct fl_diff *d, struct fl_error *err)
 {
-    if (S_ISSOCK(entry_of(&d->b)->mode)) {
+    const struct fl_entry *e = entry_of(&d->b);
+    bool unknown = e->path_len == 0 && d->a.operand.columns != NULL;
+
+    if (S_ISSOCK(e->mode)) {
         d->table.skipped_sockets++;
         return 0;
     }
-    return conclude(d, NULL, FL_KIND_ADD, 0, err);
+    return conclude(d, NULL, unknown ? FL_KIND_PARENT : FL_KIND_ADD, 0, err);
 }
 
 /* The next path of either tree. 1 done with it, 0 comparing its contents. */

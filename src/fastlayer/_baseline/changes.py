@@ -106,7 +106,10 @@ class Differ:
     def _take_present(self, a: Entry | None, b: Entry) -> None:
         if a is not None and a.is_dir and not b.is_dir:
             self._gone.add(a.path)
-        change = Change("A", b) if a is None else self._compared(a, b)
+        if a is None:  # a table without an entry for its root does not know it: nothing to compare
+            change = Change("A" if b.path or isinstance(self._a, int | None) else "P", b)
+        else:
+            change = self._compared(a, b)
         if b.is_file:
             self.point_at_bytes(change)
         self._changes.append(change)

@@ -469,6 +469,9 @@ def to_columns(tree: Tree, *, direct: bool) -> _backend.Columns:
         keys += node.key or bytes(32)
         for name, column in columns.items():
             column.append(values.get(name, 0))
+    if not entries:
+        for column in columns.values():
+            column.append(0)  # an empty array has no aligned address
     return _backend.Columns(count=len(entries), heap=heap, key=keys, racy_ns=0, **columns)
 
 
