@@ -7,6 +7,7 @@
 
 #define LIST_MAX 65536u  /* XATTR_LIST_MAX */
 #define VALUE_MAX 65536u /* XATTR_SIZE_MAX */
+#define FIRST_TRY 512u   /* the kernel allocates as much as it is offered, each time */
 #define HEAD 6u          /* u16 name length, u32 value length */
 #define OVERLAY "trusted.overlay."
 
@@ -70,8 +71,10 @@ static int read_value(struct fl_xattr_reader *r, int dirfd, const char *name,
                       const char *attr, struct fl_buf *out, struct fl_error *err)
 {
     uint8_t *value = r->list.data + LIST_MAX + 1;
-    ssize_t n = fl_sys_getxattrat(dirfd, name, attr, value, VALUE_MAX);
+    ssize_t n = fl_sys_getxattrat(dirfd, name, attr, value, FIRST_TRY);
 
+    if (n < 0 && errno == ERANGE)
+        n = fl_sys_getxattrat(dirfd, name, attr, value, VALUE_MAX);
     if (n < 0)
         return errno == ENODATA || errno == EOPNOTSUPP
                    ? 0
@@ -107,7 +110,9 @@ int fl_xattr_read(struct fl_xattr_reader *r, int dirfd, const char *name,
     if (r->list.cap == 0 &&
         fl_buf_reserve(&r->list, LIST_MAX + 1 + VALUE_MAX, err) < 0)
         return -1;
-    n = fl_sys_listxattrat(dirfd, name, (char *)r->list.data, LIST_MAX);
+    n = fl_sys_listxattrat(dirfd, name, (char *)r->list.data, FIRST_TRY);
+    if (n < 0 && errno == ERANGE)
+        n = fl_sys_listxattrat(dirfd, name, (char *)r->list.data, LIST_MAX);
     if (n == 0 || (n < 0 && errno == EOPNOTSUPP))
         return 0;
     if (n < 0)
