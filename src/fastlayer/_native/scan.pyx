@@ -1,7 +1,8 @@
 """Directory trees as flat records, and many small files with one call: contracts in ``fastlayer._backend``."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
 
 from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
@@ -68,41 +69,53 @@ cdef class Scanner:
 
 
 cdef class _Reader:
-    """Scope of a fl_read_many."""
+    """Scope of a fl_read_many and of the flat list of paths that C reads without the GIL."""
 
     cdef fl_read_many state
+    cdef const uint8_t **paths
+    cdef uint32_t *path_lens
+    cdef int64_t *sizes
+    cdef list kept
 
-    def __cinit__(self, int root_fd):
+    def __cinit__(self, int root_fd, paths):
+        cdef size_t i
         fl_read_many_init(&self.state, root_fd)
+        self.kept = list(paths)
+        self.paths = <const uint8_t **>calloc(len(self.kept) + 1, sizeof(uint8_t *))
+        self.path_lens = <uint32_t *>calloc(len(self.kept) + 1, sizeof(uint32_t))
+        self.sizes = <int64_t *>calloc(len(self.kept) + 1, sizeof(int64_t))
+        if self.paths == NULL or self.path_lens == NULL or self.sizes == NULL:
+            raise MemoryError
+        for i, path in enumerate(self.kept):
+            self.paths[i] = <const uint8_t *>PyBytes_AsString(path)
+            self.path_lens[i] = <uint32_t>len(path)
 
     def __dealloc__(self):
         fl_read_many_free(&self.state)
+        free(self.paths)
+        free(self.path_lens)
+        free(self.sizes)
 
-    cdef int next(self, bytes path, uint8_t *buf, size_t room, int64_t *ret_len) except -1:
+    cdef list read(self, uint8_t *buf, size_t room):
         cdef fl_error err
-        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(path)
-        cdef uint32_t length = <uint32_t>PyBytes_GET_SIZE(path)
-        cdef int r
+        cdef size_t done = 0, count = len(self.kept)
+        cdef int r = 1
         with nogil:
-            r = fl_read_many_next(&self.state, data, length, buf, room, ret_len, &err)
+            while done < count:
+                r = fl_read_many_next(
+                    &self.state, self.paths[done], self.path_lens[done], buf, room, &self.sizes[done], &err)
+                if r <= 0:
+                    break
+                if self.sizes[done] > 0:
+                    buf += self.sizes[done]
+                    room -= <size_t>self.sizes[done]
+                done += 1
         if r < 0:
             raise_error(&err)
-        return r
+        return [self.sizes[i] for i in range(done)]
 
 
 def read_many(int root_fd, paths, buffer):
     """See ``fastlayer._backend.ReadMany``."""
     cdef uint8_t[::1] room = buffer
-    cdef size_t left = room.shape[0]
-    cdef uint8_t *at = &room[0] if left else NULL
-    cdef _Reader reader = _Reader(root_fd)
-    cdef int64_t length = -1
-    cdef list lengths = []
-    for path in paths:
-        if not reader.next(path, at, left, &length):
-            break
-        lengths.append(length)
-        if length > 0:
-            at += length
-            left -= length
-    return lengths
+    return _Reader(root_fd, paths).read(&room[0] if room.shape[0] else NULL, room.shape[0])
