@@ -251,7 +251,10 @@ class TreeCloner(Protocol):
 
 
 class PathCopier(Protocol):
-    """``clone.PathCopier(lower_fd, upper_fd, work_fd, path)``: copies one path up as overlayfs does (csrc/fl_copyup.h)."""
+    """``clone.PathCopier(lower_fd, upper_fd, work_fd, path)``: copies one path up as overlayfs does.
+
+    The rules are in csrc/fl_copyup.h.
+    """
 
     def step(self) -> bool: ...
     def stats(self) -> tuple[int, ...]: ...

@@ -4,6 +4,9 @@ from fastlayer import errors as _errors
 from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport fl_chunk, fl_chunk_init, fl_chunk_next, fl_error, uint8_t, uint64_t
 
+cdef enum:
+    CUTS = 512  # gathered before they become Python integers
+
 KERNELS = ("scalar", "stripes")  # enum fl_chunk_kernel
 
 
@@ -25,14 +28,20 @@ cdef class Chunker:
     def feed(self, const uint8_t[::1] buffer, bint final):
         cdef size_t size = buffer.shape[0], pos = 0
         cdef const uint8_t *data = &buffer[0] if size else NULL
-        cdef bint cut
+        cdef uint64_t[CUTS] found
+        cdef size_t count, i
         cdef list cuts = []
 
         while pos < size:
+            count = 0
             with nogil:
-                cut = fl_chunk_next(&self._chunk, data, size, &pos)
-            if cut:
-                cuts.append(self._chunk.base)
+                while count < CUTS and fl_chunk_next(&self._chunk, data, size, &pos):
+                    found[count] = self._chunk.base
+                    count += 1
+                    if pos == size:
+                        break
+            for i in range(count):
+                cuts.append(found[i])
         if final and self._chunk.length:
             self._chunk.base += self._chunk.length
             self._chunk.length = 0

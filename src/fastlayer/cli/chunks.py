@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -19,8 +20,8 @@ def command(**given: Any) -> int:
     """List the chunks of FILE: offset, length, blake3. Equal data gives equal chunks wherever it stands."""
     import fastlayer
 
-    found = fastlayer.chunks(
-        given["file"], min_size=given["min_size"], avg_size=given["avg_size"], max_size=given["max_size"]
+    found = fastlayer.chunks(  # bytes would be data
+        os.fsdecode(given["file"]), min_size=given["min_size"], avg_size=given["avg_size"], max_size=given["max_size"]
     )
     rows = ((int(row["offset"]), int(row["length"]), row["blake3"].tobytes().hex()) for row in found)
     if given["as_json"]:

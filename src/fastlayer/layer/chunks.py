@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     ChunkTable = np.ndarray[tuple[int], np.dtype[np.void]]
 
-_WINDOW = 2 << 20
+_WINDOW = 1 << 20  # still in a processor's cache when it is hashed after it was cut
 _BLOCK = 1 << 20
 _SIZES = (16384, 65536, 262144)
 
@@ -25,8 +24,8 @@ def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_siz
     """The chunks of a path, a descriptor (from offset 0) or a bytes-like object, as a table without gaps.
 
     Returns an array with one row per chunk, ``[("offset", "<u8"), ("length", "<u4"), ("blake3", "u1", (32,))]``. Every
-    chunk but the last is ``min_size`` to ``max_size`` bytes long (64 <= min <= avg <= max <= 2^31, avg >= 256); the rule
-    is in docs/chunks.md. Memory does not depend on the size of the source, but for the table.
+    chunk but the last is ``min_size`` to ``max_size`` bytes long (64 <= min <= avg <= max <= 2^31, avg >= 256); the
+    rule is in docs/chunks.md. Memory does not depend on the size of the source, but for the table.
 
     Raises ``UsageError`` for sizes that cannot be, ``OperandError`` and ``StorageError`` for a source that cannot be
     read.
@@ -71,10 +70,7 @@ def _different_regions(fd_a: int, fd_b: int, size: int) -> Iterator[tuple[int, i
     start = -1
     for offset in range(0, size, _BLOCK):
         got_a, got_b = _read_at(fd_a, block_a, offset), _read_at(fd_b, block_b, offset)
-        if got_a == got_b == _BLOCK:
-            equal = block_a == block_b
-        else:
-            equal = block_a[:got_a] == block_b[:got_b]
+        equal = got_a == got_b and (block_a == block_b if got_a == _BLOCK else block_a[:got_a] == block_b[:got_a])
         if not equal and start < 0:
             start = offset
         if equal and start >= 0:
@@ -97,19 +93,15 @@ def _read_at(fd: int, buffer: bytearray | memoryview, offset: int) -> int:
 
 
 def _windows(fd: int, start: int, end: int | None) -> Iterator[memoryview]:
-    """The bytes of [start, end) in pieces; each stays valid until the next but one is asked for."""
-    buffers = (bytearray(_WINDOW), bytearray(_WINDOW))
-    number = 0
+    """The bytes of [start, end) in pieces; each stays valid until the next is asked for."""
+    buffer = memoryview(bytearray(_WINDOW))
     while end is None or start < end:
-        view = memoryview(buffers[number % 2])
-        if end is not None:
-            view = view[: end - start]
+        view = buffer if end is None else buffer[: end - start]
         got = _read_at(fd, view, start)
         if got == 0:
             return
         yield view[:got]
         start += got
-        number += 1
 
 
 def _keyed_region(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
@@ -153,26 +145,11 @@ def _slices(source: Any) -> Iterator[memoryview]:
 
 
 def _keys_of(windows: Iterator[memoryview], sizes: tuple[int, int, int]) -> Iterator[tuple[int, bytes]]:
-    """Cuts here and hashes on a second thread, one window behind; a source of one window needs no thread."""
     chunker = _backend.engine().chunk.Chunker(*sizes)
     hasher = _Hasher()
-    first = next(windows, None)
-    if first is None:
-        return
-    cuts, second = chunker.feed(first, False), next(windows, None)
-    if second is None:
-        yield from hasher.run(first, cuts + chunker.feed(b"", True))
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(hasher.run, first, cuts)
-        for window in itertools.chain((second,), windows):
-            cuts = chunker.feed(window, False)
-            yield from pending.result()
-            pending = pool.submit(hasher.run, window, cuts)
-        yield from pending.result()
-        yield from hasher.run(memoryview(b""), chunker.feed(b"", True))
+    for window in windows:
+        yield from hasher.run(window, chunker.feed(window, False))
+    yield from hasher.run(memoryview(b""), chunker.feed(b"", True))
 
 
 class _Hasher:
