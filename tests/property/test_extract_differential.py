@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,10 +33,6 @@ MARKERS = [b".wh.a", b".wh.b", b".wh.l", b".wh.missing", b".wh..wh..opq", b".wh.
 ODD_MARKERS = [b".wh.", b".wh..", b".wh...", b".wh..wh.plnk", b".wh..wh.aufs", b".wh..wh..opqX", b".wh." + b"y" * 252]
 TIMES = [0, 1, 1_700_000_000, 8_589_934_591]
 XATTRS = [b"user.a", b"user.b", b"trusted.t", b"trusted.overlay.opaque", b"user.overlay.opaque", b"security.other"]
-ACL = struct.pack("<I", 2) + b"".join(
-    struct.pack("<HHI", tag, permissions, number)
-    for tag, permissions, number in ((1, 7, 0xFFFFFFFF), (2, 5, 1000), (4, 5, 0xFFFFFFFF), (16, 5, 0xFFFFFFFF), (32, 4, 0xFFFFFFFF))
-)  # fmt: skip
 
 
 class Layers:
@@ -109,7 +104,9 @@ class Layers:
         if self.often(0.2):
             records += [(b"SCHILY.xattr." + self.rng.choice(XATTRS), self.rng.choice([b"", b"y", b"v\0w"]))]
         if self.often(0.05):
-            records += [(b"SCHILY.xattr.system.posix_acl_" + self.rng.choice([b"access"] * 9 + [b"default"]), ACL)]
+            records += [
+                (b"SCHILY.xattr.system.posix_acl_" + self.rng.choice([b"access"] * 9 + [b"default"]), trees.ACLS[0])
+            ]
         return pax(*records) if records else b""
 
 
