@@ -25,6 +25,7 @@ from fastlayer.errors import LimitError, StorageError, UnsafeEntryError, UsageEr
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLIED_MODE = 0o755
+_MAX_TARGET = 4095
 
 
 class ExtractStats(NamedTuple):
@@ -82,12 +83,15 @@ class Extractor:
         self._max_pax = max_pax
         self._fsync = fsync
         self._parser: TarParser | None = None
+        self._failed = False
         self._out: _OpenFile | None = None
         self._path = b""  # the entry at hand, for messages
 
     # ---- the layer
 
     def begin_layer(self) -> None:
+        if self._failed or self._parser is not None:
+            raise UsageError("the extractor has failed" if self._failed else "end_layer is missing")
         self._parser = TarParser(self._max_pax)
         self._made: set[bytes] = set()
         self._settle: dict[Parts, _Settle] = {}
@@ -97,11 +101,9 @@ class Extractor:
         self._attributes.begin_layer()
 
     def feed(self, buffer: Any) -> None:
-        if self._parser is None:
-            raise UsageError("feed outside of a layer: call begin_layer first")
         view = memoryview(buffer).cast("B")
-        with self._storage_errors():
-            for event in self._parser.parse(view):
+        with self._in_layer() as parser:
+            for event in parser.parse(view):
                 if event[0] == "entry":
                     self._take_entry(event[1])
                 elif event[0] == "data":
@@ -110,10 +112,8 @@ class Extractor:
                     self._finish_file()
 
     def end_layer(self) -> ExtractStats:
-        if self._parser is None:
-            raise UsageError("end_layer outside of a layer: call begin_layer first")
-        self._parser.finish()
-        with self._storage_errors():
+        with self._in_layer() as parser:
+            parser.finish()
             for path in sorted(self._settle, reverse=True):  # children first: a parent may close itself
                 self._settle_directory(path)
         self._parser = None
@@ -126,19 +126,22 @@ class Extractor:
         )
 
     def abort(self) -> None:
-        self._parser = None
+        self._failed = True
         if self._out is not None:
             os.close(self._out.fd)
             self._out = None
 
     @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def _in_layer(self) -> Iterator[TarParser]:
+        """After any failure the extractor is good for nothing."""
+        if self._failed or self._parser is None:
+            raise UsageError("the extractor has failed" if self._failed else "call begin_layer first")
+        self._failed = True
         try:
-            yield
-        except StorageError:
-            raise
+            yield self._parser
         except OSError as exc:
             raise StorageError(exc.errno or 0, "extract", self._path) from exc
+        self._failed = False
 
     # ---- entries
 
@@ -146,8 +149,6 @@ class Extractor:
         self._path = item.path
         self._count(item)
         parts = paths.normalise(item.path)
-        if not item.path:
-            raise UnsafeEntryError("an entry without a name")
         if whiteouts.is_bookkeeping(parts):
             return
         marker = whiteouts.marker(parts)
@@ -193,6 +194,8 @@ class Extractor:
             self._describe_directory(fd, path, item)
 
     def _make_symlink(self, parent: int, path: Parts, item: TarItem) -> None:
+        if len(item.link) > _MAX_TARGET:
+            raise UnsafeEntryError(f"{show_path(item.path)}: the target of a symbolic link is longer than 4095 bytes")
         self._vacate(parent, path)
         os.symlink(item.link, path[-1], dir_fd=parent)
         self._describe(parent, path, item)
@@ -213,6 +216,8 @@ class Extractor:
     def _make_hardlink(self, parent: int, path: Parts, item: TarItem) -> None:
         """Its target is a path in the tree whose last component is not followed. The inode's attributes stay."""
         target = paths.normalise(item.link)
+        if any(part.startswith(whiteouts.PREFIX) for part in target):
+            raise UnsafeEntryError(f"{show_path(item.path)}: hard link to a whiteout")
         with self._place(target[:-1], _no_directory) as (directory, at):
             if not target or directory < 0 or not self._can_be_linked(directory, target[-1]):
                 raise UnsafeEntryError(f"{show_path(item.path)}: hard link to {show_path(item.link)}, which is no file")
@@ -262,6 +267,15 @@ class Extractor:
         found = os.stat(proc_path(fd))
         self._settle[path] = _Settle(found.st_dev, found.st_ino, item.mtime_ns, item.mode)
 
+    def _take_permission(self, fd: int, path: Parts) -> None:
+        """Not root: a directory of our own that is closed to us is opened up until the end of the layer."""
+        if os.geteuid() == 0:
+            return
+        found = os.stat(proc_path(fd))
+        if found.st_uid == os.geteuid() and found.st_mode & 0o700 != 0o700:
+            os.chmod(proc_path(fd), stat.S_IMODE(found.st_mode) | 0o700)
+            self._settle[path] = _Settle(found.st_dev, found.st_ino, found.st_mtime_ns, stat.S_IMODE(found.st_mode))
+
     def _keep_times(self, fd: int, path: Parts) -> None:
         """Before the first change to a directory that no entry has spoken of."""
         if path not in self._settle:
@@ -292,7 +306,7 @@ class Extractor:
     @contextmanager
     def _place(self, parts: Parts, obstacle: paths.Obstacle) -> Iterator[tuple[int, Parts]]:
         """The directory ``parts`` lead to, links followed inside the target; (-1, ()) where there is none."""
-        found = paths.resolve(self._root, parts, obstacle)
+        found = paths.resolve(self._root, parts, obstacle, self._take_permission)
         try:
             yield found or (-1, ())
         finally:

@@ -16,17 +16,26 @@ from fastlayer.errors import UnsafeEntryError, show_path
 Parts = tuple[bytes, ...]
 # (directory fd, its parts, name that cannot be entered): True when it is a directory now
 Obstacle = Callable[[int, Parts, bytes], bool]
+Entered = Callable[[int, Parts], None]
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTENT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_LINKS = 40  # the kernel's
+_MAX_NAME = 255
 
 
 def normalise(path: bytes) -> Parts:
-    """Components of an archive's name: ``a``, ``./a``, ``/a`` and ``a//`` are one; ``..`` is refused. Root is ()."""
+    """Components of an archive's name: ``a``, ``./a``, ``/a`` and ``a//`` are one. Root is ().
+
+    Refused: no name at all, ``..``, and components longer than a file name (a whiteout's may be, by its prefix).
+    """
+    if not path:
+        raise UnsafeEntryError("an entry without a name")
     parts = tuple(part for part in path.split(b"/") if part not in (b"", b"."))
     if b".." in parts:
         raise UnsafeEntryError(f"{show_path(path)}: '..' in a name")
+    if any(len(part.removeprefix(b".wh.")) > _MAX_NAME for part in parts):
+        raise UnsafeEntryError(f"{show_path(path)}: a component of the name is longer than 255 bytes")
     return parts
 
 
@@ -59,11 +68,16 @@ def open_beneath(root: int, path: bytes) -> int:
         os.close(parent)
 
 
-def resolve(root: int, parts: Parts, obstacle: Obstacle) -> tuple[int, Parts] | None:
+def _just_enter(fd: int, at: Parts) -> None:
+    pass
+
+
+def resolve(root: int, parts: Parts, obstacle: Obstacle, entered: Entered = _just_enter) -> tuple[int, Parts] | None:
     """The directory that ``parts`` lead to, as an ``O_PATH`` descriptor and its own path, free of links.
 
     ``obstacle`` is asked about each component that is missing or neither directory nor link; where it does not put a
-    directory there, the answer is None. More than 40 links (or a loop) are refused.
+    directory there, the answer is None. ``entered`` is told of each directory on the way. More than 40 links (or a
+    loop) are refused.
     """
     at: Parts = ()
     fd, links = open_directory(root, at), 0
@@ -81,10 +95,11 @@ def resolve(root: int, parts: Parts, obstacle: Obstacle) -> tuple[int, Parts] | 
                 if target.startswith(b"/"):
                     at = ()
                     fd = _swap(fd, open_directory(root, at))
-                waiting += [part for part in reversed(target.split(b"/")) if part not in (b"", b".")]
+                waiting += _reversed_components(target)
             elif _enterable(fd, name) or obstacle(fd, at, name):
                 fd = _swap(fd, os.open(name, DIRECTORY, dir_fd=fd))
                 at = (*at, name)
+                entered(fd, at)
             else:
                 os.close(fd)
                 return None
@@ -92,6 +107,13 @@ def resolve(root: int, parts: Parts, obstacle: Obstacle) -> tuple[int, Parts] | 
         os.close(fd)
         raise
     return fd, at
+
+
+def _reversed_components(target: bytes) -> list[bytes]:
+    parts = [part for part in reversed(target.split(b"/")) if part not in (b"", b".")]
+    if any(len(part) > _MAX_NAME for part in parts):
+        raise UnsafeEntryError("a symbolic link leads to a name longer than 255 bytes")
+    return parts
 
 
 def _swap(old: int, new: int) -> int:

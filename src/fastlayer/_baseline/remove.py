@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastlayer._baseline.paths import Parts
+from fastlayer._baseline.paths import DIRECTORY, Parts, proc_path
 
 _LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -29,7 +30,7 @@ def remove(parent: int, path: Parts, keep: Keep, spared: Spared) -> None:
     the directories above that. Nothing there is no error."""
     name = path[-1]
     try:
-        fd = os.open(name, _LISTING, dir_fd=parent)
+        fd = _open(name, parent)
     except FileNotFoundError:
         return
     except OSError as exc:
@@ -47,14 +48,14 @@ def remove(parent: int, path: Parts, keep: Keep, spared: Spared) -> None:
 
 def remove_children(root: int, path: Parts, keep: Keep, spared: Spared) -> None:
     """Everything below the directory ``root``, which is ``path``; the directory itself stays."""
-    fd = os.open(".", _LISTING, dir_fd=root)
+    fd = _open(b".", root)
     stack = [_enter(fd, path, keep)]
     try:
         while True:
             level = stack[-1]
             if level.subdirs:
                 name = level.subdirs.pop()
-                fd = _swap(fd, os.open(name, _LISTING, dir_fd=fd))
+                fd = _swap(fd, _open(name, fd))
                 stack.append(_enter(fd, (*level.path, name), keep))
                 continue
             stack.pop()
@@ -68,6 +69,18 @@ def remove_children(root: int, path: Parts, keep: Keep, spared: Spared) -> None:
                 _remove_directory(above, fd, level.path, keep, spared)
             finally:
                 fd = _swap(fd, above)
+    finally:
+        os.close(fd)
+
+
+def _open(name: bytes, parent: int) -> int:
+    """Opens a directory to be emptied; its owner, when not root, may have to take the permission first."""
+    fd = os.open(name, DIRECTORY, dir_fd=parent)
+    try:
+        found = os.fstat(fd)
+        if found.st_mode & 0o700 != 0o700 and found.st_uid == os.geteuid() != 0:
+            os.chmod(proc_path(fd), stat.S_IMODE(found.st_mode) | 0o700)
+        return os.open(".", _LISTING, dir_fd=fd)
     finally:
         os.close(fd)
 
