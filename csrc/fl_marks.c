@@ -131,7 +131,7 @@ static bool travels(const struct fl_marks *m, const char *shown)
         return false;
     if (m->policy == FL_XATTR_DOCKER)
         return strcmp(shown, "security.capability") == 0;
-    return !starts(shown, "trusted.overlay.") && strcmp(shown, "security.selinux") != 0;
+    return !starts(shown, "trusted.overlay.") && !fl_xattr_is_host_only(shown, strlen(shown));
 }
 
 /* Notes the attribute shown as space + rest. `kept` stays sorted; lists are short. */
@@ -143,7 +143,7 @@ static int keep(struct fl_marks *m, const char *attr, const char *space,
 
     snprintf(k.shown, sizeof(k.shown), "%s%s", space, rest);
     if (!travels(m, k.shown)) {
-        m->dropped += strcmp(attr, "security.selinux") != 0;
+        m->dropped += !fl_xattr_is_host_only(attr, strlen(attr));
         return 0;
     }
     if (fl_buf_add(&m->kept, &k, sizeof(k), NULL, err) < 0)

@@ -21,6 +21,13 @@ static bool is_named(const char *name, size_t len, const char *want)
     return len == strlen(want) && memcmp(name, want, len) == 0;
 }
 
+bool fl_xattr_is_host_only(const char *name, size_t len)
+{
+    return is_named(name, len, "security.selinux") ||
+           is_named(name, len, "trusted.SGI_ACL_FILE") ||
+           is_named(name, len, "trusted.SGI_ACL_DEFAULT");
+}
+
 static bool travels(enum fl_xattr_policy policy, const char *name, size_t len)
 {
     switch (policy) {
@@ -29,15 +36,10 @@ static bool travels(enum fl_xattr_policy policy, const char *name, size_t len)
     case FL_XATTR_DOCKER:
         return is_named(name, len, "security.capability");
     default:
-        return !is_named(name, len, "security.selinux") &&
+        return !fl_xattr_is_host_only(name, len) &&
                !(len >= sizeof(OVERLAY) - 1 &&
                  memcmp(name, OVERLAY, sizeof(OVERLAY) - 1) == 0);
     }
-}
-
-static bool is_counted(const char *name, size_t len)
-{
-    return !is_named(name, len, "security.selinux");
 }
 
 static int append(struct fl_buf *out, const void *name, uint16_t name_len,
@@ -92,7 +94,7 @@ static int read_listed(struct fl_xattr_reader *r, int dirfd, const char *name,
         size_t n = strlen(attr);
 
         if (!travels(r->policy, attr, n))
-            *ret_dropped += is_counted(attr, n);
+            *ret_dropped += !fl_xattr_is_host_only(attr, n);
         else if (read_value(r, dirfd, name, attr, out, err) < 0)
             return -1;
     }
@@ -144,7 +146,7 @@ int fl_xattr_filter(enum fl_xattr_policy policy, const uint8_t *blob,
         if (at > len)
             return fl_error_format(err, -1, "malformed extended attributes");
         if (!travels(policy, name, name_len))
-            *ret_dropped += is_counted(name, name_len);
+            *ret_dropped += !fl_xattr_is_host_only(name, name_len);
         else if (append(out, name, name_len, name + name_len, value_len, err) < 0)
             return -1;
     }

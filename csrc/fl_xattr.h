@@ -1,8 +1,9 @@
 /* Extended attributes: which ones travel, and reading them into a blob.
  *
  * A policy keeps or leaves out by name. security.selinux and trusted.overlay.*
- * belong to one machine and never travel; leaving out security.selinux is not
- * worth a warning and not counted.
+ * belong to one machine and never travel, nor do the second names that XFS
+ * gives the POSIX ACLs; security.selinux and those are not worth a warning and
+ * not counted.
  */
 #ifndef FL_XATTR_H
 #define FL_XATTR_H
@@ -21,6 +22,9 @@ struct fl_xattr_reader {
     enum fl_xattr_policy policy;
     struct fl_buf list;     /* private: names, and after them one value         */
 };
+
+/* Never travels and is not counted. */
+bool fl_xattr_is_host_only(const char *name, size_t len);
 
 void fl_xattr_reader_free(struct fl_xattr_reader *r);
 

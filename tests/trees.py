@@ -434,6 +434,7 @@ class Picture(NamedTuple):
     names: frozenset[bytes]
 
 
+_HOST_XATTRS = (b"security.selinux", b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT")  # XFS shows ACLs twice
 _TYPES = {
     stat.S_IFDIR: "dir", stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo", stat.S_IFCHR: "char",
     stat.S_IFBLK: "block", stat.S_IFSOCK: "socket",

@@ -13,6 +13,7 @@ from functools import partial
 
 from fastlayer._baseline.paths import proc_path
 from fastlayer._baseline.tarread import TarItem
+from fastlayer._baseline.tree import HOST_ONLY
 from fastlayer.errors import UnsafeEntryError, show_path
 
 IdMap = tuple[tuple[int, int, int], ...]
@@ -86,7 +87,7 @@ class Attributes:
 
     def _is_hosts(self, name: bytes) -> bool:
         """Of the host, not of any layer: neither removed nor replaced."""
-        return name == b"security.selinux" or name.startswith(b"trusted.overlay.") or self._is_of_format(name)
+        return name in HOST_ONLY or name.startswith(b"trusted.overlay.") or self._is_of_format(name)
 
     def _is_of_format(self, name: bytes) -> bool:
         return self._xattr_prefix is not None and name.startswith(self._xattr_prefix)
