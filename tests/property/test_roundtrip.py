@@ -104,6 +104,60 @@ def test_apply_of_diff_gives_b(workshop: Workshop, seed: int) -> None:
     check_round_trip(workshop, a, b, shared=seed % 3 == 0)
 
 
+def expected_lines(a: dict[bytes, trees.Picture], b: dict[bytes, trees.Picture]) -> set[tuple[str, int, bytes]]:
+    """(kind, what, path) of every change, from two pictures: the rules said a second time, in other words."""
+    what = {path: differing(a[path], b[path]) for path in b if path in a}
+    lines = {("A", 0, path) for path in b if path not in a}
+    lines |= {("C", bits, path) for path, bits in what.items() if bits}
+    for path, bits in what.items():
+        group = b[path].names
+        same_group = all(what.get(name) == 0 for name in group) and a[path].names & b.keys() == group
+        if bits == 0 and b[path].type != "dir" and not same_group:
+            lines.add(("C", _backend.LINK, path))
+    for path in a.keys() - b.keys():
+        parent = path.rpartition(b"/")[0]
+        if parent in b and b[parent].type == "dir":
+            lines.add(("D", 0, path))
+    return lines
+
+
+def differing(a: trees.Picture, b: trees.Picture) -> int:
+    if a.type != b.type:
+        return _backend.TYPE
+    pairs = [
+        (_backend.CONTENT, a.content != b.content),
+        (_backend.MODE, a.mode != b.mode),
+        (_backend.OWNER, (a.uid, a.gid) != (b.uid, b.gid)),
+        (_backend.MTIME, a.mtime_ns != b.mtime_ns),
+        (_backend.XATTR, a.xattrs != b.xattrs),
+        (_backend.LINK, a.link != b.link),
+        (_backend.DEVICE, a.rdev != b.rdev),
+    ]
+    return sum(bit for bit, differs in pairs if differs)
+
+
+@pytest.mark.parametrize("seed", range(2000, 2040))
+def test_lines_are_exactly_what_differs(workshop: Workshop, engine: Any, seed: int) -> None:
+    workshop.clear()
+    a, b = trees.random_pair(seed, whiteout_names=True)
+    a.make(workshop.path("a"))
+    b.make(workshop.path("b"), linked_to=(a, workshop.path("a")) if seed % 3 == 0 else None)
+    before, after = (trees.snapshot(workshop.path(name)) for name in ("a", "b"))
+    rows = workshop.differ(engine, "a", "b", details=True).rows()
+    wanted = expected_lines(before, after)
+    assert {(row.kind, row.what, row.path) for row in rows if row.kind != "P"} == wanted
+    changed = {path for _, _, path in wanted}
+    parents = {row.path for row in rows if row.kind == "P"}
+    assert parents == {
+        path
+        for path in after
+        if path
+        and after[path].type == "dir"
+        and path not in changed
+        and any(c.startswith(path + b"/") for c in changed)
+    }
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(pair=trees.tree_pairs())
 def test_apply_of_diff_gives_b_for_small_trees(workshop: Workshop, pair: tuple[trees.Tree, trees.Tree]) -> None:
