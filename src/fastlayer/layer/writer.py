@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fastlayer import _backend
 from fastlayer.layer.compression import Codec
 from fastlayer.layer.output import Output
-from fastlayer.layer.pipeline import STEP, Pipeline, Ring
+from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring
 from fastlayer.layer.progress import Reporter
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, sha256_digest
@@ -164,9 +164,12 @@ def _write_plain(tar: _Tar, blob: _Blob, first: memoryview) -> None:
 
 
 def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, jobs: int) -> None:
-    """Encode and hash in one thread, compress in ``jobs``, hash and write in the caller's."""
+    """Encode and hash in one thread, compress in ``jobs``, hash and write in the caller's.
+
+    A buffer goes back when its piece is written: that bounds the pieces that wait, too.
+    """
     with Pipeline() as pipeline:
-        ring = Ring(pipeline, jobs + 2, len(first))
+        ring = Ring(pipeline, jobs + 3, len(first))
         work, done = pipeline.channel(), pipeline.channel()
         work.put((0, first, len(first)))
 
@@ -178,36 +181,35 @@ def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, j
                 count = tar.fill(buffer, pipeline)
                 if count:
                     work.put((number, buffer, count))
-            done.put((number if count else number - 1, None))
+            done.put((number if count else number - 1, None, buffer))
 
         def compress() -> None:
             while True:
                 number, buffer, count = work.get()
-                piece = codec.compress(buffer[:count])
-                ring.give(buffer)
-                done.put((number, piece))
+                done.put((number, codec.compress(buffer[:count]), buffer))
 
         pipeline.spawn(encode)
         for _ in range(jobs):
             pipeline.spawn(compress)
-        for piece in _in_order(done):
+        for piece, buffer in _in_order(done):
             blob.write(piece)
+            ring.give(buffer)
             tar.tell()
         pipeline.stop()
 
 
-def _in_order(done: Any) -> Iterator[bytes]:
-    """Pieces by number, until the last one, whose number comes with None."""
-    ready: dict[int, bytes] = {}
+def _in_order(done: Channel) -> Iterator[tuple[bytes, memoryview]]:
+    """Pieces (and the buffers they came from) by number, until the last one, whose number comes with None."""
+    ready: dict[int, tuple[bytes, memoryview]] = {}
     number, last = 0, -1
     while last < 0 or number <= last:
         while number not in ready:
-            found, piece = done.get()
+            found, piece, buffer = done.get()
             if piece is None:
                 last = found
                 if number > last:
                     return
             else:
-                ready[found] = piece
+                ready[found] = (piece, buffer)
         yield ready.pop(number)
         number += 1
