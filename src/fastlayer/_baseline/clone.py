@@ -30,10 +30,10 @@ def _naming(path: bytes) -> Iterator[None]:
 
 def _open_beneath(root: int, path: bytes) -> int:
     """Opens a directory component by component; a symbolic link on the way is an error."""
-    fd = os.open(b".", _DIRECTORY, dir_fd=root)
+    fd = open_source(root, b".", os.O_DIRECTORY)
     for name in filter(None, path.split(b"/")):
         try:
-            inner = os.open(name, _DIRECTORY, dir_fd=fd)
+            inner = open_source(fd, name, os.O_DIRECTORY)
         finally:
             os.close(fd)
         fd = inner

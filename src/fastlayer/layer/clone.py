@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,7 +192,7 @@ class _Destination:
         if self._base in (b"", b".", b".."):
             raise OperandError(f"{self.name}: not a name for a directory: give a name that is free")
         self._parent = _open(head)
-        staging = b".%s.fastlayer-%s" % (self._base[:200], secrets.token_hex(6).encode())
+        staging = b".%s.fastlayer-%s" % (self._base[:200], os.urandom(6).hex().encode())
         try:
             os.mkdir(staging, 0o700, dir_fd=self._parent)
             self._staging = staging
@@ -250,7 +249,7 @@ def _work_directory(workdir: Any, upper: Any) -> Iterator[int]:
         raise UsageError("copy_up needs workdir= when upper is a descriptor: a directory on the same file system")
     head, base = os.path.split(os.path.realpath(os.fsencode(upper)))
     parent = _open(head)
-    name = b".%s.fastlayer-%s" % (base[:200], secrets.token_hex(6).encode())
+    name = b".%s.fastlayer-%s" % (base[:200], os.urandom(6).hex().encode())
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
