@@ -116,13 +116,16 @@ int fl_content_start(struct fl_content *c, const uint8_t *path, uint32_t path_le
 }
 
 int fl_content_adopt(struct fl_content *c, int fd_a, int fd_b, uint64_t size,
-                     struct fl_error *err)
+                     uint64_t dev, struct fl_error *err)
 {
     if (c->buffers == NULL && (c->buffers = malloc(2 * FL_COMPARE_PIECE)) == NULL)
         return fl_error_memory(err);
     c->fd_a = fd_a;
     c->fd_b = fd_b;
-    c->shares = c->try_extents && fl_sys_can_share(fd_a) && fl_sys_can_share(fd_b);
+    if (c->try_extents && dev != c->shares_dev) {
+        c->shares = dev != 0 && fl_sys_can_share(fd_a);
+        c->shares_dev = dev;
+    }
     c->left = size;
     return 0;
 }

@@ -46,9 +46,10 @@ int fl_content_start(struct fl_content *c, const uint8_t *path, uint32_t path_le
                      struct fl_error *err);
 
 /* The same for two files the caller has opened and checked: both are of `size`
- * > 0. On success they belong to c. */
+ * > 0. `dev`: where both are, 0 when on different devices. On success they
+ * belong to c. */
 int fl_content_adopt(struct fl_content *c, int fd_a, int fd_b, uint64_t size,
-                     struct fl_error *err);
+                     uint64_t dev, struct fl_error *err);
 
 enum fl_content_answer {
     FL_CONTENT_MORE = 0,

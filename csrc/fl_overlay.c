@@ -468,8 +468,7 @@ int fl_overlay_lookup(struct fl_overlay *o, struct fl_overlay_dir *dir,
         search_layers(&s, dir, below, err) < 0)
         return -1;
     if (s.metacopy)
-        return fl_error_set(err, FL_ERR_FORMAT, name, strlen(name),
-                            "only its attributes were copied up, and no lower directory has its data");
+        return fl_error_os(err, EIO, "metacopy without data", name, strlen(name));
     return 0;
 }
 

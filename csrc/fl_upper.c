@@ -217,7 +217,8 @@ static int start_content(struct fl_upper *u, struct fl_error *err)
         return -1;
     if (st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino)
         return 0;
-    if (fl_content_adopt(&u->content, a, b, u->b.entry.size, err) < 0)
+    if (fl_content_adopt(&u->content, a, b, u->b.entry.size,
+                         st_a.st_dev == st_b.st_dev ? st_a.st_dev : 0, err) < 0)
         return -1;
     fl_steal_fd(&a);
     fl_steal_fd(&b);
@@ -375,6 +376,8 @@ int fl_upper_init(struct fl_upper *u, const struct fl_upper_options *options,
     uint32_t n = options->lower_count;
 
     memset(u, 0, sizeof(*u));
+    if (n == 0)
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "an upperdir needs a lowerdir");
     u->options = *options;
     u->roots = malloc(((size_t)n + 1) * sizeof(*u->roots));
     if (u->roots == NULL)
