@@ -119,7 +119,7 @@ def test_descriptor_names_the_bytes_written(trees: tuple[Path, Path], tmp_path: 
         value = json.loads(good("diff", *trees, "-o", out, "--format", "json"))
         assert value["digest"] == "sha256:" + hashlib.sha256(out.read_bytes()).hexdigest()
         assert value["size"] == out.stat().st_size
-        assert value["media_type"] == f"application/vnd.oci.image.layer.v1.tar{media}"
+        assert value["mediaType"] == f"application/vnd.oci.image.layer.v1.tar{media}"
     text = good("diff", *trees, "-o", tmp_path / "layer.tar").decode()
     assert value["diff_id"] in text and "media type" in text
 

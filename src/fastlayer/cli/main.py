@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 failure (one line on stderr says why and what to do); 2 wr
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ def main() -> NoReturn:
 
         print(f"fastlayer {__version__}")
         sys.exit(0)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly, as it ends cat
     sys.exit(run(sys.argv[1:]))
 
 
@@ -40,8 +41,6 @@ def run(args: list[str]) -> int:
         return _misused(exc)
     except (click.exceptions.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
-    except BrokenPipeError:
-        return _pipe_closed()
     except Exception as exc:
         if debug:
             raise
@@ -79,13 +78,6 @@ def _say(text: str, code: int) -> int:
     except OSError:
         pass  # nobody is listening; the exit code still tells
     return code
-
-
-def _pipe_closed() -> int:
-    """The reader of our output went away: be quiet, and keep Python from complaining at exit."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    return 141
 
 
 def __getattr__(name: str) -> Any:
