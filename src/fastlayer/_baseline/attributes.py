@@ -1,7 +1,8 @@
 """Setting an entry's attributes: owner, then mode, then extended attributes (times are the extractor's business).
 
 chown clears set-id bits and capabilities, chmod changes the mask of an ACL: so each comes before what it would spoil.
-Every object is named by a descriptor (``paths.proc_path``), so no link is ever followed.
+Only ``user.*`` attributes come before chmod, which may take away the permission for them. Every object is named by a
+descriptor (``paths.proc_path``), so no link is ever followed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fastlayer.errors import UnsafeEntryError, show_path
 
 IdMap = tuple[tuple[int, int, int], ...]
 
+_SET_IDS = 0o6000
 _REFUSED_HERE = (errno.EPERM, errno.EOPNOTSUPP)  # by this file system or user: a warning, not an error
 
 
@@ -34,47 +36,59 @@ class Attributes:
 
     def begin_layer(self) -> None:
         self.skipped_xattrs = 0
-        self._causes: dict[str, int] = {}
-        self._examples: dict[str, str] = {}
+        self._causes: dict[str, tuple[int, str]] = {}  # what was lost: how often, and of what first
 
     def warnings(self) -> tuple[str, ...]:
         """One line per cause."""
-        return tuple(
-            f"{count} extended attributes not set: {cause} (first: {self._examples[cause]})"
-            for cause, count in self._causes.items()
-        )
+        return tuple(f"{count} {cause} (first: {example})" for cause, (count, example) in self._causes.items())
 
     def apply(self, fd: int, item: TarItem) -> None:
-        uid = _mapped(self._uid_map, item.uid, item.path, "uid")
-        gid = _mapped(self._gid_map, item.gid, item.path, "gid")
-        self._chown(fd, uid, gid)
-        if item.type != "2":
-            os.chmod(proc_path(fd), item.mode)
-        self._set_xattrs(fd, item.path, dict(item.xattrs))
+        mode = self._chown(fd, item.uid, item.gid, item.mode, item.path)
+        xattrs = dict(item.xattrs)
+        if item.type == "2":
+            self._set_xattrs(fd, item.path, xattrs)
+            return
+        self._remove_others(fd, item.path, xattrs)
+        if os.geteuid() != 0:
+            os.chmod(proc_path(fd), 0o700)
+        self._set_xattrs(fd, item.path, {name: xattrs[name] for name in xattrs if name.startswith(b"user.")})
+        os.chmod(proc_path(fd), mode)
+        self._set_xattrs(fd, item.path, {name: xattrs[name] for name in xattrs if not name.startswith(b"user.")})
 
     def apply_implied(self, fd: int, mode: int) -> None:
         """A directory that no entry speaks of: owner 0:0, nothing inherited."""
-        self._chown(fd, _mapped(self._uid_map, 0, b"", "uid"), _mapped(self._gid_map, 0, b"", "gid"))
+        self._chown(fd, 0, 0, mode, b"")
+        self._remove_others(fd, b"", {})
         os.chmod(proc_path(fd), mode)
-        self._set_xattrs(fd, b"", {})
 
-    def _chown(self, fd: int, uid: int, gid: int) -> None:
+    def _chown(self, fd: int, uid: int, gid: int, mode: int, path: bytes) -> int:
+        """Returns the mode to set: where the owner could not be set, the set-id bits are left out."""
+        uid = _mapped(self._uid_map, uid, path, "uid")
+        gid = _mapped(self._gid_map, gid, path, "gid")
         try:
             os.chown(proc_path(fd), uid, gid)
         except OSError as exc:
             if not self._ignore_chown or exc.errno not in (errno.EPERM, errno.EINVAL):
                 raise
+            if mode & _SET_IDS:
+                self._lose("files without their set-id bits, because the owner is not the entry's", show_path(path))
+            return mode & ~_SET_IDS
+        return mode
 
-    def _set_xattrs(self, fd: int, path: bytes, wanted: dict[bytes, bytes]) -> None:
-        """Exactly these: what was there before, or was inherited, goes."""
+    def _remove_others(self, fd: int, path: bytes, wanted: dict[bytes, bytes]) -> None:
+        """What was there before, or was inherited, goes."""
         where = proc_path(fd)
         for name in self._present(where) - wanted.keys():
             self._try(path, name, partial(os.removexattr, where, name))
+
+    def _set_xattrs(self, fd: int, path: bytes, wanted: dict[bytes, bytes]) -> None:
         for name, value in wanted.items():
-            if name.startswith(b"trusted.") or self._is_of_format(name):
-                self._skip(path, name, "trusted.* and the storage format's own are not taken from layers")
+            if name.startswith(b"trusted.") or name == b"security.selinux" or self._is_of_format(name):
+                self._skip(
+                    path, name, "trusted.*, security.selinux and the storage format's own are not layers' to set"
+                )
             else:
-                self._try(path, name, partial(os.setxattr, where, name, value))
+                self._try(path, name, partial(os.setxattr, proc_path(fd), name, value))
 
     def _present(self, where: str) -> set[bytes]:
         try:
@@ -96,14 +110,19 @@ class Attributes:
         try:
             action()
         except OSError as exc:
+            if exc.errno == errno.ENODATA:  # removed together with another one
+                return
             if exc.errno not in _REFUSED_HERE:
                 raise
             self._skip(path, name, os.strerror(exc.errno))
 
     def _skip(self, path: bytes, name: bytes, cause: str) -> None:
         self.skipped_xattrs += 1
-        self._causes[cause] = self._causes.get(cause, 0) + 1
-        self._examples.setdefault(cause, f"{show_path(name)} of {show_path(path)}")
+        self._lose(f"extended attributes not set: {cause}", f"{show_path(name)} of {show_path(path)}")
+
+    def _lose(self, cause: str, example: str) -> None:
+        count, first = self._causes.get(cause, (0, example))
+        self._causes[cause] = (count + 1, first)
 
 
 def _mapped(ranges: IdMap | None, value: int, path: bytes, what: str) -> int:

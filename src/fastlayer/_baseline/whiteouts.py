@@ -12,6 +12,7 @@ aufs           an empty file ``.wh.NAME`` beside it         an empty file ``.wh.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from fastlayer.errors import UnsafeEntryError, show_path
 
 PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWN = b".wh..wh."  # aufs keeps its books in these
 
 
@@ -73,16 +75,31 @@ class Storage:
 
 
 class OverlayStorage(Storage):
-    """Linux Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories"."""
+    """Linux Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories".
+
+    In the user namespace, who may not make the device makes an empty file with ``user.overlay.whiteout`` instead, and
+    says so in the directory.
+    """
 
     stores_markers = True
 
     def __init__(self, namespace: bytes) -> None:
         self.xattr_prefix = namespace + b".overlay."
         self._opaque = self.xattr_prefix + b"opaque"
+        self._whiteout = b"user.overlay.whiteout" if namespace == b"user" else None
 
     def hide(self, parent: int, name: bytes) -> None:
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+        try:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+        except PermissionError as exc:
+            if exc.errno != errno.EPERM or self._whiteout is None:
+                raise
+            fd = os.open(name, _NEW, 0o600, dir_fd=parent)
+            try:
+                os.setxattr(fd, self._whiteout, b"y")
+            finally:
+                os.close(fd)
+            os.setxattr(proc_path(parent), self._opaque, b"x")
 
     def reveal(self, parent: int, name: bytes) -> bool:
         hidden = self.is_hidden(parent, name)
@@ -92,10 +109,16 @@ class OverlayStorage(Storage):
 
     def is_hidden(self, parent: int, name: bytes) -> bool:
         try:
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         except FileNotFoundError:
             return False
-        return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+        try:
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_size == 0 and self._whiteout is not None:
+                return os.fsdecode(self._whiteout) in os.listxattr(proc_path(fd))
+            return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+        finally:
+            os.close(fd)
 
     def set_opaque(self, directory: int) -> None:
         os.setxattr(proc_path(directory), self._opaque, b"y")
@@ -114,11 +137,10 @@ class AufsStorage(Storage):
         _touch(parent, PREFIX + name)
 
     def reveal(self, parent: int, name: bytes) -> bool:
-        try:
+        hidden = self.is_hidden(parent, name)
+        if hidden:
             os.unlink(PREFIX + name, dir_fd=parent)
-        except OSError:
-            return False
-        return True
+        return hidden
 
     def is_hidden(self, parent: int, name: bytes) -> bool:
         return _exists(parent, PREFIX + name)
@@ -140,7 +162,7 @@ def storage(format: str) -> Storage:
 
 def _touch(parent: int, name: bytes) -> None:
     try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444, dir_fd=parent)
+        fd = os.open(name, _NEW, 0o444, dir_fd=parent)
     except FileExistsError:
         return
     os.close(fd)
@@ -149,6 +171,8 @@ def _touch(parent: int, name: bytes) -> None:
 def _exists(parent: int, name: bytes) -> bool:
     try:
         os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            return False
+        raise
     return True
