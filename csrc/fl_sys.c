@@ -9,13 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* The same numbers on every architecture since 5.6 and 6.13. */
+/* The same numbers on every architecture since 5.6, 6.6 and 6.13. */
 #define NR_OPENAT2 437
+#define NR_FCHMODAT2 452
 #define NR_SETXATTRAT 463
 #define NR_GETXATTRAT 464
 #define NR_LISTXATTRAT 465
@@ -177,6 +179,36 @@ int fl_sys_removexattrat(int dirfd, const char *name, const char *attr)
     if (proc_path(path, sizeof(path), dirfd, name) < 0)
         return -1;
     return lremovexattr(path, attr);
+}
+
+/* ---- modes ---- */
+
+static int chmod_by_proc(int dirfd, const char *name, mode_t mode)
+{
+    char path[PROC_PATH_MAX];
+    struct stat st;
+    int fd = openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int r = -1, saved;
+
+    if (fd < 0)
+        return -1;
+    if (fstat(fd, &st) == 0 && S_ISLNK(st.st_mode))
+        errno = EOPNOTSUPP;
+    else if (snprintf(path, sizeof(path), "/proc/self/fd/%d", fd) > 0)
+        r = chmod(path, mode);
+    saved = errno;
+    close(fd);
+    errno = saved;
+    return r;
+}
+
+int fl_sys_chmod_nofollow(int dirfd, const char *name, mode_t mode)
+{
+    int r = (int)syscall(NR_FCHMODAT2, dirfd, name, mode, AT_SYMLINK_NOFOLLOW);
+
+    if (r < 0 && (errno == ENOSYS || errno == EPERM))
+        return chmod_by_proc(dirfd, name, mode); /* EPERM: or a sandbox that does not know it */
+    return r;
 }
 
 /* ---- copying and renaming ---- */

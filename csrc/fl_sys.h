@@ -38,6 +38,10 @@ int fl_sys_setxattrat(int dirfd, const char *name, const char *attr,
                       const void *value, size_t size, int flags);
 int fl_sys_removexattrat(int dirfd, const char *name, const char *attr);
 
+/* chmod of a name that may be anything but a symbolic link (EOPNOTSUPP):
+ * fchmodat2 of Linux 6.6, before it through an O_PATH descriptor and /proc. */
+int fl_sys_chmod_nofollow(int dirfd, const char *name, mode_t mode);
+
 /* ioctl FICLONE: dst gets all of src's extents, shared. */
 int fl_sys_ficlone(int dst, int src);
 

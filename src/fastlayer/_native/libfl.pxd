@@ -257,6 +257,52 @@ cdef extern from "fl_tar.h" nogil:
     int fl_tar_finish(const fl_tar *t, fl_error *err)
 
 # ---- fl_extract.h -----------------------------------------------------------------------------
+cdef extern from "fl_extract.h" nogil:
+    enum:
+        FL_FORMAT_DIR
+        FL_FORMAT_OVERLAY
+        FL_FORMAT_OVERLAY_USERXATTR
+        FL_FORMAT_AUFS
+        FL_LOSS_POLICY
+        FL_LOSS_EPERM
+        FL_LOSS_ENOTSUP
+        FL_LOSS_SETID
+    struct fl_id_range:
+        uint32_t inside
+        uint32_t outside
+        uint32_t count
+    struct fl_id_map:
+        const fl_id_range *ranges
+        uint32_t count
+    struct fl_extract_options:
+        int format
+        bint ignore_chown
+        bint fsync
+        uint32_t max_pax
+        uint32_t jobs
+        uint64_t max_entries
+        uint64_t max_size
+        uint64_t max_file_size
+        fl_id_map uid_map
+        fl_id_map gid_map
+    struct fl_extract_lost:
+        uint64_t count
+        fl_buf example
+    struct fl_extract_stats:
+        uint64_t entries
+        uint64_t payload
+        uint64_t whiteouts
+        uint64_t skipped_xattrs
+        bint root_is_opaque
+        fl_extract_lost lost[4]
+    struct fl_extract:
+        pass
+    fl_extract *fl_extract_new(int target, const fl_extract_options *options, fl_error *err)
+    void fl_extract_free(fl_extract *x)
+    int fl_extract_begin(fl_extract *x, fl_error *err)
+    int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, fl_error *err)
+    int fl_extract_end(fl_extract *x, fl_error *err)
+    const fl_extract_stats *fl_extract_read_stats(const fl_extract *x)
 
 # ---- fl_clone.h -------------------------------------------------------------------------------
 cdef extern from "fl_clone.h" nogil:

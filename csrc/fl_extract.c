@@ -1,0 +1,269 @@
+#include "fl_extract_private.h"
+
+#include <errno.h>
+
+#include "fl_attrs.h"
+
+/* ---- the object ------------------------------------------------------- */
+
+static int copy_maps(struct fl_extract *x, struct fl_error *err)
+{
+    size_t uids = x->opt.uid_map.count, gids = x->opt.gid_map.count;
+
+    if (uids + gids == 0)
+        return 0;
+    x->ranges = calloc(uids + gids, sizeof(*x->ranges));
+    if (x->ranges == NULL)
+        return fl_error_memory(err);
+    if (uids != 0)
+        memcpy(x->ranges, x->opt.uid_map.ranges, uids * sizeof(*x->ranges));
+    if (gids != 0)
+        memcpy(x->ranges + uids, x->opt.gid_map.ranges, gids * sizeof(*x->ranges));
+    x->opt.uid_map.ranges = x->ranges;
+    x->opt.gid_map.ranges = x->ranges + uids;
+    return 0;
+}
+
+static void set_format(struct fl_extract *x)
+{
+    bool user = x->opt.format == FL_FORMAT_OVERLAY_USERXATTR;
+
+    x->keeps_markers = x->opt.format != FL_FORMAT_DIR;
+    x->is_overlay = user || x->opt.format == FL_FORMAT_OVERLAY;
+    if (!x->is_overlay)
+        return;
+    x->xattr_prefix = user ? "user.overlay." : "trusted.overlay.";
+    x->xattr_opaque = user ? "user.overlay.opaque" : "trusted.overlay.opaque";
+    x->xattr_whiteout = user ? "user.overlay.whiteout" : "trusted.overlay.whiteout";
+}
+
+struct fl_extract *fl_extract_new(int target, const struct fl_extract_options *options, struct fl_error *err)
+{
+    struct fl_extract *x = calloc(1, sizeof(*x));
+
+    if (x == NULL) {
+        fl_error_memory(err);
+        return NULL;
+    }
+    x->opt = *options;
+    x->writing.fd = -1;
+    set_format(x);
+    if (copy_maps(x, err) < 0 || fl_path_init(&x->path, target, err) < 0) {
+        fl_extract_free(x);
+        return NULL;
+    }
+    return x;
+}
+
+static void forget_losses(struct fl_extract *x)
+{
+    for (int i = 0; i < FL_LOSS_KINDS; i++)
+        fl_buf_free(&x->stats.lost[i].example);
+    memset(&x->stats, 0, sizeof(x->stats));
+}
+
+void fl_extract_free(struct fl_extract *x)
+{
+    if (x == NULL)
+        return;
+    if (x->writing.fd >= 0)
+        close(x->writing.fd);
+    if (x->in_layer)
+        fl_tar_free(&x->tar);
+    forget_losses(x);
+    fl_path_free(&x->path);
+    fl_name_free(&x->name);
+    fl_name_free(&x->link);
+    fl_remove_free(&x->remove);
+    fl_buf_free(&x->list);
+    fl_buf_free(&x->stack);
+    fl_buf_free(&x->acls);
+    free(x->ranges);
+    free(x);
+}
+
+const struct fl_extract_stats *fl_extract_read_stats(const struct fl_extract *x)
+{
+    return &x->stats;
+}
+
+/* ---- layers ----------------------------------------------------------- */
+
+static int check_usable(const struct fl_extract *x, bool in_layer, struct fl_error *err)
+{
+    if (x->failed)
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "the extractor has failed");
+    if (x->in_layer != in_layer)
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, in_layer ? "call begin_layer first" : "end_layer is missing");
+    return 0;
+}
+
+/* Into an empty target no layer below can have put anything. */
+static int look_whether_empty(struct fl_extract *x, struct fl_error *err)
+{
+    int fd = fl_path_fd(&x->path, 0, err);
+
+    x->list.len = 0;
+    if (fd < 0 || fl_remove_list(&x->remove, fd, &x->list, err) < 0)
+        return -1;
+    if (x->list.len == 0)
+        x->path.dirs[0].flags |= FL_DIR_CLEAN;
+    return 0;
+}
+
+static int begin(struct fl_extract *x, struct fl_error *err)
+{
+    struct fl_attrs mine = {0};
+    struct fl_tar_limits limits = {x->opt.max_pax};
+
+    fl_attrs_init(&mine);
+    x->uid = mine.uid;
+    x->gid = mine.gid;
+    x->umask = mine.umask;
+    x->size = 0;
+    x->acls.len = 0;
+    forget_losses(x);
+    if (fl_path_reset(&x->path, err) < 0 || look_whether_empty(x, err) < 0)
+        return -1;
+    fl_tar_init(&x->tar, &limits);
+    x->in_layer = true;
+    return 0;
+}
+
+int fl_extract_begin(struct fl_extract *x, struct fl_error *err)
+{
+    if (check_usable(x, false, err) < 0)
+        return -1;
+    if (begin(x, err) < 0) {
+        x->failed = true;
+        return -1;
+    }
+    return 0;
+}
+
+static int check_limit(uint64_t value, uint64_t limit, const char *what, struct fl_error *err)
+{
+    if (limit == 0 || value <= limit)
+        return 0;
+    return fl_error_set(err, FL_ERR_LIMIT, NULL, 0, "more than %llu %s", (unsigned long long)limit, what);
+}
+
+static int count_entry(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
+{
+    x->stats.entries++;
+    if (__builtin_add_overflow(x->size, e->size, &x->size))
+        x->size = UINT64_MAX;
+    if (check_limit(x->stats.entries, x->opt.max_entries, "entries in the layer", err) < 0 ||
+        check_limit(e->size, x->opt.max_file_size, "bytes in a file", err) < 0)
+        return -1;
+    return check_limit(x->size, x->opt.max_size, "bytes in the files of the layer", err);
+}
+
+static int take_entry(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
+{
+    if (count_entry(x, e, err) < 0 || fl_name_parse(&x->name, e->path, e->path_len, err) < 0)
+        return -1;
+    switch ((enum fl_name_kind)x->name.kind) {
+    case FL_NAME_IGNORED:
+        return 0;
+    case FL_NAME_WHITEOUT:
+    case FL_NAME_OPAQUE:
+        x->stats.whiteouts++;
+        return fl_whiteout_apply(x, err);
+    case FL_NAME_PLAIN:
+    case FL_NAME_ROOT:
+        break;
+    }
+    return fl_extract_entry(x, e, err);
+}
+
+static int write_data(struct fl_extract *x, const uint8_t *data, size_t len, uint64_t pos, struct fl_error *err)
+{
+    struct fl_writing *w = &x->writing;
+
+    if (w->fd < 0)
+        return 0; /* the body of a marker */
+    x->stats.payload += len;
+    while (len > 0) {
+        ssize_t n = pwrite(w->fd, data, len, (off_t)pos);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return fl_error_os(err, n < 0 ? errno : EIO, "write", NULL, 0);
+        data += n;
+        len -= (size_t)n;
+        pos += (size_t)n;
+    }
+    w->end = pos;
+    return 0;
+}
+
+static int finish_file(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
+{
+    struct fl_writing *w = &x->writing;
+
+    if (w->fd < 0)
+        return 0;
+    if (w->end < e->size && ftruncate(w->fd, (off_t)e->size) < 0)
+        return fl_error_os(err, errno, "ftruncate", NULL, 0);
+    if (fl_owner_file(x, w, e, err) < 0)
+        return -1;
+    if (x->opt.fsync && fsync(w->fd) < 0)
+        return fl_error_os(err, errno, "fsync", NULL, 0);
+    if (close(w->fd) < 0 && errno != EINTR) {
+        w->fd = -1;
+        return fl_error_os(err, errno, "close", NULL, 0);
+    }
+    w->fd = -1;
+    return 0;
+}
+
+static int take_event(struct fl_extract *x, const struct fl_tar_event *ev, struct fl_error *err)
+{
+    int r = 0;
+
+    switch ((enum fl_tar_event_kind)ev->kind) {
+    case FL_TAR_ENTRY:
+        r = take_entry(x, ev->entry, err);
+        break;
+    case FL_TAR_DATA:
+        r = write_data(x, ev->data, ev->data_len, ev->data_pos, err);
+        break;
+    case FL_TAR_FILE_END:
+        r = finish_file(x, ev->entry, err);
+        break;
+    case FL_TAR_END:
+        break;
+    }
+    if (r < 0)
+        fl_error_path(err, ev->entry->path, ev->entry->path_len);
+    return r;
+}
+
+int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, struct fl_error *err)
+{
+    struct fl_tar_event ev;
+    int r = check_usable(x, true, err);
+
+    if (r < 0)
+        return -1;
+    while ((r = fl_tar_next(&x->tar, &data, &len, &ev, err)) > 0)
+        if ((r = take_event(x, &ev, err)) < 0)
+            break;
+    x->failed = r < 0;
+    return r;
+}
+
+int fl_extract_end(struct fl_extract *x, struct fl_error *err)
+{
+    if (check_usable(x, true, err) < 0)
+        return -1;
+    if (fl_tar_finish(&x->tar, err) < 0 || fl_dirtimes_settle(x, err) < 0) {
+        x->failed = true;
+        return -1;
+    }
+    fl_tar_free(&x->tar);
+    x->in_layer = false;
+    return 0;
+}

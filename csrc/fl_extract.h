@@ -1,0 +1,116 @@
+/* Puts layer tars onto a tree.
+ *
+ *   x = fl_extract_new(target_fd, &options, &err);
+ *   for each layer, lowest first:
+ *       fl_extract_begin(x, &err);
+ *       fl_extract_feed(x, data, len, &err);  any number of times
+ *       fl_extract_end(x, &err);
+ *   fl_extract_free(x);
+ *
+ * All return 0, or -1 with err filled; after a failure the object may only be
+ * freed. The target is not opened through any name and only changed below it.
+ *
+ * How odd cases are decided (beyond fl_name.h and fl_path.h; the Python
+ * extractor in _baseline/extract.py decides the same way):
+ *   - an existing directory gets all attributes of its entry and keeps its
+ *     children; anything else that is in the way is removed; the last entry of
+ *     a path counts; nothing is ever written in place;
+ *   - missing parents, and parents that are no directories, become directories
+ *     of mode 0755 and owner 0:0; so does a lower directory whose whiteout
+ *     comes after entries below it, when it has no entry of its own;
+ *   - a directory without an entry keeps its mtime when names come and go in it;
+ *   - whiteouts spare what the same layer made, wherever they stand in it;
+ *   - an entry for the root must be a directory and sets its attributes;
+ *   - a hard link keeps the attributes of its target, which must exist, be no
+ *     directory, no whiteout and not the link itself;
+ *   - nothing is inherited from a setgid bit or a default ACL; default ACLs of
+ *     the layer are set after all entries;
+ *   - extended attributes that are not set, counted and reported: trusted.*,
+ *     security.selinux, those of the storage format (user.overlay.* in
+ *     overlay-userxattr), and what the kernel or file system refuses with
+ *     EPERM or ENOTSUP; trusted.overlay.*, security.selinux and the format's
+ *     own are not removed from directories that get new attributes, either;
+ *   - with ignore_chown an owner that may not be set is left, and then the
+ *     setuid and setgid bits are left out;
+ *   - overlay formats: a directory that takes the place of anything else, a
+ *     whiteout included, is opaque; an entry for device 0:0 is refused; no
+ *     whiteout is made below an opaque directory.
+ */
+#ifndef FL_EXTRACT_H
+#define FL_EXTRACT_H
+
+#include <stdbool.h>
+
+#include "fl_buf.h"
+#include "fl_error.h"
+
+enum fl_extract_format {
+    FL_FORMAT_DIR = 0,               /* whiteouts are carried out              */
+    FL_FORMAT_OVERLAY = 1,           /* char 0:0, trusted.overlay.opaque=y     */
+    FL_FORMAT_OVERLAY_USERXATTR = 2, /* the same with user.overlay.*; where 0:0 may not be
+                                      * made: empty files with user.overlay.whiteout */
+    FL_FORMAT_AUFS = 3,              /* .wh.NAME and .wh..wh..opq files        */
+};
+
+struct fl_id_range {
+    uint32_t inside;
+    uint32_t outside;
+    uint32_t count;
+};
+
+struct fl_id_map {
+    const struct fl_id_range *ranges; /* count 0: ids are taken as they are; else
+                                       * those outside of all ranges are refused */
+    uint32_t count;
+};
+
+struct fl_extract_options {
+    int format;             /* enum fl_extract_format                           */
+    bool ignore_chown;
+    bool fsync;             /* every file and directory, before fl_extract_end returns */
+    uint32_t max_pax;
+    uint32_t jobs;          /* threads that may write files; 0 and 1: none      */
+    uint64_t max_entries;   /* per layer; 0 = no limit                          */
+    uint64_t max_size;      /* bytes of a layer's regular files, holes included */
+    uint64_t max_file_size;
+    struct fl_id_map uid_map; /* the ranges are copied                          */
+    struct fl_id_map gid_map;
+};
+
+/* Why extended attributes were not set. */
+enum fl_extract_loss {
+    FL_LOSS_POLICY = 0,  /* not taken from layers                              */
+    FL_LOSS_EPERM = 1,
+    FL_LOSS_ENOTSUP = 2,
+    FL_LOSS_SETID = 3,   /* set-id bits left out because the owner was          */
+    FL_LOSS_KINDS = 4,
+};
+
+struct fl_extract_lost {
+    uint64_t count;
+    struct fl_buf example; /* of the first: attribute name, NUL, path of the entry */
+};
+
+struct fl_extract_stats {
+    uint64_t entries;   /* of this layer, markers included                      */
+    uint64_t payload;   /* bytes of file content, holes not counted             */
+    uint64_t whiteouts; /* markers                                              */
+    uint64_t skipped_xattrs;
+    bool root_is_opaque; /* on overlay, which cannot say so of a root           */
+    struct fl_extract_lost lost[FL_LOSS_KINDS];
+};
+
+struct fl_extract;
+
+/* target: an open directory, not kept. NULL on failure. */
+struct fl_extract *fl_extract_new(int target, const struct fl_extract_options *options, struct fl_error *err);
+void fl_extract_free(struct fl_extract *x);
+
+int fl_extract_begin(struct fl_extract *x, struct fl_error *err);
+int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, struct fl_error *err);
+int fl_extract_end(struct fl_extract *x, struct fl_error *err);
+
+/* Of the current or last layer; valid until the next begin. */
+const struct fl_extract_stats *fl_extract_read_stats(const struct fl_extract *x);
+
+#endif

@@ -1,0 +1,108 @@
+/* What the files of the extractor share: fl_extract.c (layers, limits),
+ * fl_extract_types.c (one function per entry type), fl_owner.c (attributes),
+ * fl_whiteout.c (markers), fl_dirtimes.c (directories at the end).
+ */
+#ifndef FL_EXTRACT_PRIVATE_H
+#define FL_EXTRACT_PRIVATE_H
+
+#include "fl_extract.h"
+#include "fl_name.h"
+#include "fl_path.h"
+#include "fl_remove.h"
+#include "fl_tar.h"
+
+/* A place for an entry: a name in a directory. */
+struct fl_place {
+    uint32_t dir;
+    const char *name; /* NUL-terminated */
+    uint32_t len;
+};
+
+/* The regular file that is being written; fd -1: none, and data is skipped. */
+struct fl_writing {
+    int fd;
+    uint32_t dir;
+    mode_t created;   /* mode it was created with */
+    uint64_t end;     /* bytes up to here were written */
+};
+
+struct fl_extract {
+    struct fl_extract_options opt;
+    struct fl_id_range *ranges;     /* both maps */
+    const char *xattr_prefix;       /* attributes of the storage format, or NULL */
+    const char *xattr_opaque;
+    const char *xattr_whiteout;
+    bool keeps_markers;             /* every format but dir                      */
+    bool is_overlay;
+    bool in_layer;
+    bool failed;
+    uint32_t uid, gid;              /* that new files have, if nothing is special */
+    mode_t umask;
+    uint64_t size;                  /* of the files of this layer so far          */
+    struct fl_tar tar;
+    struct fl_path path;
+    struct fl_name name;
+    struct fl_name link;
+    struct fl_remove remove;
+    struct fl_writing writing;
+    struct fl_extract_stats stats;
+    struct fl_buf list;             /* names of xattrs, of directory entries      */
+    struct fl_buf stack;            /* directories being pruned                   */
+    struct fl_buf acls;             /* default ACLs for the end                   */
+    char target[4096];              /* of a symbolic link, NUL-terminated         */
+};
+
+static inline struct fl_dir *fl_extract_dir(const struct fl_extract *x, uint32_t dir)
+{
+    return &x->path.dirs[dir];
+}
+
+/* ---- fl_extract_types.c ---- */
+
+/* Makes the entry e at x->name (of kind PLAIN or ROOT). */
+int fl_extract_entry(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err);
+
+/* Finds the directory of a name. Missing parents are made when `make`; so are
+ * those that are in the way when `replace`. 1 = found, 0 = not there, -1. */
+int fl_extract_parent(struct fl_extract *x, const struct fl_name *name, bool make, bool replace,
+                      uint32_t *ret_dir, struct fl_error *err);
+
+/* Removes whatever is at the place. 1 = something was there (or hidden), 0, -1. */
+int fl_extract_vacate(struct fl_extract *x, struct fl_place at, struct fl_error *err);
+
+/* ---- fl_owner.c ---- */
+
+/* Owner, mode and attributes of a regular file just written, then its times. */
+int fl_owner_file(struct fl_extract *x, const struct fl_writing *w, const struct fl_tar_entry *e, struct fl_error *err);
+
+/* The same for a link, device or fifo just made. */
+int fl_owner_node(struct fl_extract *x, struct fl_place at, mode_t created, const struct fl_tar_entry *e,
+                  struct fl_error *err);
+
+/* A directory: e NULL for one that has no entry (0755, 0:0). Its times and default ACL are noted for the end. */
+int fl_owner_dir(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *e, struct fl_error *err);
+
+/* Mode to create something of `mode` with; when it differs a chmod follows. */
+int fl_owner_create_mode(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *e, mode_t *ret_mode,
+                         struct fl_error *err);
+
+/* ---- fl_whiteout.c ---- */
+
+/* x->name is a whiteout or an opaque marker. */
+int fl_whiteout_apply(struct fl_extract *x, struct fl_error *err);
+
+/* Lower layers do not show through the directory. */
+int fl_whiteout_set_opaque(struct fl_extract *x, uint32_t dir, struct fl_error *err);
+
+/* aufs: takes the marker of a name away. 1 = there was one, 0, -1. */
+int fl_whiteout_reveal(struct fl_extract *x, struct fl_place at, struct fl_error *err);
+
+/* Is what is at the place a whiteout? 1, 0, -1. */
+int fl_whiteout_is_hidden(struct fl_extract *x, struct fl_place at, struct fl_error *err);
+
+/* ---- fl_dirtimes.c ---- */
+
+/* Default ACLs, modes and times of directories, matched by inode; fsync of what was touched. */
+int fl_dirtimes_settle(struct fl_extract *x, struct fl_error *err);
+
+#endif

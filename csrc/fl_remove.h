@@ -1,0 +1,32 @@
+/* Removing one name with everything below it.
+ *
+ * Never follows a symbolic link, never recurses, holds at most 10 descriptors
+ * whatever the depth. The way back up from deep levels is "..", accepted only
+ * when it is the very directory that was left (else FL_ERR_CHANGED).
+ * Directories that their owner may not change are opened up on the way.
+ * One struct may be reused; zero-initialise, fl_remove_free.
+ */
+#ifndef FL_REMOVE_H
+#define FL_REMOVE_H
+
+#include "fl_buf.h"
+
+struct fl_remove {
+    struct fl_buf levels;  /* private: directories being emptied                */
+    struct fl_buf names;   /* private: directories still to be removed, stacked */
+    struct fl_buf records; /* private: what getdents64 fills                    */
+    unsigned retries;
+};
+
+void fl_remove_free(struct fl_remove *r);
+
+/* `name` is one component of the open directory `dir`. 1 = removed, 0 = was not there. */
+int fl_remove_at(struct fl_remove *r, int dir, const char *name,
+                 struct fl_error *err);
+
+/* All names in the open directory (read from its start), NUL-terminated, one
+ * behind the other, without "." and "..". Appends to ret_names. */
+int fl_remove_list(struct fl_remove *r, int dir, struct fl_buf *ret_names,
+                   struct fl_error *err);
+
+#endif

@@ -1,0 +1,40 @@
+from collections.abc import Buffer
+from typing import NamedTuple
+
+class ExtractStats(NamedTuple):
+    """See ``fastlayer._backend.ExtractStats``."""
+
+    entries: int
+    payload: int
+    whiteouts: int
+    warnings: tuple[str, ...]
+    skipped_xattrs: int
+
+class Extractor:
+    """See ``fastlayer._backend.Extractor``; what it decides in odd cases is written in csrc/fl_extract.h.
+
+    ``uid_map``, ``gid_map``: ``(inside, outside, count)`` ranges; an id outside them is refused. ``ignore_chown``:
+    owners that may not be set are left, and then set-id bits are, too. Limits of 0 are none and count per layer;
+    ``max_size``: bytes of all regular files, holes included. ``entries`` and ``payload`` count over all layers.
+    """
+
+    entries: int
+    payload: int
+    def __init__(
+        self,
+        target_fd: int,
+        *,
+        format: str = "dir",
+        uid_map: tuple[tuple[int, int, int], ...] | None = None,
+        gid_map: tuple[tuple[int, int, int], ...] | None = None,
+        ignore_chown: bool = False,
+        max_entries: int = 0,
+        max_size: int = 0,
+        max_file_size: int = 0,
+        max_pax: int = 1 << 20,
+        fsync: bool = False,
+    ) -> None: ...
+    def begin_layer(self) -> None: ...
+    def feed(self, buffer: Buffer) -> None: ...
+    def end_layer(self) -> ExtractStats: ...
+    def abort(self) -> None: ...
