@@ -57,6 +57,12 @@ class Channel:
         return item
 
 
+    def drain(self) -> None:
+        """Forgets what is left. Only when all threads have ended."""
+        while not self._queue.empty():
+            self._queue.get()
+
+
 class Ring:
     """``count`` buffers of ``size`` bytes that go round. Their memory is touched only as far as it is used."""
 
@@ -124,6 +130,10 @@ class Pipeline:
             self.stop(None if isinstance(exc, Stopped) else exc)
         for thread in self._threads:
             thread.join(_JOIN_SECONDS if self.stopped else None)
+        self._threads.clear()
+        for channel in self._channels:
+            channel.drain()  # buffers are large: they do not wait for the garbage collector
+        self._channels.clear()
         if self._error is not None and self._error is not exc:
             raise self._error from None
 
