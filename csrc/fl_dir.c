@@ -4,13 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "fl_sort.h"
 #include "fl_sys.h"
 
 #define DENTS_SIZE 32768u
-#define SCRATCH_KEEP (1u << 20) /* more than this is given back after use */
+#define SCRATCH_MAX (1u << 20) /* bytes kept for sorting; more is mapped for one sort */
 
 struct dirent_record {
     uint64_t ino;
@@ -105,22 +106,13 @@ static uint32_t common_prefix(const char *a, const char *b, uint32_t max)
     return n;
 }
 
-static int sort_events(struct fl_dir_lists *l, size_t first, struct fl_error *err)
+static void sort_with(uint32_t *events, uint32_t n, const char *names,
+                      struct fl_sort_item *items)
 {
-    uint32_t *events = (uint32_t *)(void *)(l->events.data + first);
-    uint32_t n = (uint32_t)((l->events.len - first) / sizeof(*events));
-    const char *names = (const char *)l->names.data;
-    struct fl_sort_item *items;
     uint32_t shared = UINT32_MAX;
 
-    if (n < 2)
-        return 0;
-    l->scratch.len = 0;
-    if (fl_buf_reserve(&l->scratch, (size_t)n * 2 * sizeof(*items), err) < 0)
-        return -1;
     for (uint32_t i = 1; i < n; i++)
         shared = common_prefix(names + events[0] + 1, names + events[i] + 1, shared);
-    items = (struct fl_sort_item *)(void *)l->scratch.data;
     for (uint32_t i = 0; i < n; i++) {
         const char *rest = names + events[i] + 1 + shared;
 
@@ -130,8 +122,37 @@ static int sort_events(struct fl_dir_lists *l, size_t first, struct fl_error *er
     fl_sort(items, n, items + n, less_name, names);
     for (uint32_t i = 0; i < n; i++)
         events[i] = items[i].ref - 1;
-    if (l->scratch.cap > SCRATCH_KEEP)
-        fl_buf_free(&l->scratch);
+}
+
+/* Freeing a large block would make malloc serve later ones of that size from
+ * its heap, where growing means copying. */
+static int sort_mapped(uint32_t *events, uint32_t n, const char *names, size_t size,
+                       struct fl_error *err)
+{
+    void *items = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (items == MAP_FAILED)
+        return fl_error_memory(err);
+    sort_with(events, n, names, items);
+    munmap(items, size);
+    return 0;
+}
+
+static int sort_events(struct fl_dir_lists *l, size_t first, struct fl_error *err)
+{
+    uint32_t *events = (uint32_t *)(void *)(l->events.data + first);
+    uint32_t n = (uint32_t)((l->events.len - first) / sizeof(*events));
+    const char *names = (const char *)l->names.data;
+    size_t size = (size_t)n * 2 * sizeof(struct fl_sort_item);
+
+    if (n < 2)
+        return 0;
+    if (size > SCRATCH_MAX)
+        return sort_mapped(events, n, names, size, err);
+    l->scratch.len = 0;
+    if (fl_buf_reserve(&l->scratch, size, err) < 0)
+        return -1;
+    sort_with(events, n, names, (struct fl_sort_item *)(void *)l->scratch.data);
     return 0;
 }
 
