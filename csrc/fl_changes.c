@@ -47,8 +47,9 @@ int fl_changes_add(struct fl_changes *t, const void *path, uint32_t path_len,
     if (link_len > UINT16_MAX)
         return fl_error_set(err, FL_ERR_LIMIT, path, path_len,
                             "link target of %u bytes is too long", link_len);
+    /* One byte more, so that there is a heap even when all paths are empty. */
     if (reserve_row(t, err) < 0 ||
-        fl_buf_reserve(&t->heap, (size_t)path_len + link_len + xattr_len, err) < 0)
+        fl_buf_reserve(&t->heap, (size_t)path_len + link_len + xattr_len + 1, err) < 0)
         return -1;
     row = &t->rows[t->count++];
     memset(row, 0, sizeof(*row));

@@ -68,11 +68,12 @@ static void fill_numbers(const struct fl_columns *c, uint64_t i, struct fl_entry
 static int fill_entry(struct table *t, uint64_t i, struct fl_entry *e, struct fl_error *err)
 {
     const struct fl_columns *c = t->columns;
-    const uint8_t *variable = c->heap + c->path_off[i];
     uint32_t fixed = c->path_len[i] + c->link_len[i], dropped = 0;
+    const uint8_t *variable;
 
     if (check_bounds(c, i, err) < 0 || check_order(c, i, err) < 0)
         return -1;
+    variable = c->heap + c->path_off[i];
     fill_numbers(c, i, e);
     e->xattr_len = 0;
     if (fl_buf_add(&t->heap, variable, fixed, &e->path_off, err) < 0)
@@ -92,6 +93,8 @@ static int next(struct fl_source *source, struct fl_batch *ret, struct fl_error 
 
     ret->first = (uint32_t)t->at;
     t->heap.len = 0;
+    if (fl_buf_reserve(&t->heap, 1, err) < 0) /* the root alone needs no byte */
+        return -1;
     while (n < BATCH && t->heap.len < BATCH_BYTES && t->at < t->columns->count) {
         if (fill_entry(t, t->at, &t->entries[n], err) < 0)
             return -1;

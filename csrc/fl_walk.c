@@ -42,7 +42,6 @@ struct walk {
     uint32_t lowest_open; /* frames from here on have an open fd                */
 
     struct slot ring[FL_WALK_RING];
-    bool threaded;
     bool running;
     pthread_t thread;
     pthread_mutex_t lock;
@@ -313,6 +312,8 @@ static int fill(struct walk *w, struct slot *s, struct fl_error *err)
         s->entries = malloc(FL_WALK_BATCH * sizeof(*s->entries));
     if (s->entries == NULL)
         return fl_error_memory(err);
+    if (fl_buf_reserve(&s->heap, 1, err) < 0) /* the root alone needs no byte */
+        return -1;
     if (!w->started && start(w, s, err) < 0)
         return -1;
     while (w->depth > 0 && s->count < FL_WALK_BATCH && s->heap.len < FL_WALK_BATCH_BYTES)
@@ -388,7 +389,7 @@ static int start_thread(struct walk *w, struct fl_error *err)
     return 0;
 }
 
-/* `delivered` counts entries, `given` is true once a batch is out with the caller. */
+/* From the second call on the caller is done with the batch it was given. */
 static int next_threaded(struct fl_source *source, struct fl_batch *ret, struct fl_error *err)
 {
     struct walk *w = (struct walk *)source;
@@ -460,7 +461,6 @@ struct fl_source *fl_walk_open(int root_fd, enum fl_xattr_policy policy,
     w->source.next = threaded ? next_threaded : next_direct;
     w->source.free = free_walk;
     w->root_fd = root_fd;
-    w->threaded = threaded;
     w->xattr.policy = policy;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
