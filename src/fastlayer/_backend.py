@@ -207,7 +207,7 @@ class Scanner(Protocol):
     dropped_xattrs: int  # left out by policy
 
     def next_batch(self, n: int = 4096) -> tuple[bytes, bytes] | None:
-        """At most n ``struct fl_entry`` records (csrc/fl_entry.h) and the heap their path_off counts in; None: no more."""
+        """At most n ``struct fl_entry`` records (csrc/fl_entry.h) and the heap of their path_off; None: no more."""
         ...
 
 
