@@ -26,6 +26,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLIED_MODE = 0o755
 _MAX_TARGET = 4095
+_ROOT_IS_OPAQUE = "the root is opaque, which overlay cannot say: mount this layer without lower ones"
 
 
 class ExtractStats(NamedTuple):
@@ -262,8 +263,9 @@ class Extractor:
             os.utime(proc_path(fd), ns=(item.mtime_ns, item.mtime_ns))
 
     def _describe_directory(self, fd: int, path: Parts, item: TarItem) -> None:
-        """The mode at once, but open for the owner, who may not be root; times at the end of the layer."""
-        self._attributes.apply(fd, item._replace(mode=item.mode | 0o700))
+        """Times at the end of the layer, and the mode, too, when it would close the directory to its owner."""
+        open_mode = item.mode if os.geteuid() == 0 else item.mode | 0o700
+        self._attributes.apply(fd, item._replace(mode=open_mode))
         found = os.stat(proc_path(fd))
         self._settle[path] = _Settle(found.st_dev, found.st_ino, item.mtime_ns, item.mode)
 
@@ -293,7 +295,7 @@ class Extractor:
             found = os.stat(proc_path(fd))
             if (found.st_dev, found.st_ino) != (want.dev, want.ino):
                 return
-            if want.mode is not None and want.mode | 0o700 != want.mode:
+            if want.mode is not None and want.mode | 0o700 != want.mode and os.geteuid() != 0:
                 os.chmod(proc_path(fd), want.mode)
             os.utime(proc_path(fd), ns=(want.mtime_ns, want.mtime_ns))
             if self._fsync:
@@ -371,7 +373,7 @@ class Extractor:
         remove_children(fd, path, self._is_of_this_layer, self._forget_lower)
         self._storage.set_opaque(fd)
         if not path and isinstance(self._storage, whiteouts.OverlayStorage):
-            self._warnings.append("the root is opaque, which overlay cannot say: mount this layer without lower ones")
+            self._warnings = [_ROOT_IS_OPAQUE]
 
     def _is_of_this_layer(self, path: Parts) -> bool:
         return b"/".join(path) in self._made
