@@ -19,16 +19,16 @@ from fastlayer.layer.compression import (
     GZIP_HEADER_SIZE,
     GZIP_MAGIC,
     GZIP_MEMBER,
-    GZIP_TRAILER_SIZE,
     MAGIC_LENGTH,
     SKIPPABLE_MAGIC,
+    ZSTD_FRAME,
     ZSTD_MAGIC,
     Compression,
     detect,
 )
 
 MAX_WINDOW = 128 << 20  # bytes of history a zstd frame may ask for (what `zstd -d` accepts by default)
-MAX_PIECE = 8 << 20  # tar bytes of a piece that is expanded at once, by one thread
+MAX_PIECE = ZSTD_FRAME  # tar bytes of a frame that is expanded at once, by one thread
 _MAX_MEMBER = GZIP_MEMBER + (GZIP_MEMBER >> 6) + 4096  # deflate cannot make a MiB longer than that
 _MAX_FRAME = MAX_PIECE + (MAX_PIECE >> 6) + 4096
 _BUFFER = 256 << 10
@@ -121,11 +121,12 @@ def open_reader(source: Lookahead) -> tuple[Compression, Reader]:
 class GzipReader:
     """Any gzip stream, with ISA-L."""
 
-    def __init__(self, source: Readable) -> None:
+    def __init__(self, source: Readable | bytes) -> None:
         from isal import isal_zlib
 
         # The C reader behind isal.igzip.IGzipFile: the only one that inflates into a given buffer.
-        self._reader = isal_zlib._GzipReader(cast(Any, _File(source)), _BUFFER)
+        given = source if isinstance(source, bytes) else cast(Any, _File(source))
+        self._reader = isal_zlib._GzipReader(given, _BUFFER)
         self._errors: tuple[type[Exception], ...] = (EOFError, cast(Any, isal_zlib.error), OSError)
 
     def readinto(self, buffer: Any, /) -> int:
@@ -292,7 +293,8 @@ def _block_header(head: bytes | bytearray) -> tuple[bool, int]:
 
 # ---- pieces for parallel work --------------------------------------------------------------------
 
-Expand = Callable[[], bytes]
+Expand = Callable[[memoryview], int]  # into a buffer of PIECE_SIZE[codec] bytes; returns how many there are
+PIECE_SIZE = {"none": GZIP_MEMBER, "gzip": GZIP_MEMBER, "zstd": MAX_PIECE}
 
 
 def open_pieces(codec: Compression, source: Lookahead) -> Iterator[Expand | Reader]:
@@ -323,25 +325,17 @@ def gzip_pieces(source: Lookahead) -> Iterator[Expand | Reader]:
 
 
 def _member_job(member: bytearray) -> Expand:
-    return lambda: _inflate_member(member)
+    return lambda buffer: _read_piece(GzipReader(bytes(member)), buffer, "gzip")
 
 
-def _inflate_member(member: bytearray) -> bytes:
-    from isal import isal_zlib
-
-    trailer = member[-GZIP_TRAILER_SIZE:]
-    inflater = isal_zlib.decompressobj(-15)
-    try:
-        data: bytes = inflater.decompress(memoryview(member)[GZIP_HEADER_SIZE:-GZIP_TRAILER_SIZE], GZIP_MEMBER + 1)
-    except cast(Any, isal_zlib.error) as exc:
-        _bad("gzip", _reason(exc))
-    if not inflater.eof or inflater.unused_data or len(data) > GZIP_MEMBER:
-        _bad("gzip", "a member is not as long as it says")
-    if isal_zlib.crc32(data) != int.from_bytes(trailer[:4], "little"):
-        _bad("gzip", "crc check failed")
-    if len(data) != int.from_bytes(trailer[4:], "little"):
-        _bad("gzip", "incorrect length of data produced")
-    return data
+def _read_piece(reader: Reader, buffer: memoryview, codec: str) -> int:
+    """All of a piece, which has to fit."""
+    done = 0
+    while done < len(buffer) and (count := reader.readinto(buffer[done:])):
+        done += count
+    if done == len(buffer) and reader.readinto(bytearray(1)):
+        _bad(codec, "a piece is longer than it says")
+    return done
 
 
 class _Padding:
@@ -395,18 +389,17 @@ def _take_frame(source: Lookahead, header: FrameHeader) -> bytes:
 
 
 def _frame_job(frame: bytes, content: int) -> Expand:
-    return lambda: _expand_frame(frame, content)
+    return lambda buffer: _expand_frame(frame, content, buffer)
 
 
-def _expand_frame(frame: bytes, content: int) -> bytes:
+def _expand_frame(frame: bytes, content: int, buffer: memoryview) -> int:
     import zstandard
 
-    decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(frame)
     try:
-        # `decompress` does not look at frames that say they are empty
-        data: bytes = decoder.decompress(frame) if content else decoder.stream_reader(frame).read(1)
+        count = _read_piece(reader, buffer, "zstd")
     except zstandard.ZstdError as exc:
         _bad("zstd", _zstd_reason(exc))
-    if len(data) != content:
+    if count != content:
         _bad("zstd", "a frame is not as long as it says")
-    return data
+    return count

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastlayer.errors import LimitError
 from fastlayer.layer.compression import Compression
-from fastlayer.layer.decompress import Expand, Lookahead, Reader, open_pieces, open_reader
+from fastlayer.layer.decompress import PIECE_SIZE, Expand, Lookahead, Reader, open_pieces, open_reader
 from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring
 from fastlayer.layer.source import Source
 from fastlayer.oci.digest import Digest, sha256_digest
@@ -24,7 +24,7 @@ _SMALL = 1 << 20  # blobs up to this many bytes stay in the calling thread
 _RATIO_FREE = 1 << 30  # bytes a layer may expand to before max_ratio counts
 _RAW_SIZE = 256 << 10  # bytes of blob read at once
 _RAW_AHEAD = 8  # of those that may wait for the inflater
-_TAR_AHEAD = 6  # MiB of tar that may wait for the sink
+_TAR_AHEAD = 4  # buffers of tar beyond one for each job
 
 
 class Expansion:
@@ -101,36 +101,32 @@ class Expansion:
             self.codec = look.detect()
             counted = _Counted(look, self._took)
             stream = Lookahead(counted if self.codec == "none" else _read_ahead(counted, pipeline))
-            ring = Ring(pipeline, _TAR_AHEAD, STEP)
-            expanded, hashed, credits = pipeline.channel(), pipeline.channel(), pipeline.channel()
-            for _ in range(self._jobs + 4):  # pieces that may be on their way
-                credits.put(None)
+            ring = Ring(pipeline, self._jobs + _TAR_AHEAD, PIECE_SIZE[self.codec])
+            expanded, hashed = pipeline.channel(), pipeline.channel()
             pieces = open_pieces(self.codec, stream)
-            pipeline.spawn(lambda: _expand(pieces, pipeline, ring, credits, expanded, self._jobs))
+            pipeline.spawn(lambda: _expand(pieces, pipeline, ring, expanded, self._jobs))
             pipeline.spawn(lambda: self._hash_in_order(expanded, hashed))
             while True:
-                data, buffer = hashed.get()
-                if data is None:
+                buffer, count = hashed.get()
+                if buffer is None:
                     break
-                self._hand_over(data, sink)
-                if buffer is not None:
-                    ring.give(buffer)
-                else:
-                    credits.put(None)
+                for start in range(0, count, STEP):
+                    self._hand_over(buffer[start : min(start + STEP, count)], sink)
+                ring.give(buffer)
             pipeline.stop()
 
     def _hash_in_order(self, expanded: Channel, hashed: Channel) -> None:
-        ready: dict[int, tuple[Any, Any]] = {}
+        ready: dict[int, tuple[memoryview | None, int]] = {}
         number = 0
         while True:
             while number not in ready:
-                found, data, buffer = expanded.get()
-                ready[found] = (data, buffer)
-            data, buffer = ready.pop(number)
-            if data is not None:
-                self._unpacked(data)
-            hashed.put((data, buffer))
-            if data is None:
+                found, buffer, count = expanded.get()
+                ready[found] = (buffer, count)
+            buffer, count = ready.pop(number)
+            if buffer is not None:
+                self._unpacked(buffer[:count])
+            hashed.put((buffer, count))
+            if buffer is None:
                 return
             number += 1
 
@@ -205,41 +201,38 @@ def _read_ahead(source: _Counted, pipeline: Pipeline) -> _Stream:
     return _Stream(raw, ring)
 
 
-def _expand(
-    pieces: Iterable[Expand | Reader], pipeline: Pipeline, ring: Ring, credits: Channel, expanded: Channel, jobs: int
-) -> None:
-    """Gives pieces to a pool that expands them, and streams what cannot be cut. Numbers everything; None is the end."""
+def _expand(pieces: Iterable[Expand | Reader], pipeline: Pipeline, ring: Ring, expanded: Channel, jobs: int) -> None:
+    """Gives pieces to a pool that expands them, and streams what cannot be cut. Numbers everything; None is the end.
+
+    Buffers are given out in the order of the pieces, so that the next one that is waited for always has one.
+    """
     work = pipeline.channel()
 
     def worker() -> None:
         while True:
-            number, piece = work.get()
-            expanded.put((number, piece(), None))
+            number, piece, buffer = work.get()
+            expanded.put((number, buffer, piece(buffer)))
 
     number = workers = 0
     for piece in pieces:
         if not callable(piece):
             number = _stream(piece, ring, expanded, number)
             continue
-        credits.get()
+        work.put((number, piece, ring.take()))
+        number += 1
         if workers < jobs:
             workers += 1
             pipeline.spawn(worker)
-        work.put((number, piece))
-        number += 1
-    expanded.put((number, None, None))
+    expanded.put((number, None, 0))
 
 
 def _stream(reader: Reader, ring: Ring, expanded: Channel, number: int) -> int:
     while True:
         buffer = ring.take()
         filled = 0
-        while filled < len(buffer) and (count := reader.readinto(buffer[filled:])):
+        while filled < STEP and (count := reader.readinto(buffer[filled:STEP])):
             filled += count
-        if filled:
-            expanded.put((number, buffer[:filled], buffer))
-            number += 1
-        else:
-            ring.give(buffer)
-        if filled < len(buffer):
+        expanded.put((number, buffer, filled))
+        number += 1
+        if filled < STEP:
             return number

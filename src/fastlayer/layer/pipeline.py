@@ -56,7 +56,6 @@ class Channel:
             raise Stopped
         return item
 
-
     def drain(self) -> None:
         """Forgets what is left. Only when all threads have ended."""
         while not self._queue.empty():
