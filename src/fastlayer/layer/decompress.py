@@ -125,7 +125,7 @@ class GzipReader:
         from isal import isal_zlib
 
         # The C reader behind isal.igzip.IGzipFile: the only one that inflates into a given buffer.
-        given = source if isinstance(source, bytes) else cast(Any, _File(source))
+        given: Any = source if isinstance(source, bytes) else _File(source)
         self._reader = isal_zlib._GzipReader(given, _BUFFER)
         self._errors: tuple[type[Exception], ...] = (EOFError, cast(Any, isal_zlib.error), OSError)
 
