@@ -93,7 +93,8 @@ class Worker:
             shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
 
     def write(self, path: bytes) -> None:
-        Path(os.fsdecode(self.new())).write_bytes(b"n" * self.rng.choice(trees.SIZES))
+        with open(self.new(), "xb") as file:
+            file.write(b"n" * self.rng.choice(trees.SIZES))
 
     def append(self, path: bytes) -> None:
         if os.path.isfile(path) and not os.path.islink(path):
