@@ -50,6 +50,15 @@ class Layers:
             return self.rng.choice(PATHS)
         return b"/".join(self.rng.choice(NAMES) for _ in range(self.rng.choice((1, 1, 2, 2, 3, 4))))
 
+    def options(self) -> dict[str, Any]:
+        """Of the extractor: mostly none."""
+        choices: list[dict[str, Any]] = [{}] * 6
+        choices.append({"uid_map": ((0, 100000, 1001), (2097151, 7, 1)), "gid_map": ((0, 5, 51),)})
+        choices.append({"uid_map": ((1000, 0, 1),)})
+        choices.append({"max_entries": 9, "max_size": 2000, "max_file_size": 600, "max_pax": 100})
+        choices.append({"fsync": True, "ignore_chown": True})
+        return self.rng.choice(choices)
+
     def layer(self) -> bytes:
         entries = b"".join(self.entry() for _ in range(self.rng.randint(1, 14)))
         data = bytearray(entries + (END if self.often(0.95) else b""))
@@ -151,7 +160,7 @@ def test_both_extractors_agree(place: Path, seed: int, format: str) -> None:
     layers = Layers(seed * 10 + FORMATS.index(format))
     lower = trees.Generator(layers.rng).tree(layers.rng.randint(0, 4)) if layers.often(0.2) else None
     stack = [layers.layer() for _ in range(layers.rng.randint(1, 4))]
-    options = {"format": format}
+    options = {"format": format, **layers.options()}
     results = []
     for name in ENGINES:
         subprocess.run(["rm", "-rf", "--", place / name], check=True)
