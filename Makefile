@@ -21,11 +21,13 @@ $(VENV)/.ready: pyproject.toml setup.py .ci/system
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip setuptools wheel cython
 	$(PY) -m pip install --quiet -e ".[test,bench,dev]"
-	touch $@
+	touch $@ $(VENV)/.built
 
 # An editable install finds changed sources through this.
-build: $(VENV)/.ready
+build: $(VENV)/.built
+$(VENV)/.built: $(VENV)/.ready $(wildcard csrc/*.[ch] src/fastlayer/_native/*.py[xd])
 	$(PY) setup.py --quiet build_clib build_ext --inplace
+	touch $@
 
 demo: build
 	$(PY) bench/demo.py
