@@ -139,18 +139,24 @@ def _lowers(given: dict[str, Any]) -> list[str]:
 def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> Changes:
     import fastlayer
 
+    changes: Changes
     if given["upper"] is not None:
-        return fastlayer.diff_upper(given["upper"], _lowers(given), **keywords)
-    return fastlayer.diff(a, b, **keywords)
+        changes = fastlayer.diff_upper(given["upper"], _lowers(given), **keywords)
+    else:
+        changes = fastlayer.diff(a, b, **keywords)
+    return changes
 
 
 def _write_at_once(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> Layer:
     import fastlayer
 
     keywords = {**keywords, **_layer_keywords(given, keywords["progress"])}
+    layer: Layer
     if given["upper"] is not None:
-        return fastlayer.diff_upper(given["upper"], _lowers(given), _target(given), **keywords)
-    return fastlayer.diff(a, b, _target(given), **keywords)
+        layer = fastlayer.diff_upper(given["upper"], _lowers(given), _target(given), **keywords)
+    else:
+        layer = fastlayer.diff(a, b, _target(given), **keywords)
+    return layer
 
 
 def _side(given: dict[str, Any]) -> Any:
