@@ -114,7 +114,9 @@ int fl_content_start(struct fl_content *c, const uint8_t *path, uint32_t path_le
         c->shares = fl_sys_can_share(c->fd_a) && fl_sys_can_share(c->fd_b);
         c->shares_dev = b->dev;
     }
-    c->left = c->shares && b->size >= EXTENTS_FROM && fl_sys_same_extents(c->fd_a, c->fd_b) ? 0 : b->size;
+    c->left = b->size;
+    if (c->shares && b->size >= EXTENTS_FROM && fl_sys_same_extents(c->fd_a, c->fd_b))
+        c->left = 0;
     return 0;
 }
 
