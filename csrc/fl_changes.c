@@ -200,7 +200,7 @@ static void compact_row(struct fl_changes *t, struct fl_row *r, uint64_t *heap_l
 {
     uint64_t len = variable_len(r);
 
-    r->flags &= (uint8_t)~FL_ROW_VERIFY;
+    r->flags &= (uint8_t)~(FL_ROW_VERIFY | FL_ROW_HELD);
     if (r->path_off != *heap_len)
         memmove(t->heap.data + *heap_len, t->heap.data + r->path_off, len);
     r->path_off = *heap_len;

@@ -77,20 +77,22 @@ static int place_below(const uint8_t *path, size_t len, const uint8_t *dir, size
     return dir_len == 0 ? 0 : (int)path[dir_len] - '/';
 }
 
-/* Parents below which nothing has changed and nothing more can come. They
- * would be dropped at the end; most go now, so that equal trees cost nothing. */
-static void drop_stale_parents(struct fl_diff *d, const uint8_t *path, size_t len)
+/* Will this last row be dropped at the end? A parent below which nothing has
+ * changed and nothing more can come, or a pair settled to be equal. */
+static bool is_stale(const struct fl_changes *t, const struct fl_row *r,
+                     const uint8_t *path, size_t len)
 {
-    struct fl_changes *t = &d->table;
+    if (r->kind == FL_KIND_NONE)
+        return !(r->flags & (FL_ROW_VERIFY | FL_ROW_HELD));
+    return r->kind == FL_KIND_PARENT &&
+           place_below(path, len, fl_row_path(t, r), r->path_len) > 0;
+}
 
-    while (t->count != 0) {
-        const struct fl_row *r = &t->rows[t->count - 1];
-
-        if (r->kind != FL_KIND_PARENT ||
-            place_below(path, len, fl_row_path(t, r), r->path_len) <= 0)
-            break;
+/* Most stale rows go as soon as they can, so that equal trees cost nothing. */
+static void drop_stale_rows(struct fl_changes *t, const uint8_t *path, size_t len)
+{
+    while (t->count != 0 && is_stale(t, &t->rows[t->count - 1], path, len))
         fl_changes_pop(t);
-    }
 }
 
 /* A row of the current entry of B. */
@@ -103,7 +105,7 @@ static int add_row(struct fl_diff *d, uint8_t kind, uint32_t what, struct fl_err
     uint32_t aux_len = make_aux(&d->b, aux);
     struct fl_row *row;
 
-    drop_stale_parents(d, path, e->path_len);
+    drop_stale_rows(&d->table, path, e->path_len);
     if (fl_changes_add(&d->table, path, e->path_len, aux_len ? aux : link,
                        aux_len ? aux_len : e->link_len, link + e->link_len,
                        e->xattr_len, &row, err) < 0)
@@ -158,7 +160,7 @@ static int take_removed(struct fl_diff *d, struct fl_error *err)
         return 0;
     if (S_ISDIR(e->mode) && push_gone(d, path, e->path_len, err) < 0)
         return -1;
-    drop_stale_parents(d, path, e->path_len);
+    drop_stale_rows(&d->table, path, e->path_len);
     if (fl_changes_add(&d->table, path, e->path_len, NULL, 0, NULL, 0, &row, err) < 0)
         return -1;
     row->kind = FL_KIND_DELETE;
@@ -168,6 +170,15 @@ static int take_removed(struct fl_diff *d, struct fl_error *err)
 }
 
 /* ---- what both have ---- */
+
+/* `row` of B is one name of a possible hard-link group. */
+static int note_name(struct fl_diff *d, const struct fl_entry *a, uint32_t row,
+                     struct fl_error *err)
+{
+    if (row != FL_GROUPS_NO_ROW)
+        d->table.rows[row].flags |= FL_ROW_HELD;
+    return fl_groups_add(&d->groups, a, entry_of(&d->b), row, err);
+}
 
 /* What B has goes into the table; `a` is NULL when A has nothing there. */
 static int conclude(struct fl_diff *d, const struct fl_entry *a, uint8_t kind,
@@ -184,7 +195,7 @@ static int conclude(struct fl_diff *d, const struct fl_entry *a, uint8_t kind,
     }
     if (!shared)
         return 0;
-    return fl_groups_add(&d->groups, a, b, S_ISDIR(b->mode) ? FL_GROUPS_NO_ROW : row, err);
+    return note_name(d, a, S_ISDIR(b->mode) ? FL_GROUPS_NO_ROW : row, err);
 }
 
 static int conclude_equal_type(struct fl_diff *d, uint32_t what, struct fl_error *err)
@@ -212,7 +223,7 @@ static int conclude_unverified(struct fl_diff *d, uint32_t what, struct fl_error
         return -1;
     if (!fl_groups_shared(a) && !fl_groups_shared(b))
         return 0;
-    return fl_groups_add(&d->groups, a, b, u.row, err);
+    return note_name(d, a, u.row, err);
 }
 
 static bool is_live(const struct fl_diff_side *s)
@@ -426,6 +437,9 @@ int fl_diff_settle(struct fl_diff *d, uint64_t ticket, bool equal, struct fl_err
     if (u == NULL || u->settled)
         return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "no such ticket, or settled before");
     u->settled = 1;
+    while (d->settled < fl_diff_unverified_count(d) &&
+           fl_diff_unverified_at(d, d->settled)->settled)
+        d->settled++;
     row = &d->table.rows[u->row];
     row->flags &= (uint8_t)~FL_ROW_VERIFY;
     if (!equal) {
@@ -435,13 +449,12 @@ int fl_diff_settle(struct fl_diff *d, uint64_t ticket, bool equal, struct fl_err
     return 0;
 }
 
-static int all_settled(struct fl_diff *d, struct fl_error *err)
+static int all_settled(const struct fl_diff *d, struct fl_error *err)
 {
-    for (uint32_t i = 0; i < fl_diff_unverified_count(d); i++)
-        if (!fl_diff_unverified_at(d, i)->settled)
-            return fl_error_set(err, FL_ERR_USAGE, NULL, 0,
-                                "finish before every unverified pair was settled");
-    return 0;
+    if (d->settled == fl_diff_unverified_count(d))
+        return 0;
+    return fl_error_set(err, FL_ERR_USAGE, NULL, 0,
+                        "finish before every unverified pair was settled");
 }
 
 int fl_diff_finish(struct fl_diff *d, struct fl_error *err)

@@ -2,7 +2,8 @@
  *
  *   fl_diff_init(&d, &options)
  *   while ((r = fl_diff_step(&d, &err)) > 0) ;
- *   settle every entry of d.unverified (only with columns)
+ *   settle every entry of d.unverified (only with columns), after any step;
+ *   soon is better, as a pair that proves equal then takes no memory
  *   fl_diff_finish(&d, &err), then d.table is complete and the caller's to move
  *   fl_diff_free(&d)
  *
@@ -62,6 +63,7 @@ struct fl_diff {
     struct fl_diff_options options;
     struct fl_changes table;
     struct fl_buf unverified; /* struct fl_diff_unverified each                 */
+    uint32_t settled;         /* so many of the first of them are settled       */
     uint64_t entries;         /* seen, both sides                               */
     struct fl_content content; /* .bytes: compared                              */
 

@@ -124,8 +124,9 @@ class Differ(Protocol):
         ...
 
     def unverified(self) -> Sequence[tuple[int, bytes, bytes]]:
-        """After the last step: pairs equal but for content that only hashing can prove, each as (ticket, path in the
-        directory operand, blake3 key of the other side). Each must be settled before finish."""
+        """Unsettled pairs equal but for content that only hashing can prove, each as (ticket, path in the directory
+        operand, blake3 key of the other side). May be asked after any step: settling early keeps memory small. All
+        must be settled before finish."""
         ...
 
     def settle(self, ticket: int, equal: bool) -> None: ...

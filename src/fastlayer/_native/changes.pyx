@@ -269,7 +269,7 @@ cdef class Differ:
         cdef fl_row *row
         cdef list found = []
         self.check()
-        for ticket in range(fl_diff_unverified_count(&self.diff)):
+        for ticket in range(self.diff.settled, fl_diff_unverified_count(&self.diff)):
             pair = fl_diff_unverified_at(&self.diff, ticket)
             if pair.settled:
                 continue

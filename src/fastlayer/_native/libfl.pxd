@@ -159,6 +159,7 @@ cdef extern from "fl_diff.h" nogil:
         uint32_t settled
     struct fl_diff:
         fl_changes table
+        uint32_t settled
         uint64_t entries
         fl_content content
     int fl_diff_init(fl_diff *d, const fl_diff_options *options, fl_error *err)
