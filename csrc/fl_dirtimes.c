@@ -1,9 +1,6 @@
 #include <errno.h>
-#include <sys/xattr.h>
 
 #include "fl_extract_private.h"
-
-#define ACL_DEFAULT "system.posix_acl_default"
 
 /* A directory that changed gets its times: those of its entry, or those it had. */
 static bool wants_times(const struct fl_dir *d)
@@ -18,29 +15,13 @@ static bool wants_sync(const struct fl_extract *x, const struct fl_dir *d)
 
 static bool is_settled(const struct fl_extract *x, const struct fl_dir *d)
 {
-    return !wants_times(d) && !wants_sync(x, d) && !(d->flags & FL_DIR_MODE) && d->acl_len == 0;
-}
-
-static int set_default_acl(struct fl_extract *x, const struct fl_dir *d, int fd, struct fl_error *err)
-{
-    struct fl_extract_lost *lost = &x->stats.lost[FL_LOSS_ENOTSUP];
-
-    if (fsetxattr(fd, ACL_DEFAULT, x->acls.data + d->acl_off, d->acl_len, 0) == 0)
-        return 0;
-    if (errno != EOPNOTSUPP && errno != EPERM)
-        return fl_error_os(err, errno, "setxattr", NULL, 0);
-    if (errno == EPERM)
-        lost = &x->stats.lost[FL_LOSS_EPERM];
-    x->stats.skipped_xattrs++;
-    return lost->count++ == 0 ? fl_buf_add(&lost->example, ACL_DEFAULT, sizeof(ACL_DEFAULT), NULL, err) : 0;
+    return !wants_times(d) && !wants_sync(x, d) && !(d->flags & FL_DIR_MODE);
 }
 
 static int settle(struct fl_extract *x, const struct fl_dir *d, int fd, struct fl_error *err)
 {
     struct timespec times[2] = {{d->mtime_sec, d->mtime_nsec}, {d->mtime_sec, d->mtime_nsec}};
 
-    if (d->acl_len != 0 && set_default_acl(x, d, fd, err) < 0)
-        return -1;
     if ((d->flags & FL_DIR_MODE) && fchmod(fd, d->final_mode) < 0)
         return fl_error_os(err, errno, "chmod", NULL, 0);
     if (wants_times(d) && futimens(fd, times) < 0)

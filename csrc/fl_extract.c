@@ -77,7 +77,6 @@ void fl_extract_free(struct fl_extract *x)
     fl_remove_free(&x->remove);
     fl_buf_free(&x->list);
     fl_buf_free(&x->stack);
-    fl_buf_free(&x->acls);
     free(x->ranges);
     free(x);
 }
@@ -121,7 +120,6 @@ static int begin(struct fl_extract *x, struct fl_error *err)
     x->gid = mine.gid;
     x->umask = mine.umask;
     x->size = 0;
-    x->acls.len = 0;
     forget_losses(x);
     if (fl_path_reset(&x->path, err) < 0 || look_whether_empty(x, err) < 0)
         return -1;

@@ -23,8 +23,7 @@
  *   - an entry for the root must be a directory and sets its attributes;
  *   - a hard link keeps the attributes of its target, which must exist, be no
  *     directory, no whiteout and not the link itself;
- *   - nothing is inherited from a setgid bit or a default ACL; default ACLs of
- *     the layer are set after all entries;
+ *   - nothing is inherited from a setgid bit or a default ACL;
  *   - extended attributes that are not set, counted and reported: trusted.*,
  *     security.selinux, those of the storage format (user.overlay.* in
  *     overlay-userxattr), and what the kernel or file system refuses with
@@ -69,7 +68,6 @@ struct fl_extract_options {
     bool ignore_chown;
     bool fsync;             /* every file and directory, before fl_extract_end returns */
     uint32_t max_pax;
-    uint32_t jobs;          /* threads that may write files; 0 and 1: none      */
     uint64_t max_entries;   /* per layer; 0 = no limit                          */
     uint64_t max_size;      /* bytes of a layer's regular files, holes included */
     uint64_t max_file_size;

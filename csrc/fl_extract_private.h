@@ -48,7 +48,6 @@ struct fl_extract {
     struct fl_extract_stats stats;
     struct fl_buf list;             /* names of xattrs, of directory entries      */
     struct fl_buf stack;            /* directories being pruned                   */
-    struct fl_buf acls;             /* default ACLs for the end                   */
     char target[4096];              /* of a symbolic link, NUL-terminated         */
 };
 
@@ -79,7 +78,7 @@ int fl_owner_file(struct fl_extract *x, const struct fl_writing *w, const struct
 int fl_owner_node(struct fl_extract *x, struct fl_place at, mode_t created, const struct fl_tar_entry *e,
                   struct fl_error *err);
 
-/* A directory: e NULL for one that has no entry (0755, 0:0). Its times and default ACL are noted for the end. */
+/* A directory: e NULL for one that has no entry (0755, 0:0). Its times are noted for the end. */
 int fl_owner_dir(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *e, struct fl_error *err);
 
 /* Mode to create something of `mode` with; when it differs a chmod follows. */
@@ -102,7 +101,7 @@ int fl_whiteout_is_hidden(struct fl_extract *x, struct fl_place at, struct fl_er
 
 /* ---- fl_dirtimes.c ---- */
 
-/* Default ACLs, modes and times of directories, matched by inode; fsync of what was touched. */
+/* Modes and times of directories, matched by inode; fsync of what was touched. */
 int fl_dirtimes_settle(struct fl_extract *x, struct fl_error *err);
 
 #endif

@@ -18,12 +18,12 @@ static struct fl_dir *touch(struct fl_extract *x, uint32_t dir)
     return d;
 }
 
-/* In a directory that had nothing before this layer, nothing needs to be remembered. */
+/* A directory that has nothing but this layer's entries need not know which they are - unless markers may come. */
 static int remember(struct fl_extract *x, struct fl_place at, struct fl_error *err)
 {
     struct fl_seen_slot *slot;
 
-    if (touch(x, at.dir)->flags & FL_DIR_CLEAN)
+    if ((touch(x, at.dir)->flags & FL_DIR_CLEAN) && !x->keeps_markers)
         return 0;
     slot = fl_seen_get(&x->path.seen, at.dir, at.name, at.len, err);
     if (slot == NULL)
@@ -265,6 +265,8 @@ static int make_hardlink(struct fl_extract *x, struct fl_place at, const struct 
         return -1;
     if (target.dir == at.dir && target.len == at.len && memcmp(target.name, at.name, at.len) == 0)
         return refuse_link("hard link to itself", err);
+    if (fl_whiteout_reveal(x, at, err) < 0)
+        return -1;
     for (int tries = TRIES; ; tries--) {
         int from = fl_path_fd(&x->path, target.dir, err);
         int to = from < 0 ? -1 : fl_path_fd(&x->path, at.dir, err);
@@ -286,7 +288,7 @@ static int make_hardlink(struct fl_extract *x, struct fl_place at, const struct 
 
 static int make_other(struct fl_extract *x, struct fl_place at, const struct fl_tar_entry *e, struct fl_error *err)
 {
-    if (fl_whiteout_reveal(x, at, err) < 0)
+    if (e->type != FL_TAR_HARDLINK && fl_whiteout_reveal(x, at, err) < 0) /* it looks at its target first */
         return -1;
     switch (e->type) {
     case FL_TAR_FILE:

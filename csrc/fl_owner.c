@@ -186,39 +186,20 @@ static int set_user_xattrs(struct fl_extract *x, struct thing t, const struct fl
     return 0;
 }
 
-/* A directory's default ACL must wait, or what is still to be made in it would inherit it. */
-static int note_default_acl(struct fl_extract *x, struct fl_dir *d, const struct xattr *a, struct fl_error *err)
-{
-    uint64_t off;
-
-    if (fl_buf_add(&x->acls, a->value, a->value_len, &off, err) < 0)
-        return -1;
-    d->acl_off = off;
-    d->acl_len = a->value_len;
-    return 0;
-}
-
-/* All others; d: the directory that it is, or NULL. */
-static int set_other_xattrs(struct fl_extract *x, struct thing t, struct fl_dir *d, const struct fl_tar_entry *e,
-                            struct fl_error *err)
+/* All others. */
+static int set_other_xattrs(struct fl_extract *x, struct thing t, const struct fl_tar_entry *e, struct fl_error *err)
 {
     struct xattr a;
     uint32_t at = 0;
-    int r;
+    int r = 0;
 
-    while (next_xattr(e, &at, &a)) {
+    while (r == 0 && next_xattr(e, &at, &a)) {
         if (is_refused(x, a.name))
             r = lose(x, FL_LOSS_POLICY, a.name, e, err);
-        else if (has_prefix(a.name, "user."))
-            continue;
-        else if (d != NULL && strcmp(a.name, ACL_DEFAULT) == 0)
-            r = note_default_acl(x, d, &a, err);
-        else
+        else if (!has_prefix(a.name, "user."))
             r = set_one(x, t, &a, e, err);
-        if (r < 0)
-            return -1;
     }
-    return 0;
+    return r;
 }
 
 /* ---- what is inherited ------------------------------------------------ */
@@ -287,7 +268,7 @@ static int describe(struct fl_extract *x, struct thing t, uint32_t dir, mode_t c
         return -1;
     if ((mode != created || (e->xattr_len != 0 && !is_link)) && thing_chmod(t, mode) < 0)
         return fl_error_os(err, errno, "chmod", NULL, 0);
-    return set_other_xattrs(x, t, NULL, e, err);
+    return set_other_xattrs(x, t, e, err);
 }
 
 static void entry_times(const struct fl_tar_entry *e, struct timespec ret[2])
@@ -374,14 +355,16 @@ static int remove_stale_xattrs(struct fl_extract *x, int fd, const struct fl_tar
 }
 
 /* Remembers what the directory is to be at the end, and what is known about it now. */
-static void note_dir(struct fl_extract *x, struct fl_dir *d, struct owner now, mode_t mode, const struct fl_tar_entry *e)
+static void note_dir(struct fl_dir *d, struct owner now, mode_t mode, const struct fl_tar_entry *e)
 {
     d->flags &= ~(FL_DIR_TIMES | FL_DIR_MODE | FL_DIR_BORN | FL_DIR_ACL | FL_DIR_ENTRY);
     d->flags |= FL_DIR_ACL_KNOWN;
+    if (entry_has_xattr(e, ACL_DEFAULT))
+        d->flags |= FL_DIR_ACL;
     d->uid = now.uid;
     d->gid = now.gid;
     d->mode = (uint16_t)mode;
-    if (x->path.takes_permission && (mode & USABLE) != USABLE) {
+    if ((mode & USABLE) != USABLE) { /* until the end its owner, who may not be root, must work in it */
         d->flags |= FL_DIR_MODE;
         d->final_mode = (uint16_t)mode;
         d->mode |= USABLE;
@@ -402,12 +385,11 @@ int fl_owner_dir(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *
     struct thing t = {fd, NULL};
     bool acl;
 
-    d->acl_len = 0;
     if (fd < 0 || wanted_owner(x, e, &want, err) < 0 || give(x, t, have, want, &mode, e, err) < 0 ||
         remove_stale_xattrs(x, fd, e, &acl, err) < 0 || (e != NULL && set_user_xattrs(x, t, e, err) < 0))
         return -1;
-    note_dir(x, d, want, mode, e);
+    note_dir(d, want, mode, e);
     if ((acl || d->mode != had) && fchmod(fd, d->mode) < 0)
         return fl_error_os(err, errno, "chmod", NULL, 0);
-    return e == NULL ? 0 : set_other_xattrs(x, t, d, e, err);
+    return e == NULL ? 0 : set_other_xattrs(x, t, e, err);
 }

@@ -32,7 +32,7 @@
 #define FL_PATH_LINKS_MAX 40u
 
 #define FL_DIR_GONE 1u         /* removed or replaced, as is all below it           */
-#define FL_DIR_CLEAN 2u        /* has nothing that was there before this layer     */
+#define FL_DIR_CLEAN 2u        /* it and all below it are only what entries of this layer made */
 #define FL_DIR_ENTRY 4u        /* the layer has an entry for it                     */
 #define FL_DIR_TOUCHED 8u      /* names came or went                                */
 #define FL_DIR_TIMES 16u       /* mtime below is to be set at the end               */
@@ -63,8 +63,6 @@ struct fl_dir {
     uint16_t final_mode;
     uint32_t born_uid;   /* owner that a new file in it has                      */
     uint32_t born_gid;
-    uint32_t acl_len;    /* default ACL to be set at the end                     */
-    size_t acl_off;
 };
 
 enum fl_walk_stop {

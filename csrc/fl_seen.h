@@ -12,8 +12,7 @@
 #include "fl_buf.h"
 
 #define FL_SEEN_MADE 1u   /* something that is no directory, made by this layer   */
-#define FL_SEEN_WHITED 2u /* a whiteout for this name has been carried out        */
-#define FL_SEEN_USED 4u   /* private: the slot is taken                           */
+#define FL_SEEN_USED 2u   /* private: the slot is taken                           */
 
 struct fl_seen_slot {
     uint64_t hash[2];

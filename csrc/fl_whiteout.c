@@ -121,6 +121,15 @@ static int make_empty(int dir, const char *name, struct fl_error *err)
     return fd < 0 && errno != EEXIST ? fl_error_os(err, errno, "open", NULL, 0) : 0;
 }
 
+/* What was written down, and the directories made for it, a later marker above must find and remove. */
+static void note_marker(struct fl_extract *x, uint32_t dir)
+{
+    fl_extract_dir(x, dir)->flags |= FL_DIR_TOUCHED;
+    for (; dir != 0; dir = fl_extract_dir(x, dir)->parent)
+        fl_extract_dir(x, dir)->flags &= ~FL_DIR_CLEAN;
+    fl_extract_dir(x, 0)->flags &= ~FL_DIR_CLEAN;
+}
+
 int fl_whiteout_set_opaque(struct fl_extract *x, uint32_t dir, struct fl_error *err)
 {
     int fd = fl_path_fd(&x->path, dir, err);
@@ -130,7 +139,7 @@ int fl_whiteout_set_opaque(struct fl_extract *x, uint32_t dir, struct fl_error *
     fl_extract_dir(x, dir)->flags |= FL_DIR_OPAQUE | FL_DIR_OPAQUE_KNOWN;
     if (x->is_overlay)
         return fsetxattr(fd, x->xattr_opaque, "y", 1, 0) < 0 ? fl_error_os(err, errno, "setxattr", NULL, 0) : 0;
-    fl_extract_dir(x, dir)->flags |= FL_DIR_TOUCHED;
+    note_marker(x, dir);
     return make_empty(fd, OPAQUE_MARKER, err);
 }
 
@@ -264,20 +273,15 @@ static int write_down(struct fl_extract *x, struct fl_place at, struct fl_error 
 static int hide_name(struct fl_extract *x, struct fl_place at, struct fl_error *err)
 {
     bool is_clean = fl_extract_dir(x, at.dir)->flags & FL_DIR_CLEAN;
-    struct fl_seen_slot *slot;
+    const struct fl_seen_slot *slot;
     int r = 0;
 
     if (is_clean && !x->keeps_markers)
         return 0;
-    slot = fl_seen_get(&x->path.seen, at.dir, at.name, at.len, err);
-    if (slot == NULL)
-        return -1;
-    if (slot->flags & FL_SEEN_WHITED)
-        return 0;
-    slot->flags |= FL_SEEN_WHITED;
-    if (slot->dir != 0)
+    slot = fl_seen_find(&x->path.seen, at.dir, at.name, at.len);
+    if (slot != NULL && slot->dir != 0)
         r = prune(x, slot->dir, true, err);
-    else if (!(slot->flags & FL_SEEN_MADE) && !is_clean)
+    else if (!is_clean && (slot == NULL || !(slot->flags & FL_SEEN_MADE)))
         r = fl_extract_vacate(x, at, err);
     if (r < 0)
         return -1;
@@ -300,5 +304,8 @@ int fl_whiteout_apply(struct fl_extract *x, struct fl_error *err)
 
     if (r <= 0)
         return r;
-    return x->name.kind == FL_NAME_OPAQUE ? hide_children(x, at.dir, err) : hide_name(x, at, err);
+    r = x->name.kind == FL_NAME_OPAQUE ? hide_children(x, at.dir, err) : hide_name(x, at, err);
+    if (x->keeps_markers)
+        note_marker(x, at.dir);
+    return r;
 }

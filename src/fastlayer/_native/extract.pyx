@@ -28,7 +28,7 @@ _FORMATS = {
     "aufs": FL_FORMAT_AUFS,
 }
 _CAUSES = (
-    (FL_LOSS_POLICY, "trusted.* and the storage format's own are not taken from layers"),
+    (FL_LOSS_POLICY, "trusted.*, security.selinux and the storage format's own are not layers' to set"),
     (FL_LOSS_EPERM, os.strerror(errno.EPERM)),
     (FL_LOSS_ENOTSUP, os.strerror(errno.EOPNOTSUPP)),
 )
@@ -89,7 +89,8 @@ cdef tuple _warnings(const fl_extract_stats *stats):
             found.append(f"{lost.count} extended attributes not set: {cause} (first: {name} of {path})")
     lost = &stats.lost[<int>FL_LOSS_SETID]
     if lost.count:
-        found.append(f"{lost.count} set-id modes left out with their owners (first: {_example(lost)[1]})")
+        found.append(f"{lost.count} files without their set-id bits, because the owner is not the entry's"
+                     f" (first: {_example(lost)[1]})")
     return tuple(found)
 
 
@@ -117,7 +118,6 @@ cdef class Extractor:
         options.ignore_chown = ignore_chown
         options.fsync = fsync
         options.max_pax = max_pax
-        options.jobs = 1
         options.max_entries, options.max_size, options.max_file_size = max_entries, max_size, max_file_size
         try:
             uids = _ranges(uid_map, &options.uid_map)

@@ -280,7 +280,6 @@ cdef extern from "fl_extract.h" nogil:
         bint ignore_chown
         bint fsync
         uint32_t max_pax
-        uint32_t jobs
         uint64_t max_entries
         uint64_t max_size
         uint64_t max_file_size
