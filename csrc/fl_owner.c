@@ -355,7 +355,8 @@ static int remove_stale_xattrs(struct fl_extract *x, int fd, const struct fl_tar
 }
 
 /* Remembers what the directory is to be at the end, and what is known about it now. */
-static void note_dir(struct fl_dir *d, struct owner now, mode_t mode, const struct fl_tar_entry *e)
+static void note_dir(const struct fl_extract *x, struct fl_dir *d, struct owner now, mode_t mode,
+                     const struct fl_tar_entry *e)
 {
     d->flags &= ~(FL_DIR_TIMES | FL_DIR_MODE | FL_DIR_BORN | FL_DIR_ACL | FL_DIR_ENTRY);
     d->flags |= FL_DIR_ACL_KNOWN;
@@ -364,7 +365,7 @@ static void note_dir(struct fl_dir *d, struct owner now, mode_t mode, const stru
     d->uid = now.uid;
     d->gid = now.gid;
     d->mode = (uint16_t)mode;
-    if ((mode & USABLE) != USABLE) { /* until the end its owner, who may not be root, must work in it */
+    if (x->path.takes_permission && (mode & USABLE) != USABLE) { /* until the end we must work in it */
         d->flags |= FL_DIR_MODE;
         d->final_mode = (uint16_t)mode;
         d->mode |= USABLE;
@@ -388,7 +389,7 @@ int fl_owner_dir(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *
     if (fd < 0 || wanted_owner(x, e, &want, err) < 0 || give(x, t, have, want, &mode, e, err) < 0 ||
         remove_stale_xattrs(x, fd, e, &acl, err) < 0 || (e != NULL && set_user_xattrs(x, t, e, err) < 0))
         return -1;
-    note_dir(d, want, mode, e);
+    note_dir(x, d, want, mode, e);
     if ((acl || d->mode != had) && fchmod(fd, d->mode) < 0)
         return fl_error_os(err, errno, "chmod", NULL, 0);
     return e == NULL ? 0 : set_other_xattrs(x, t, e, err);
