@@ -143,7 +143,7 @@ class Containerd:
         self.ctr(*native, "prepare", key, *([parent] if parent else []))
         mounts = self.ctr(*native, "mounts", self.root / "mnt", key)
         source = next(word for word in mounts.split() if word.startswith("/") and "snapshots" in word)
-        subprocess.run(["rsync", "-aHAX", "--delete", f"{tree}/", f"{source}/"], check=True)
+        subprocess.run(["rsync", "-aHAX", "--modify-window=-1", "--delete", f"{tree}/", f"{source}/"], check=True)
         self.ctr(*native, "commit", name, key)
 
     def import_layers(self, layers: list[Path]) -> str:
@@ -209,7 +209,7 @@ class UmociBundle:
         subprocess.run(
             ["umoci", "unpack", "--image", f"{self.image}:base", root / "bundle"], check=True, capture_output=True
         )
-        subprocess.run(["rsync", "-aHAX", "--delete", f"{pair.b}/", f"{root}/bundle/rootfs/"], check=True)
+        subprocess.run(["rsync", "-aHAX", "--modify-window=-1", "--delete", f"{pair.b}/", f"{root}/bundle/rootfs/"], check=True)
         self.saved = (self.image / "index.json").read_bytes()
 
     def reset(self) -> None:

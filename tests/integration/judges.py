@@ -34,7 +34,7 @@ def fresh(path: Path) -> Path:
 
 def copy_onto(tree: Path, target: Path) -> None:
     """Makes target equal to tree, in place."""
-    run("rsync", "-aHAX", "--delete", f"{tree}/", f"{target}/")
+    run("rsync", "-aHAX", "--modify-window=-1", "--delete", f"{tree}/", f"{target}/")
 
 
 class GnuTar:
@@ -49,7 +49,8 @@ class GnuTar:
         return target
 
     def write(self, tree: Path, out: Path, *options: str) -> Path:
-        run("tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", tree, *options, "-cf", out, ".")
+        xattrs = [] if "--format=gnu" in options else ["--xattrs", "--xattrs-include=*"]
+        run("tar", *xattrs, "--numeric-owner", "-C", tree, *options, "-cf", out, ".")
         return out
 
 

@@ -16,14 +16,23 @@ from tests.trees import assert_same_tree
 
 pytestmark = needs_root
 
-# What each judge does not carry over, found by running it; everything else must be equal.
+# What each judge does not carry over when it unpacks, found by running it; everything else must be equal.
 FORGETS: dict[type, frozenset[str]] = {
     judges.GnuTar: frozenset(),
-    judges.BsdTar: frozenset(),
+    # libarchive sets mode and owner of "./" but not its time, in its own archives as in ours.
+    judges.BsdTar: frozenset({"root_mtime"}),
     judges.Umoci: frozenset({"root"}),
     judges.Ctr: frozenset({"root", "user_xattrs"}),
     judges.Docker: frozenset({"root", "user_xattrs"}),
     judges.Buildah: frozenset({"root"}),
+}
+
+# The same for what they write: umoci 0.4 rounds times to seconds, containerd and docker cut them.
+OMITS: dict[type, frozenset[str]] = {
+    judges.Umoci: frozenset({"root", "rounds"}),
+    judges.Ctr: frozenset({"root", "user_xattrs", "truncates"}),
+    # A new name of a file of a lower layer is a second file in docker's layers.
+    judges.Docker: frozenset({"root", "user_xattrs", "truncates", "link_to_lower"}),
 }
 
 
@@ -37,8 +46,7 @@ def work() -> Iterator[Path]:
 
 
 def same(result: Path, wanted: Path, judge: object) -> None:
-    forgets = FORGETS[type(judge)]
-    rootfs.assert_equal(result, wanted, forgets)
+    rootfs.assert_equal(result, wanted, FORGETS[type(judge)])
 
 
 @pytest.mark.parametrize("codec", ["tar", "tar.gz", "tar.zst"])
@@ -74,7 +82,7 @@ def test_we_apply_what_engines_write(work: Path, judge: judges.Umoci) -> None:
     layers = judge.write(a, b, work)
     target = work / "ours"
     fastlayer.apply(layers, target)
-    same(target, b, judge)
+    rootfs.assert_equal(target, b, OMITS[type(judge)])
 
 
 FORMATS = [
@@ -82,8 +90,8 @@ FORMATS = [
     ("--format=posix",),
     ("--format=posix", "-S"),
     ("--format=gnu", "-S"),
-    ("-z",),
-    ("--zstd",),
+    ("--format=posix", "-z"),
+    ("--format=posix", "--zstd"),
 ]
 
 
@@ -95,7 +103,8 @@ def test_we_apply_what_gnu_tar_writes(work: Path, options: tuple[str, ...]) -> N
     layer = judge.write(b, work / "gnu.tar", *options)
     target = work / "ours"
     fastlayer.apply(layer, target)
-    same(target, b, judge) if "gnu" not in options[0] else rootfs.assert_equal(target, b, frozenset({"nanoseconds"}))
+    old = "--format=gnu" in options  # no xattrs, whole seconds
+    rootfs.assert_equal(target, b, frozenset({"truncates", "xattrs"} if old else ()))
 
 
 @pytest.mark.parametrize(
