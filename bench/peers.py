@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +20,11 @@ from bench.workloads import Pair
 def count(tree: Path) -> int:
     """Entries below a directory."""
     return sum(len(directories) + len(files) for _, directories, files in os.walk(tree))
+
+
+def copy_onto(tree: Path, target: str | Path) -> None:
+    """Makes target equal to tree, in place. Without the window rsync takes times of the same second for equal."""
+    subprocess.run(["rsync", "-aHAX", "--modify-window=-1", "--delete", f"{tree}/", f"{target}/"], check=True)
 
 
 def check_archive(path: Path, *, least: int) -> None:
@@ -143,7 +150,7 @@ class Containerd:
         self.ctr(*native, "prepare", key, *([parent] if parent else []))
         mounts = self.ctr(*native, "mounts", self.root / "mnt", key)
         source = next(word for word in mounts.split() if word.startswith("/") and "snapshots" in word)
-        subprocess.run(["rsync", "-aHAX", "--modify-window=-1", "--delete", f"{tree}/", f"{source}/"], check=True)
+        copy_onto(tree, source)
         self.ctr(*native, "commit", name, key)
 
     def import_layers(self, layers: list[Path]) -> str:
@@ -162,12 +169,54 @@ class Containerd:
             self.ctr("content", "rm", digest)
 
     def forget_snapshots(self, mounted: Path) -> None:
+        """Unmounts an image and removes every snapshot, children first."""
         subprocess.run(["umount", mounted], capture_output=True)
         mounted.mkdir(exist_ok=True)
         native = ("snapshots", "--snapshotter", "native")
-        names = [line.split()[0] for line in self.ctr(*native, "ls").splitlines()[1:]]
-        for name in reversed(names):
-            subprocess.run(self.command(*native, "rm", name), capture_output=True)
+        while rows := [line.split() for line in self.ctr(*native, "ls").splitlines()[1:]]:
+            parents = {row[1] for row in rows if len(row) == 3}
+            for name in [row[0] for row in rows if row[0] not in parents]:
+                self.ctr(*native, "rm", name)
+
+
+def _die_with_parent() -> None:
+    """In the child: SIGTERM when the process that started it is gone, however it went (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _unmount_below(root: Path) -> None:
+    points = [line.split()[4] for line in open("/proc/self/mountinfo")]
+    for point in reversed([p for p in points if p.startswith(f"{root}/")]):
+        subprocess.run(["umount", "-l", point], capture_output=True)
+
+
+@contextlib.contextmanager
+def daemon(command: list[str | Path], root: Path, answers: list[str | Path]) -> Iterator[None]:
+    """Runs a daemon that keeps everything below root until the block ends; root, its mounts included, goes with it.
+
+    It is ready when the command ``answers`` succeeds. RuntimeError with its last words when it never is.
+    """
+    log = root / "log"
+    try:
+        with open(log, "wb") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=_die_with_parent)
+        try:
+            deadline = time.monotonic() + 60
+            while subprocess.run(answers, capture_output=True, timeout=60).returncode:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{command[0]} does not answer: {log.read_text(errors='replace')[-800:]}")
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    finally:
+        _unmount_below(root)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -175,25 +224,12 @@ def containerd(root: Path) -> Iterator[Containerd]:
     """A daemon of our own below root; stopped and removed at the end."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    daemon = Containerd(root)
+    peer = Containerd(root)
     config = root / "config.toml"
     config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
-    with open(root / "log", "wb") as log:
-        process = subprocess.Popen(
-            ["containerd", "-c", config, "--root", root / "r", "--state", root / "s", "-a", daemon.socket],
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            for _ in range(100):
-                if subprocess.run(daemon.command("version"), capture_output=True).returncode == 0:
-                    break
-                time.sleep(0.1)
-            yield daemon
-        finally:
-            process.terminate()
-            process.wait(20)
-            shutil.rmtree(root, ignore_errors=True)
+    command = ["containerd", "-c", config, "--root", root / "r", "--state", root / "s", "-a", peer.socket]
+    with daemon(command, root, peer.command("version")):
+        yield peer
 
 
 class UmociBundle:
@@ -209,7 +245,9 @@ class UmociBundle:
         subprocess.run(
             ["umoci", "unpack", "--image", f"{self.image}:base", root / "bundle"], check=True, capture_output=True
         )
-        subprocess.run(["rsync", "-aHAX", "--modify-window=-1", "--delete", f"{pair.b}/", f"{root}/bundle/rootfs/"], check=True)
+        subprocess.run(
+            ["rsync", "-aHAX", "--modify-window=-1", "--delete", f"{pair.b}/", f"{root}/bundle/rootfs/"], check=True
+        )
         self.saved = (self.image / "index.json").read_bytes()
 
     def reset(self) -> None:

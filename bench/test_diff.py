@@ -78,13 +78,13 @@ def test_archivers(measure: Measure, place: Path, pair: workloads.Pair, codec: s
     out.unlink()
 
 
-@pytest.mark.parametrize("codec", ["tar", "tar.gz", "tar.zst"])
+@pytest.mark.parametrize("codec", ["tar", "tar.gz"])  # ctr 1.6 writes no zstd
 def test_containerd(measure: Measure, tmpfs: Path, codec: str) -> None:
     pair = workloads.debian(tmpfs)
     with peers.containerd(tmpfs / "containerd") as daemon:
         daemon.snapshot("base", pair.a, parent="")
         daemon.snapshot("full", pair.b, parent="base")
-        media = {"tar": "", "tar.gz": "+gzip", "tar.zst": "+zstd"}[codec]
+        media = {"tar": "", "tar.gz": "+gzip"}[codec]
         measure(
             f"diff debian -> {codec}",
             "containerd (ctr snapshots diff)",

@@ -9,11 +9,10 @@ import os
 import shutil
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.peers import Containerd, Layout, containerd
+from bench.peers import Containerd, Layout, containerd, copy_onto, daemon
 from tests.conftest import require
 
 __all__ = ["Containerd", "containerd"]
@@ -30,11 +29,6 @@ def fresh(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
-
-
-def copy_onto(tree: Path, target: Path) -> None:
-    """Makes target equal to tree, in place."""
-    run("rsync", "-aHAX", "--modify-window=-1", "--delete", f"{tree}/", f"{target}/")
 
 
 class GnuTar:
@@ -120,25 +114,25 @@ class Ctr:
 
     def unpack(self, layers: list[Path], work: Path) -> Path:
         target = work / "ctr-result"
-        with containerd(work / "ctr") as daemon:
-            image = daemon.import_layers(layers)
+        with containerd(work / "ctr") as peer:
+            image = peer.import_layers(layers)
             mounted = fresh(work / "ctr-mounted")
-            daemon.ctr("images", "mount", "--snapshotter", "native", image, mounted)
+            peer.ctr("images", "mount", "--snapshotter", "native", image, mounted)
             try:
                 shutil.rmtree(target, ignore_errors=True)
                 run("cp", "-a", mounted, target)
             finally:
-                daemon.forget_snapshots(mounted)
+                peer.forget_snapshots(mounted)
         return target
 
     def write(self, a: Path, b: Path, work: Path) -> list[Path]:
         made = []
-        with containerd(work / "ctr-write") as daemon:
-            daemon.snapshot("a", a, parent="")
-            daemon.snapshot("b", b, parent="a")
+        with containerd(work / "ctr-write") as peer:
+            peer.snapshot("a", a, parent="")
+            peer.snapshot("b", b, parent="a")
             for number, words in enumerate((["a"], ["a", "b"])):
                 media = "application/vnd.oci.image.layer.v1.tar+gzip"
-                data = daemon.output("snapshots", "--snapshotter", "native", "diff", "--media-type", media, *words)
+                data = peer.output("snapshots", "--snapshotter", "native", "diff", "--media-type", media, *words)
                 out = work / f"ctr-layer-{number}.tar.gz"
                 out.write_bytes(data)
                 made.append(out)
@@ -176,28 +170,10 @@ class Docker:
         root = fresh(work / "docker")
         words: list[str | Path] = ["docker", "-H", f"unix://{root}/sock"]
         options = ["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]
-        places = [
-            "--data-root",
-            root / "data",
-            "--exec-root",
-            root / "exec",
-            "-p",
-            root / "pid",
-            "-H",
-            f"unix://{root}/sock",
-        ]
-        with open(root / "log", "wb") as log:
-            process = subprocess.Popen(["dockerd", *options, *places], stdout=log, stderr=log)
-            try:
-                for _ in range(300):
-                    if subprocess.run([*words, "version"], capture_output=True).returncode == 0:
-                        break
-                    time.sleep(0.1)
-                yield words
-            finally:
-                process.terminate()
-                process.wait(30)
-                shutil.rmtree(root, ignore_errors=True)
+        places: list[str | Path] = ["--data-root", root / "data", "--exec-root", root / "exec"]
+        places += ["-p", root / "pid", "-H", f"unix://{root}/sock"]
+        with daemon(["dockerd", *options, *places], root, [*words, "version"]):
+            yield words
 
     def unpack(self, layers: list[Path], work: Path) -> Path:
         image = fresh(work / "docker-image")
