@@ -106,11 +106,24 @@ def open_file(root: int, path: bytes) -> int:
             os.close(directory)
 
 
+def _file_size(root: int, path: bytes) -> int:
+    try:
+        if len(path) <= _PATH_PIECE:
+            return os.stat(path, dir_fd=root, follow_symlinks=False).st_size
+        fd = open_file(root, path)
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise StorageError(exc.errno or 0, "stat", path) from exc
+
+
 def settle_all(
     differ: _backend.Differ, pairs: Sequence[tuple[int, bytes, bytes]], root: int, jobs: int, report: Reporter
 ) -> None:
     """Hashes the files of ``Differ.unverified`` beneath ``root`` and tells the differ which are equal."""
-    files = ((path, os.stat(path, dir_fd=root, follow_symlinks=False).st_size) for _, path, _ in pairs)
+    files = ((path, _file_size(root, path)) for _, path, _ in pairs)
     for (ticket, _, wanted), key in zip(pairs, file_keys(root, files, jobs), strict=True):
         differ.settle(ticket, key == wanted)
         report.update("compare", differ.entries, differ.bytes_compared)
