@@ -238,10 +238,10 @@ class _Builder:
 
     def _check(self, path: bytes, entry: Any) -> None:
         """The file that was hashed is still the one that was listed."""
-        from fastlayer.layer.keys import changed
+        from fastlayer.layer.keys import changed, stat_file
 
         try:
-            status = os.stat(path, dir_fd=self._root, follow_symlinks=False)
+            status = stat_file(self._root, path)
         except OSError as exc:
             raise changed(path) from exc
         listed = int(entry["ctime_sec"]) * 1_000_000_000 + int(entry["ctime_nsec"])

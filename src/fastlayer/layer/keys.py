@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import blake3
 
@@ -88,8 +89,9 @@ def _large_key(root: int, path: bytes, size: int) -> bytes:
     return hasher.digest()
 
 
-def open_file(root: int, path: bytes) -> int:
-    """Opens a file beneath ``root`` for reading; neither waits for a fifo nor follows a final link."""
+@contextmanager
+def _reachable(root: int, path: bytes) -> Iterator[tuple[int, bytes]]:
+    """A directory on the way to ``path`` and what is left of it, short enough for a system call."""
     directory, parts = root, path.split(b"/")
     try:
         while len(path) > _PATH_PIECE:
@@ -100,21 +102,27 @@ def open_file(root: int, path: bytes) -> int:
             if directory != root:
                 os.close(directory)
             directory, path = below, path[head:]
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        yield directory, path
     finally:
         if directory != root:
             os.close(directory)
 
 
-def _file_size(root: int, path: bytes) -> int:
+def open_file(root: int, path: bytes) -> int:
+    """Opens a file beneath ``root`` for reading; neither waits for a fifo nor follows a final link."""
+    with _reachable(root, path) as (directory, name):
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+
+
+def stat_file(root: int, path: bytes) -> os.stat_result:
+    """``lstat`` beneath ``root``. Raises OSError."""
+    with _reachable(root, path) as (directory, name):
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+
+def _size(root: int, path: bytes) -> int:
     try:
-        if len(path) <= _PATH_PIECE:
-            return os.stat(path, dir_fd=root, follow_symlinks=False).st_size
-        fd = open_file(root, path)
-        try:
-            return os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+        return stat_file(root, path).st_size
     except OSError as exc:
         raise StorageError(exc.errno or 0, "stat", path) from exc
 
@@ -123,7 +131,7 @@ def settle_all(
     differ: _backend.Differ, pairs: Sequence[tuple[int, bytes, bytes]], root: int, jobs: int, report: Reporter
 ) -> None:
     """Hashes the files of ``Differ.unverified`` beneath ``root`` and tells the differ which are equal."""
-    files = ((path, _file_size(root, path)) for _, path, _ in pairs)
+    files = ((path, _size(root, path)) for _, path, _ in pairs)
     for (ticket, _, wanted), key in zip(pairs, file_keys(root, files, jobs), strict=True):
         differ.settle(ticket, key == wanted)
         report.update("compare", differ.entries, differ.bytes_compared)
