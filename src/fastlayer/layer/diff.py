@@ -34,6 +34,7 @@ _TYPES = {
 _ROW_SIZE = 64  # struct fl_row
 _ROW_KIND = 62  # offset of its `kind`
 _BATCH = 1024
+_SETTLE = 4096  # pairs that may wait for a hash
 
 
 class ChangeKind(StrEnum):
@@ -403,14 +404,16 @@ def _check(compare: str, xattrs: str, jobs: int | None) -> None:
 
 
 def _run(differ: _backend.Differ, directory: int | None, jobs: int, report: Reporter) -> _backend.ChangeTable:
-    """Steps to the end, and hashes what only hashing can prove."""
-    while differ.step():
+    """Steps to the end, and hashes what only hashing can prove on the way, so that it does not pile up."""
+    more = True
+    while more:
+        more = differ.step()
         report.update("compare", differ.entries, differ.bytes_compared)
-    pairs = differ.unverified()
-    if pairs and directory is not None:
-        from fastlayer.layer.keys import settle_all
+        pairs = differ.unverified()
+        if pairs and directory is not None and (len(pairs) >= _SETTLE or not more):
+            from fastlayer.layer.keys import settle_all
 
-        settle_all(differ, pairs, directory, jobs, report)
+            settle_all(differ, pairs, directory, jobs, report)
     report.end("compare", differ.entries, differ.bytes_compared)
     return differ.finish()
 

@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,29 @@ _RACY_SLACK_NS = 20_000_000  # ctimes are taken from a clock that ticks every 1 
 _HAS_KEY = 1  # csrc/fl_entry.h
 _ENTRY = np.dtype([(name, kind) for name, kind in COLUMNS[:-2]])
 _FIXED_COLUMNS = [name for name, _ in COLUMNS[:-2]]
+
+
+class _File(NamedTuple):
+    """``struct fl_entry`` of one file as Python numbers, in its order."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_sec: int
+    ctime_sec: int
+    path_off: int
+    mtime_nsec: int
+    ctime_nsec: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev_major: int
+    rdev_minor: int
+    path_len: int
+    link_len: int
+    xattr_len: int
+    flags: int
 
 
 class TreeIndex:
@@ -216,27 +239,25 @@ class _Builder:
 
         rows = np.flatnonzero((entries["mode"] & 0o170000) == stat.S_IFREG)
         entries["flags"][rows] |= _HAS_KEY
-        found = {int(row): EMPTY_KEY for row in rows[entries["size"][rows] == 0]}
-        wanted = []
-        for row in rows[entries["size"][rows] > 0]:
-            known = self._known(entries[row])
+        found = dict.fromkeys(rows[entries["size"][rows] == 0].tolist(), EMPTY_KEY)
+        wanted: list[tuple[int, _File]] = []
+        for row in rows[entries["size"][rows] > 0].tolist():
+            file = _File(*entries[row].item())
+            known = self._linked.get((file.dev, file.ino)) if file.nlink > 1 else None
             if known is not None:
-                found[int(row)] = known
+                found[row] = known
             else:
-                wanted.append(int(row))
-        files = [(_path(entries[row], heap), int(entries[row]["size"])) for row in wanted]
-        for row, (path, size), key in zip(wanted, files, file_keys(self._root, files, self._jobs), strict=True):
-            self._check(path, entries[row])
+                wanted.append((row, file))
+        files = [(bytes(heap[f.path_off : f.path_off + f.path_len]), f.size) for _, f in wanted]
+        for (row, file), (path, size), key in zip(wanted, files, file_keys(self._root, files, self._jobs), strict=True):
+            self._check(path, file)
             found[row] = key
             self._bytes += size
-            if entries[row]["nlink"] > 1:
-                self._linked[_inode(entries[row])] = key
+            if file.nlink > 1:
+                self._linked[file.dev, file.ino] = key
         return b"".join(found.get(row, bytes(32)) for row in range(len(entries)))
 
-    def _known(self, entry: Any) -> bytes | None:
-        return self._linked.get(_inode(entry)) if entry["nlink"] > 1 else None
-
-    def _check(self, path: bytes, entry: Any) -> None:
+    def _check(self, path: bytes, file: _File) -> None:
         """The file that was hashed is still the one that was listed."""
         from fastlayer.layer.keys import changed, stat_file
 
@@ -244,8 +265,7 @@ class _Builder:
             status = stat_file(self._root, path)
         except OSError as exc:
             raise changed(path) from exc
-        listed = int(entry["ctime_sec"]) * 1_000_000_000 + int(entry["ctime_nsec"])
-        if status.st_ino != entry["ino"] or status.st_ctime_ns != listed:
+        if status.st_ino != file.ino or status.st_ctime_ns != file.ctime_sec * 1_000_000_000 + file.ctime_nsec:
             raise changed(path)
 
     def write(self, output: Output, meta: Meta) -> None:
@@ -262,12 +282,3 @@ class _Builder:
             self._columns[name].write_to(output)
             position = start + length
         output.write(bytes(offset - position))
-
-
-def _inode(entry: Any) -> tuple[int, int]:
-    return int(entry["dev"]), int(entry["ino"])
-
-
-def _path(entry: Any, heap: memoryview) -> bytes:
-    start = int(entry["path_off"])
-    return bytes(heap[start : start + int(entry["path_len"])])
