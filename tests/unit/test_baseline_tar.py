@@ -17,7 +17,8 @@ from fastlayer._baseline.header import Header, encode_header
 from fastlayer.errors import FileChangedError, UnsafeEntryError
 from tests.conftest import needs_root
 from tests.corpus import tarparts
-from tests.corpus.tarparts import END, member
+from tests.corpus.tarparts import member
+from tests.layers import apply, listing
 
 # ---- header bytes ---------------------------------------------------------------------------
 
@@ -187,25 +188,6 @@ def test_removal_knows_no_depth_and_keeps_what_it_is_told(tmp_path: Path) -> Non
 
 
 # ---- extraction, both engines ---------------------------------------------------------------
-
-
-def apply(engine: Any, target: Path, *layers: bytes, format: str = "dir", **options: Any) -> list[Any]:
-    options.setdefault("ignore_chown", os.geteuid() != 0)
-    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        extractor = engine.extract.Extractor(fd, format=format, **options)
-        stats = []
-        for layer in layers:
-            extractor.begin_layer()
-            extractor.feed(layer + END)
-            stats.append(extractor.end_layer())
-        return stats
-    finally:
-        os.close(fd)
-
-
-def listing(target: Path) -> list[str]:
-    return sorted(os.path.relpath(os.path.join(at, n), target) for at, ds, fs in os.walk(target) for n in ds + fs)
 
 
 def is_whiteout(path: Path) -> bool:
