@@ -28,7 +28,7 @@ static int push(struct fl_extract *x, uint32_t dir, struct fl_error *err)
     return fl_buf_add(&x->stack, &f, sizeof(f), NULL, err);
 }
 
-/* Removes what is no work of this layer; directories that may hold some are pushed. */
+/* Removes what is no work of this layer; directories that this layer has been in are pushed. */
 static int scan(struct fl_extract *x, uint32_t dir, struct fl_error *err)
 {
     int fd = fl_path_fd(&x->path, dir, err);
@@ -42,7 +42,7 @@ static int scan(struct fl_extract *x, uint32_t dir, struct fl_error *err)
         const struct fl_seen_slot *slot = fl_seen_find(&x->path.seen, dir, name, strlen(name));
 
         if (slot != NULL && slot->dir != 0) {
-            if (!(fl_extract_dir(x, slot->dir)->flags & FL_DIR_CLEAN) && push(x, slot->dir, err) < 0)
+            if (push(x, slot->dir, err) < 0)
                 return -1;
         } else if (slot == NULL || !(slot->flags & FL_SEEN_MADE)) {
             fl_extract_dir(x, dir)->flags |= FL_DIR_TOUCHED;
@@ -75,11 +75,10 @@ static int drop_or_imply(struct fl_extract *x, uint32_t dir, struct fl_error *er
     return fl_owner_dir(x, dir, NULL, err);
 }
 
-/* Removes everything of lower layers below `top`, and top itself (where this layer did nothing) when `itself`. */
+/* Removes everything of lower layers below `top`, and top itself (where this layer did nothing) when `itself`.
+ * A clean directory has nothing lower in it, but may be a lower one itself: an opaque marker came before. */
 static int prune(struct fl_extract *x, uint32_t top, bool itself, struct fl_error *err)
 {
-    if (fl_extract_dir(x, top)->flags & FL_DIR_CLEAN)
-        return 0;
     x->stack.len = 0;
     if (push(x, top, err) < 0)
         return -1;
@@ -89,7 +88,7 @@ static int prune(struct fl_extract *x, uint32_t top, bool itself, struct fl_erro
 
         if (!f->is_scanned) {
             f->is_scanned = 1;
-            if (scan(x, dir, err) < 0)
+            if (!(fl_extract_dir(x, dir)->flags & FL_DIR_CLEAN) && scan(x, dir, err) < 0)
                 return -1;
             continue;
         }
