@@ -78,7 +78,7 @@ def _read_whole(root_fd: int, path: bytes, room: memoryview) -> int | None:
                 return None
             data = file.read(status.st_size + 1)
     except OSError as exc:
-        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR):
             return -1
         raise StorageError(exc.errno or errno.EIO, "read", path) from exc
     if len(data) != status.st_size:
