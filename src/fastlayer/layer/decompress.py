@@ -32,6 +32,7 @@ MAX_PIECE = ZSTD_FRAME  # tar bytes of a frame that is expanded at once, by one 
 _MAX_MEMBER = GZIP_MEMBER + (GZIP_MEMBER >> 6) + 4096  # deflate cannot make a MiB longer than that
 _MAX_FRAME = MAX_PIECE + (MAX_PIECE >> 6) + 4096
 _BUFFER = 256 << 10
+_PEEK = 4096  # bytes read ahead to look at a header
 
 
 class Readable(Protocol):
@@ -62,10 +63,13 @@ class Lookahead:
         return self._held[self._at : self._at + length]
 
     def take(self, length: int) -> bytearray:
-        """The next ``length`` bytes; fewer at the end."""
-        self._fill(length)
-        found = self._held[self._at : self._at + length]
-        self._at += len(found)
+        """The next ``length`` bytes, read to where they stay; fewer at the end."""
+        found = bytearray(length)
+        done = 0
+        with memoryview(found) as view:
+            while done < length and (count := self.readinto(view[done:])):
+                done += count
+        del found[done:]
         return found
 
     def readinto(self, buffer: Any, /) -> int:
@@ -92,7 +96,7 @@ class Lookahead:
         if self._at:
             del self._held[: self._at]
             self._at = 0
-        room = bytearray(max(missing, _BUFFER))
+        room = bytearray(max(missing, _PEEK))
         while missing > 0:
             count = self._source.readinto(room)
             if not count:
@@ -121,11 +125,11 @@ def open_reader(source: Lookahead) -> tuple[Compression, Reader]:
 class GzipReader:
     """Any gzip stream, with ISA-L."""
 
-    def __init__(self, source: Readable | bytes) -> None:
+    def __init__(self, source: Readable | bytearray) -> None:
         from isal import isal_zlib
 
         # The C reader behind isal.igzip.IGzipFile: the only one that inflates into a given buffer.
-        given: Any = source if isinstance(source, bytes) else _File(source)
+        given: Any = source if isinstance(source, bytearray) else _File(source)
         self._reader = isal_zlib._GzipReader(given, _BUFFER)
         self._errors: tuple[type[Exception], ...] = (EOFError, cast(Any, isal_zlib.error), OSError)
 
@@ -325,7 +329,7 @@ def gzip_pieces(source: Lookahead) -> Iterator[Expand | Reader]:
 
 
 def _member_job(member: bytearray) -> Expand:
-    return lambda buffer: _read_piece(GzipReader(bytes(member)), buffer, "gzip")
+    return lambda buffer: _read_piece(GzipReader(member), buffer, "gzip")
 
 
 def _read_piece(reader: Reader, buffer: memoryview, codec: str) -> int:
