@@ -96,8 +96,8 @@ static int ensure_dir(struct fl_extract *x, struct fl_place at, uint32_t *ret_di
     }
 }
 
-/* Makes the directory the walk stopped for, without an entry of its own. */
-static int imply_dir(struct fl_extract *x, struct fl_error *err)
+/* Makes the directory the walk stopped for, without an entry of its own. One that only a marker wants must go with it. */
+static int imply_dir(struct fl_extract *x, bool for_marker, struct fl_error *err)
 {
     struct fl_place at = {x->path.at, x->path.name, x->path.name_len};
     uint32_t dir;
@@ -105,6 +105,8 @@ static int imply_dir(struct fl_extract *x, struct fl_error *err)
 
     if (made <= 0)
         return made;
+    if (for_marker)
+        fl_extract_dir(x, dir)->flags &= ~FL_DIR_CLEAN;
     return fl_owner_dir(x, dir, NULL, err);
 }
 
@@ -131,7 +133,7 @@ int fl_extract_parent(struct fl_extract *x, const struct fl_name *name, bool mak
             return 0;
         if (!replace && (stop = is_hidden_parent(x, err)) != 0)
             return stop < 0 ? -1 : 0;
-        if (imply_dir(x, err) < 0)
+        if (imply_dir(x, !replace, err) < 0)
             return -1;
     }
     *ret_dir = x->path.at;
