@@ -17,7 +17,7 @@ RULES: list[dict[str, Any]] = tomllib.loads((TESTS / "layer_rules.toml").read_te
 
 
 @cache
-def tests_below(*paths: Path) -> frozenset[str]:
+def names_of_tests(*paths: Path) -> frozenset[str]:
     """Names of all test functions in these files, without ``test_``."""
     return frozenset(
         node.name.removeprefix("test_")
@@ -30,7 +30,7 @@ def tests_below(*paths: Path) -> frozenset[str]:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["id"])
 def test_rule_has_tests_that_exist(rule: dict[str, Any]) -> None:
     assert rule["title"] and rule["tests"]
-    assert not [name for name in rule["tests"] if name not in tests_below(*sorted(TESTS.rglob("test_*.py")))]
+    assert not [name for name in rule["tests"] if name not in names_of_tests(*sorted(TESTS.rglob("test_*.py")))]
     cases = {case.name for case in make_corpus.cases()}
     assert not [name for name in rule.get("corpus", []) if name not in cases]
 
@@ -43,4 +43,4 @@ def test_rules_are_numbered_in_order() -> None:
 
 def test_every_test_of_the_rules_is_in_the_index() -> None:
     indexed = {name for rule in RULES for name in rule["tests"]}
-    assert not tests_below(TESTS / "unit" / "test_layer_rules.py") - indexed
+    assert not names_of_tests(TESTS / "unit" / "test_layer_rules.py") - indexed
