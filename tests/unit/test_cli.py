@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -252,3 +254,23 @@ def test_both_backends_print_the_same(trees: tuple[Path, Path]) -> None:
 def test_errors_of_the_debug_flag_show_a_trace(tmp_path: Path) -> None:
     done = fastlayer("-D", "diff", tmp_path, tmp_path / "missing")
     assert done.returncode == 1 and b"Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("number,word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_stops_us_within_a_second_and_leaves_nothing(tmp_path: Path, number: int, word: str) -> None:
+    (tmp_path / "tree").mkdir()
+    for name in range(40):
+        (tmp_path / f"tree/{name}").write_bytes(os.urandom(4 << 20))
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ["diff", tmp_path / "empty.tar", tmp_path / "tree", "-o", out / "l.tar.zst", "--level", "19"]
+    (tmp_path / "empty.tar").write_bytes(bytes(1024))
+    process = subprocess.Popen([*COMMAND, *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while not any(out.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert list(out.iterdir()), "the work never began"
+    process.send_signal(number)
+    assert process.communicate(timeout=10) == (b"", f"fastlayer: {word}\n".encode())
+    assert process.returncode == 128 + number
+    assert not list(out.iterdir())

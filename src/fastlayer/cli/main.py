@@ -21,7 +21,22 @@ def main() -> NoReturn:
         print(f"fastlayer {__version__}")
         sys.exit(0)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly, as it ends cat
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a background job stays deaf to Ctrl-C
+            signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
+
+
+class _Stopped(BaseException):
+    """A signal asked us to stop: everything cleans up on the way out. Not KeyboardInterrupt, which click would catch."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: Any) -> None:
+    raise _Stopped(number)
 
 
 def run(args: list[str]) -> int:
@@ -39,6 +54,8 @@ def run(args: list[str]) -> int:
         return int(exc.exit_code)
     except click.ClickException as exc:
         return _misused(exc)
+    except _Stopped as exc:
+        return _say("interrupted" if exc.number == signal.SIGINT else "terminated", 128 + exc.number)
     except (click.exceptions.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
     except Exception as exc:
