@@ -28,7 +28,7 @@ def main() -> NoReturn:
 
 
 class _Stopped(BaseException):
-    """A signal asked us to stop: everything cleans up on the way out. Not KeyboardInterrupt, which click would catch."""
+    """A signal asked us to stop; everything cleans up on the way out. (click would catch KeyboardInterrupt.)"""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
