@@ -157,14 +157,15 @@ static bool is_of_format(const struct fl_extract *x, const char *name)
 
 static bool is_refused(const struct fl_extract *x, const char *name)
 {
-    return has_prefix(name, "trusted.") || strcmp(name, SELINUX) == 0 || is_of_format(x, name);
+    return has_prefix(name, "trusted.") || has_prefix(name, "btrfs.") || strcmp(name, SELINUX) == 0 ||
+           is_of_format(x, name);
 }
 
 /* Of the host or the storage format: neither removed nor replaced. XFS shows ACLs under second names, too. */
 static bool is_kept(const struct fl_extract *x, const char *name)
 {
     return has_prefix(name, "trusted.overlay.") || has_prefix(name, "trusted.SGI_ACL_") ||
-           strcmp(name, SELINUX) == 0 || is_of_format(x, name);
+           has_prefix(name, "btrfs.") || strcmp(name, SELINUX) == 0 || is_of_format(x, name);
 }
 
 static int set_one(struct fl_extract *x, struct thing t, const struct xattr *a, const struct fl_tar_entry *e,

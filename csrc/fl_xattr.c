@@ -9,7 +9,6 @@
 #define VALUE_MAX 65536u /* XATTR_SIZE_MAX */
 #define FIRST_TRY 512u   /* the kernel allocates as much as it is offered, each time */
 #define HEAD 6u          /* u16 name length, u32 value length */
-#define OVERLAY "trusted.overlay."
 
 void fl_xattr_reader_free(struct fl_xattr_reader *r)
 {
@@ -21,9 +20,14 @@ static bool is_named(const char *name, size_t len, const char *want)
     return len == strlen(want) && memcmp(name, want, len) == 0;
 }
 
+static bool has_prefix(const char *name, size_t len, const char *want)
+{
+    return len >= strlen(want) && memcmp(name, want, strlen(want)) == 0;
+}
+
 bool fl_xattr_is_host_only(const char *name, size_t len)
 {
-    return is_named(name, len, "security.selinux") ||
+    return is_named(name, len, "security.selinux") || has_prefix(name, len, "btrfs.") ||
            is_named(name, len, "trusted.SGI_ACL_FILE") ||
            is_named(name, len, "trusted.SGI_ACL_DEFAULT");
 }
@@ -36,9 +40,7 @@ static bool travels(enum fl_xattr_policy policy, const char *name, size_t len)
     case FL_XATTR_DOCKER:
         return is_named(name, len, "security.capability");
     default:
-        return !fl_xattr_is_host_only(name, len) &&
-               !(len >= sizeof(OVERLAY) - 1 &&
-                 memcmp(name, OVERLAY, sizeof(OVERLAY) - 1) == 0);
+        return !fl_xattr_is_host_only(name, len) && !has_prefix(name, len, "trusted.overlay.");
     }
 }
 

@@ -2,8 +2,8 @@
  *
  * A policy keeps or leaves out by name. security.selinux and trusted.overlay.*
  * belong to one machine and never travel, nor do the second names that XFS
- * gives the POSIX ACLs; security.selinux and those are not worth a warning and
- * not counted.
+ * gives the POSIX ACLs and the properties of btrfs (btrfs.*); all these but the
+ * overlay's are not worth a warning and not counted.
  */
 #ifndef FL_XATTR_H
 #define FL_XATTR_H

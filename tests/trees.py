@@ -508,7 +508,7 @@ def _xattrs(fd: int, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
             return ()
         raise
     return tuple(
-        (key, os.getxattr(where, key, follow_symlinks=False)) for key in sorted(keys) if key != b"security.selinux"
+        (key, os.getxattr(where, key, follow_symlinks=False)) for key in sorted(keys) if key not in _HOST_XATTRS
     )
 
 

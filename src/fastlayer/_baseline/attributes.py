@@ -14,7 +14,7 @@ from functools import partial
 
 from fastlayer._baseline.paths import proc_path
 from fastlayer._baseline.tarread import TarItem
-from fastlayer._baseline.tree import HOST_ONLY
+from fastlayer._baseline.tree import is_host_only
 from fastlayer.errors import UnsafeEntryError, show_path
 
 IdMap = tuple[tuple[int, int, int], ...]
@@ -83,7 +83,7 @@ class Attributes:
 
     def _set_xattrs(self, fd: int, path: bytes, wanted: dict[bytes, bytes]) -> None:
         for name, value in wanted.items():
-            if name.startswith(b"trusted.") or name == b"security.selinux" or self._is_of_format(name):
+            if name.startswith(b"trusted.") or self._is_hosts(name):
                 self._skip(
                     path, name, "trusted.*, security.selinux and the storage format's own are not layers' to set"
                 )
@@ -101,7 +101,7 @@ class Attributes:
 
     def _is_hosts(self, name: bytes) -> bool:
         """Of the host, not of any layer: neither removed nor replaced."""
-        return name in HOST_ONLY or name.startswith(b"trusted.overlay.") or self._is_of_format(name)
+        return is_host_only(name) or name.startswith(b"trusted.overlay.") or self._is_of_format(name)
 
     def _is_of_format(self, name: bytes) -> bool:
         return self._xattr_prefix is not None and name.startswith(self._xattr_prefix)

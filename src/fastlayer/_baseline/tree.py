@@ -25,7 +25,7 @@ FLAG_HAS_KEY, FLAG_NO_CTIME = 1, 2  # csrc/fl_entry.h FL_ENTRY_*
 READ_SIZE = 128 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-HOST_ONLY = (b"security.selinux", b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT")  # XFS lists ACLs twice
+_HOST_ONLY = (b"security.selinux", b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT")  # XFS lists ACLs twice
 _XATTR_HEAD = struct.Struct("=HI")
 
 
@@ -85,10 +85,15 @@ def below(path: bytes, name: bytes) -> bytes:
 # ---- xattrs -----------------------------------------------------------------------------------
 
 
+def is_host_only(name: bytes) -> bool:
+    """Never travels, and is not worth a warning: labels, second names of ACLs, properties of a btrfs file."""
+    return name in _HOST_ONLY or name.startswith(b"btrfs.")
+
+
 def filter_xattrs(pairs: Xattrs, policy: str) -> tuple[Xattrs, int]:
     """What travels under a policy, and how many were left out; those that every host has for itself are not counted."""
     kept = tuple(pair for pair in pairs if _travels(pair[0], policy))
-    left_out = [name for name, _ in pairs if not _travels(name, policy) and name not in HOST_ONLY]
+    left_out = [name for name, _ in pairs if not _travels(name, policy) and not is_host_only(name)]
     return kept, len(left_out)
 
 
@@ -97,7 +102,7 @@ def _travels(name: bytes, policy: str) -> bool:
         return False
     if policy == "docker":
         return name == b"security.capability"
-    return name not in HOST_ONLY and not name.startswith(b"trusted.overlay.")
+    return not is_host_only(name) and not name.startswith(b"trusted.overlay.")
 
 
 def pack_xattrs(xattrs: Xattrs) -> bytes:
