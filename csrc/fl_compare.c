@@ -110,8 +110,9 @@ int fl_content_start(struct fl_content *c, const uint8_t *path, uint32_t path_le
         close_files(c);
         return -1;
     }
-    if (c->try_extents && b->dev != c->shares_dev) {
-        c->shares = fl_sys_can_share(c->fd_a) && fl_sys_can_share(c->fd_b);
+    if (c->try_extents && (a->dev != c->shares_with || b->dev != c->shares_dev)) {
+        c->shares = fl_sys_can_share(c->fd_a, c->fd_b);
+        c->shares_with = a->dev;
         c->shares_dev = b->dev;
     }
     c->left = b->size;
@@ -128,7 +129,7 @@ int fl_content_adopt(struct fl_content *c, int fd_a, int fd_b, uint64_t size,
     c->fd_a = fd_a;
     c->fd_b = fd_b;
     if (c->try_extents && dev != c->shares_dev) {
-        c->shares = dev != 0 && fl_sys_can_share(fd_a);
+        c->shares = dev != 0 && fl_sys_can_share(fd_a, fd_b);
         c->shares_dev = dev;
     }
     c->left = size;

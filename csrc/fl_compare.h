@@ -31,7 +31,8 @@ struct fl_content {
     int fd_a;
     int fd_b;
     uint64_t left;
-    bool shares;       /* answer of fl_sys_can_share for `shares_dev`           */
+    bool shares;       /* answer of fl_sys_can_share for these devices          */
+    uint64_t shares_with;
     uint64_t shares_dev;
     uint8_t *buffers;  /* two pieces                                            */
 };

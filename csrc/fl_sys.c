@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/btrfs.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <stdatomic.h>
@@ -255,55 +256,87 @@ static int read_map(int fd, uint64_t start, struct extent_map *map)
     return ioctl(fd, FS_IOC_FIEMAP, &map->head);
 }
 
-static bool same_extent(const struct fiemap_extent *a,
-                        const struct fiemap_extent *b)
-{
-    const uint32_t kind = FIEMAP_EXTENT_UNWRITTEN | FIEMAP_EXTENT_LAST;
+/* The extents of a file one after another. */
+struct extent_walk {
+    struct extent_map map;
+    int fd;
+    uint32_t at;
+    uint64_t next;
+    bool last;
+};
 
-    return !((a->fe_flags | b->fe_flags) & VAGUE) &&
-           a->fe_logical == b->fe_logical && a->fe_length == b->fe_length &&
-           a->fe_physical == b->fe_physical &&
-           (a->fe_flags & kind) == (b->fe_flags & kind);
+/* The next extent that holds data: what is allocated but never written reads as
+ * zeros, as holes do, and a copy that shares the blocks need not have it. NULL
+ * at the end, or with *ret_failed. */
+static const struct fiemap_extent *next_data(struct extent_walk *w, bool *ret_failed)
+{
+    for (;;) {
+        const struct fiemap_extent *e;
+
+        if (w->at == w->map.head.fm_mapped_extents) {
+            if (w->last)
+                return NULL;
+            *ret_failed |= read_map(w->fd, w->next, &w->map) < 0;
+            w->at = 0;
+            if (*ret_failed || w->map.head.fm_mapped_extents == 0)
+                return NULL;
+        }
+        e = &w->map.extents[w->at++];
+        *ret_failed |= e->fe_length == 0;
+        w->last = *ret_failed || (e->fe_flags & FIEMAP_EXTENT_LAST) != 0;
+        w->next = e->fe_logical + e->fe_length;
+        if (!(e->fe_flags & FIEMAP_EXTENT_UNWRITTEN) || (e->fe_flags & VAGUE))
+            return e;
+    }
+}
+
+static bool same_extent(const struct fiemap_extent *a, const struct fiemap_extent *b)
+{
+    return !((a->fe_flags | b->fe_flags) & VAGUE) && a->fe_logical == b->fe_logical &&
+           a->fe_length == b->fe_length && a->fe_physical == b->fe_physical;
 }
 
 int fl_sys_same_extents(int a, int b)
 {
-    struct extent_map ma, mb;
-    const struct fiemap_extent *last;
-    uint64_t start = 0;
+    struct extent_walk wa = {.fd = a}, wb = {.fd = b};
+    const struct fiemap_extent *ea, *eb;
+    bool failed = false;
 
-    for (;;) {
-        uint32_t n;
-
-        if (read_map(a, start, &ma) < 0 || read_map(b, start, &mb) < 0)
+    do {
+        ea = next_data(&wa, &failed);
+        eb = next_data(&wb, &failed);
+        if (failed || (ea == NULL) != (eb == NULL) || (ea != NULL && !same_extent(ea, eb)))
             return 0;
-        n = ma.head.fm_mapped_extents;
-        if (n == 0 || n != mb.head.fm_mapped_extents)
-            return 0;
-        for (uint32_t i = 0; i < n; i++)
-            if (!same_extent(&ma.extents[i], &mb.extents[i]))
-                return 0;
-        last = &ma.extents[n - 1];
-        if (last->fe_flags & FIEMAP_EXTENT_LAST)
-            return 1;
-        if (last->fe_length == 0)
-            return 0;
-        start = last->fe_logical + last->fe_length;
-    }
+    } while (ea != NULL);
+    return 1;
 }
 
-bool fl_sys_can_share(int fd)
+/* Subvolumes of one btrfs have device numbers of their own. */
+static bool same_btrfs(int a, int b)
 {
-    struct statfs fs;
+    struct btrfs_ioctl_fs_info_args fa, fb;
 
-    if (fstatfs(fd, &fs) < 0)
+    memset(&fa, 0, sizeof(fa));
+    memset(&fb, 0, sizeof(fb));
+    return ioctl(a, BTRFS_IOC_FS_INFO, &fa) == 0 && ioctl(b, BTRFS_IOC_FS_INFO, &fb) == 0 &&
+           memcmp(fa.fsid, fb.fsid, sizeof(fa.fsid)) == 0;
+}
+
+bool fl_sys_can_share(int a, int b)
+{
+    struct statfs fs_a, fs_b;
+    struct stat st_a, st_b;
+
+    if (fstatfs(a, &fs_a) < 0 || fstatfs(b, &fs_b) < 0 || fstat(a, &st_a) < 0 ||
+        fstat(b, &st_b) < 0 || fs_a.f_type != fs_b.f_type)
         return false;
-    switch ((uint32_t)fs.f_type) {
+    switch ((uint32_t)fs_a.f_type) {
     case 0x9123683Eu: /* btrfs */
+        return st_a.st_dev == st_b.st_dev || same_btrfs(a, b);
     case 0x58465342u: /* xfs */
     case 0xCA451A4Eu: /* bcachefs */
     case 0x7461636Fu: /* ocfs2 */
-        return true;
+        return st_a.st_dev == st_b.st_dev;
     default:
         return false;
     }

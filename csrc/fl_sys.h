@@ -53,13 +53,14 @@ int fl_sys_renameat2(int olddir, const char *oldname, int newdir,
                      const char *newname, unsigned int flags);
 
 /* Do both files (equal size, neither being written) have the same physical
- * blocks throughout? 1 proven; 0 not proven: no such answer from this file
- * system, inline or compressed data, or really different. Dirty pages are
- * written out first: with copy-on-write pending, the old map would lie. */
+ * blocks wherever they hold data? 1 proven; 0 not proven: no such answer from
+ * this file system, inline or compressed data, or really different. Dirty pages
+ * are written out first: with copy-on-write pending, the old map would lie. */
 int fl_sys_same_extents(int a, int b);
 
-/* Is fd on a file system that can share extents (btrfs, xfs, bcachefs, ocfs2)?
- * There fl_sys_same_extents is worth its system calls. */
-bool fl_sys_can_share(int fd);
+/* Are both files on one file system, and one that can share extents (btrfs, xfs,
+ * bcachefs, ocfs2)? Only then do extents at the same place mean the same bytes,
+ * and is fl_sys_same_extents worth its system calls. */
+bool fl_sys_can_share(int a, int b);
 
 #endif

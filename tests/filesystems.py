@@ -20,7 +20,7 @@ from tests.conftest import require
 _MKFS = {
     "xfs": ["mkfs.xfs", "-q", "-f", "-m", "reflink=1"],
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
-    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "ext4": ["mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "ea_inode"],  # else the xattrs of a file share 4 KiB
 }
 _MEMORY = Path("/dev/shm")
 MINIMUM = 320 << 20  # the smallest XFS that mkfs.xfs makes today
