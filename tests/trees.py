@@ -56,7 +56,7 @@ CAPABILITIES = [struct.pack("<IIIII", 0x02000001, caps, 0, 0, 0) for caps in (0x
 
 def acl(*named: tuple[int, int, int], mask: int = 5) -> bytes:
     """A POSIX ACL as the kernel stores it: (tag, id, permissions) of the named entries, the rest fixed."""
-    rows = [(0x01, 6, 0xFFFFFFFF), (0x04, 4, 0xFFFFFFFF), (0x10, mask, 0xFFFFFFFF), (0x20, 4, 0xFFFFFFFF)]
+    rows = [(0x01, 7, 0xFFFFFFFF), (0x04, 4, 0xFFFFFFFF), (0x10, mask, 0xFFFFFFFF), (0x20, 4, 0xFFFFFFFF)]
     rows += [(tag, permissions, number) for tag, number, permissions in named]
     return struct.pack("<I", 2) + b"".join(
         struct.pack("<HHI", *row) for row in sorted(rows, key=lambda r: (r[0], r[2]))
@@ -232,7 +232,7 @@ class Generator:
 
     def node(self, kind: str | None = None) -> Node:
         kind = kind or self.rng.choice(self.kinds)
-        node = Node(kind, self.mode(), self.id(), self.id(), self.mtime())
+        node = Node(kind, self.mode(kind), self.id(), self.id(), self.mtime())
         if kind == "file":
             node.size, node.seed, node.holes = self.rng.choice(self.sizes), self.rng.randint(0, 9), self.often(0.15)
         elif kind == "symlink":
@@ -243,8 +243,9 @@ class Generator:
             node.xattrs = self.xattrs(kind)
         return node
 
-    def mode(self) -> int:
-        return self.rng.choice(MODES) if ROOT else self.rng.choice([0o644, 0o755, 0o700])
+    def mode(self, kind: str = "dir") -> int:
+        """Without root, such that everything stays readable."""
+        return self.rng.choice(MODES if ROOT else [0o755, 0o700, 0o2775] if kind == "dir" else [0o644, 0o755, 0o600])
 
     def id(self) -> int:
         return self.rng.choice(IDS) if ROOT else os.geteuid()
@@ -318,7 +319,7 @@ class Generator:
 
     def chmod(self, tree: Tree) -> None:
         node = self._any(tree)
-        node.mode = node.mode if node.kind == "symlink" else self.mode()
+        node.mode = node.mode if node.kind == "symlink" else self.mode(node.kind)
 
     def chown(self, tree: Tree) -> None:
         node = self._any(tree)
