@@ -73,6 +73,21 @@ static int add_dir(struct fl_path *p, uint32_t parent, const char *name, size_t 
     return 0;
 }
 
+/* Makes a directory usable and remembers to undo that. */
+static int take_permission(struct fl_dir *d, int fd, mode_t first_mode, struct fl_error *err)
+{
+    if (first_mode != 0) {
+        d->mode = first_mode & 07777;
+    } else if ((d->mode & OWNER_ALL) == OWNER_ALL || d->uid != geteuid()) {
+        return 0;
+    } else if (fchmod(fd, d->mode | OWNER_ALL) < 0) {
+        return fl_error_os(err, errno, "fchmod", NULL, 0);
+    }
+    d->final_mode = d->mode;
+    d->flags |= FL_DIR_MODE;
+    return 0;
+}
+
 int fl_path_reset(struct fl_path *p, struct fl_error *err)
 {
     struct stat st;
@@ -84,7 +99,9 @@ int fl_path_reset(struct fl_path *p, struct fl_error *err)
     p->last_valid = false;
     if (fstat(p->root_fd, &st) < 0)
         return fl_error_os(err, errno, "fstat", NULL, 0);
-    return add_dir(p, 0, "", 0, p->root_fd, &st, err);
+    if (add_dir(p, 0, "", 0, p->root_fd, &st, err) < 0)
+        return -1;
+    return p->takes_permission ? take_permission(&p->dirs[0], p->root_fd, 0, err) : 0;
 }
 
 bool fl_path_is_gone(const struct fl_path *p, uint32_t dir)
@@ -257,21 +274,6 @@ static int open_child(struct fl_path *p, int dir, const char *name, struct stat 
         fd = openat(dir, name, OPEN_DIR);
     }
     return fd;
-}
-
-/* Makes a directory usable and remembers to undo that. */
-static int take_permission(struct fl_dir *d, int fd, mode_t first_mode, struct fl_error *err)
-{
-    if (first_mode != 0) {
-        d->mode = first_mode & 07777;
-    } else if ((d->mode & OWNER_ALL) == OWNER_ALL || d->uid != geteuid()) {
-        return 0;
-    } else if (fchmod(fd, d->mode | OWNER_ALL) < 0) {
-        return fl_error_os(err, errno, "fchmod", NULL, 0);
-    }
-    d->final_mode = d->mode;
-    d->flags |= FL_DIR_MODE;
-    return 0;
 }
 
 static int meet(struct fl_path *p, uint32_t dir, const char *name, size_t len, int fd, mode_t first_mode,

@@ -186,11 +186,14 @@ def _write(fd: int, node: Node) -> None:
 
 def _set_attributes(root: int, path: bytes, node: Node) -> None:
     with _parent(root, path) as (fd, name):
-        if ROOT:
+        if os.geteuid() == 0:
             os.chown(name, node.uid, node.gid, dir_fd=fd, follow_symlinks=False)
+        acls = {key: value for key, value in node.xattrs.items() if key.startswith(b"system.posix_acl")}
+        for key, value in node.xattrs.items() - acls.items():  # without root only while it is writable
+            os.setxattr(b"/proc/self/fd/%d/%s" % (fd, name), key, value, follow_symlinks=False)
         if node.kind != "symlink":
             os.chmod(name, node.mode, dir_fd=fd)
-        for key, value in node.xattrs.items():
+        for key, value in acls.items():
             os.setxattr(b"/proc/self/fd/%d/%s" % (fd, name), key, value, follow_symlinks=False)
         os.utime(name, ns=(node.mtime_ns, node.mtime_ns), dir_fd=fd, follow_symlinks=False)
 
@@ -202,7 +205,8 @@ class Generator:
     """Makes and edits trees with one random source (``random.Random`` or hypothesis's).
 
     Off by default: sockets (not in a layer), names like whiteouts (refused), trusted.* xattrs (a layer may carry them,
-    but they are not taken from one), files of megabytes.
+    but they are not taken from one), files of megabytes. Without ``root`` everything stays readable to its owner;
+    ``closed``: but not all of it writable.
     """
 
     def __init__(
@@ -213,11 +217,16 @@ class Generator:
         whiteout_names: bool = False,
         large: bool = False,
         trusted: bool = False,
+        root: bool = ROOT,
+        closed: bool = False,
     ) -> None:
         self.rng = rng
-        self.root_xattrs = (ROOT_XATTRS + (TRUSTED_XATTRS if trusted else [])) if ROOT else []
+        self.root = root
+        self.dir_modes = MODES if root else [0o755, 0o700, 0o2775] + [0o555, 0o500, 0o1577] * closed
+        self.file_modes = MODES if root else [0o644, 0o755, 0o600] + [0o444, 0o400] * closed
+        self.root_xattrs = (ROOT_XATTRS + (TRUSTED_XATTRS if trusted else [])) if root else []
         self.kinds = ["dir"] * 5 + ["file"] * 8 + ["symlink"] * 2 + ["fifo"]
-        self.kinds += ["char", "block"] if ROOT else []
+        self.kinds += ["char", "block"] if root else []
         self.kinds += ["socket"] if sockets else []
         self.names = NAMES + (WHITEOUT_NAMES if whiteout_names else [])
         self.sizes = SIZES + (LARGE_SIZES if large else [])
@@ -244,11 +253,10 @@ class Generator:
         return node
 
     def mode(self, kind: str = "dir") -> int:
-        """Without root, such that everything stays readable."""
-        return self.rng.choice(MODES if ROOT else [0o755, 0o700, 0o2775] if kind == "dir" else [0o644, 0o755, 0o600])
+        return self.rng.choice(self.dir_modes if kind == "dir" else self.file_modes)
 
     def id(self) -> int:
-        return self.rng.choice(IDS) if ROOT else os.geteuid()
+        return self.rng.choice(IDS) if self.root else os.geteuid()
 
     def mtime(self) -> int:
         return self.rng.choice(TIMES) if self.often(0.7) else self.rng.randint(-(10**18), 4 * 10**18)
@@ -259,7 +267,7 @@ class Generator:
             choices += FILE_XATTRS + [(b"system.posix_acl_access", value) for value in ACLS]
         if kind == "dir":
             choices += [(b"system.posix_acl_default", value) for value in ACLS]
-        if kind == "file" and ROOT:
+        if kind == "file" and self.root:
             choices += [(b"security.capability", value) for value in CAPABILITIES]
         return dict(self.rng.choice(choices) for _ in range(self.rng.randint(1, 3))) if choices else {}
 

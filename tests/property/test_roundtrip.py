@@ -62,6 +62,8 @@ class Workshop:
         return fd
 
     def clear(self) -> None:
+        if os.geteuid() != 0:
+            subprocess.run(["chmod", "-R", "u+rwx", "--", str(self.where)], check=True)
         for name in os.listdir(self.where):
             subprocess.run(["rm", "-rf", "--", self.path(name)], check=True)  # paths may be longer than PATH_MAX
 

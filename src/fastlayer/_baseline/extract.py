@@ -100,6 +100,7 @@ class Extractor:
         self._size = self._whiteouts = 0
         self._warnings: list[str] = []
         self._attributes.begin_layer()
+        self._take_permission(self._root, ())
 
     def feed(self, buffer: Any) -> None:
         view = memoryview(buffer).cast("B")
@@ -264,6 +265,7 @@ class Extractor:
 
     def _describe_directory(self, fd: int, path: Parts, item: TarItem) -> None:
         """Times at the end of the layer, and the mode, too, when it would close the directory to its owner."""
+        self._take_permission(fd, path)
         open_mode = item.mode if os.geteuid() == 0 else item.mode | 0o700
         self._attributes.apply(fd, item._replace(mode=open_mode))
         found = os.stat(proc_path(fd))
