@@ -106,12 +106,14 @@ static int wanted_owner(const struct fl_extract *x, const struct fl_tar_entry *e
     return map_id(&x->opt.gid_map, e ? e->gid : 0, "gid", &ret->gid, err);
 }
 
-/* Changes the owner when it differs. A mode whose owner could not be set loses its set-id bits. */
-static int give(struct fl_extract *x, struct thing t, struct owner have, struct owner want, mode_t *mode,
+/* Changes the owner when it differs; *have is who it is then. A mode whose owner could not be set loses its set-id bits. */
+static int give(struct fl_extract *x, struct thing t, struct owner *have, struct owner want, mode_t *mode,
                 const struct fl_tar_entry *e, struct fl_error *err)
 {
-    if ((have.uid == want.uid && have.gid == want.gid) || thing_chown(t, want.uid, want.gid) == 0)
+    if ((have->uid == want.uid && have->gid == want.gid) || thing_chown(t, want.uid, want.gid) == 0) {
+        *have = want;
         return 0;
+    }
     if (!x->opt.ignore_chown || (errno != EPERM && errno != EINVAL)) /* EINVAL: not mapped in this user namespace */
         return fl_error_os(err, errno, "chown", NULL, 0);
     if ((*mode & SET_IDS) == 0)
@@ -259,7 +261,7 @@ static int describe(struct fl_extract *x, struct thing t, uint32_t dir, mode_t c
     struct owner have, want;
 
     if (wanted_owner(x, e, &want, err) < 0 || born_owner(d, t, &have, err) < 0 ||
-        give(x, t, have, want, &mode, e, err) < 0)
+        give(x, t, &have, want, &mode, e, err) < 0)
         return -1;
     if ((d->flags & FL_DIR_ACL) && !is_link && thing_remove(t, ACL_ACCESS) < 0 && errno != ENODATA)
         return fl_error_os(err, errno, "removexattr", NULL, 0);
@@ -387,10 +389,10 @@ int fl_owner_dir(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *
     struct thing t = {fd, NULL};
     bool acl;
 
-    if (fd < 0 || wanted_owner(x, e, &want, err) < 0 || give(x, t, have, want, &mode, e, err) < 0 ||
+    if (fd < 0 || wanted_owner(x, e, &want, err) < 0 || give(x, t, &have, want, &mode, e, err) < 0 ||
         remove_stale_xattrs(x, fd, e, &acl, err) < 0 || (e != NULL && set_user_xattrs(x, t, e, err) < 0))
         return -1;
-    note_dir(x, d, want, mode, e);
+    note_dir(x, d, have, mode, e);
     if ((acl || d->mode != had) && fchmod(fd, d->mode) < 0)
         return fl_error_os(err, errno, "chmod", NULL, 0);
     return e == NULL ? 0 : set_other_xattrs(x, t, e, err);

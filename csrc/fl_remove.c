@@ -78,22 +78,29 @@ static bool is_dots(const char *name)
     return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
 }
 
-/* An owner without permission on a directory of his own takes it. */
-static int unlink_in(int dir, const char *name, int flags)
+/* After EACCES: an owner without permission on a directory of his own takes it. True when that may help. */
+static bool take_permission(int dir)
 {
     struct stat st;
+    bool taken = fstat(dir, &st) == 0 && (st.st_mode & 0700) != 0700 && fchmod(dir, 0700) == 0;
 
-    if (unlinkat(dir, name, flags) == 0)
-        return 0;
-    if (errno != EACCES || fstat(dir, &st) < 0 || (st.st_mode & 0700) == 0700 || fchmod(dir, 0700) < 0)
-        return -1;
-    return unlinkat(dir, name, flags);
+    errno = EACCES;
+    return taken;
+}
+
+static int unlink_in(int dir, const char *name, int flags)
+{
+    int r = unlinkat(dir, name, flags);
+
+    return r < 0 && errno == EACCES && take_permission(dir) ? unlinkat(dir, name, flags) : r;
 }
 
 static int open_dir(int dir, const char *name)
 {
     int fd = openat(dir, name, OPEN_DIR);
 
+    if (fd < 0 && errno == EACCES && take_permission(dir))
+        fd = openat(dir, name, OPEN_DIR);
     if (fd >= 0 || errno != EACCES)
         return fd;
     if (fl_sys_chmod_nofollow(dir, name, 0700) < 0) {
@@ -207,6 +214,8 @@ static int reopen_above(struct level *above, int below, struct fl_error *err)
     struct stat st;
     cleanup_fd int fd = openat(below, "..", OPEN_DIR);
 
+    if (fd < 0 && errno == EACCES && take_permission(below))
+        fd = openat(below, "..", OPEN_DIR);
     if (fd < 0 || fstat(fd, &st) < 0)
         return fl_error_os(err, errno, "openat", NULL, 0);
     if (st.st_dev != above->dev || st.st_ino != above->ino)

@@ -237,10 +237,10 @@ def test_owner_mode_xattrs_times_in_this_order(engine: Any, target: Path) -> Non
     """chown clears set-id bits and capabilities, chmod the mask of an ACL: all are there at the end."""
     acl, capability = trees.ACLS[0], trees.CAPABILITIES[0]
     layer = xattr((b"security.capability", capability), (b"system.posix_acl_access", acl), (b"user.x", b"1"))
-    apply(engine, target, layer + file(b"f", mode=0o6654, uid=1000, gid=50, mtime=OLD))
+    apply(engine, target, layer + file(b"f", mode=0o6754, uid=1000, gid=50, mtime=OLD))
     found = (target / "f").stat()
     assert (found.st_uid, found.st_gid, found.st_mtime) == (1000, 50, OLD)
-    assert mode_of(target / "f") == 0o6654
+    assert mode_of(target / "f") == 0o6754
     assert xattrs_of(target / "f") == {
         "security.capability": capability,
         "system.posix_acl_access": acl,

@@ -43,7 +43,7 @@ class Attributes:
         return tuple(f"{count} {cause} (first: {example})" for cause, (count, example) in self._causes.items())
 
     def apply(self, fd: int, item: TarItem) -> None:
-        mode = self._chown(fd, item.uid, item.gid, item.mode, item.path)
+        mode = self._chown(fd, item.uid, item.gid, item.mode if item.type != "2" else 0, item.path)
         xattrs = dict(item.xattrs)
         if item.type == "2":
             self._set_xattrs(fd, item.path, xattrs)

@@ -431,5 +431,12 @@ def _is_directory(parent: int, name: bytes) -> bool:
 
 
 def _sync_directory(fd: int) -> None:
+    """Its owner, when not root, may have to open it up for a moment."""
+    mode = stat.S_IMODE(os.stat(proc_path(fd)).st_mode)
+    is_closed = os.geteuid() != 0 and mode & 0o500 != 0o500
+    if is_closed:
+        os.chmod(proc_path(fd), mode | 0o500)
     with _opened(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, fd) as readable:
+        if is_closed:
+            os.chmod(readable, mode)
         os.fsync(readable)
