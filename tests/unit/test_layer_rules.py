@@ -500,6 +500,22 @@ def test_removal_is_not_recursive(engine: Any, target: Path) -> None:
     assert listing(target) == ["d"]
 
 
+def test_closed_directories_are_no_obstacle(engine: Any, target: Path) -> None:
+    """Not even to their owner who is not root."""
+    closed = file(b"d/sub/f") + directory(b"d/sub/", mode=0o400) + directory(b"d/", mode=0o444)
+    apply(engine, target, closed, file(b"d/sub/new") + file(b".wh.x"), fsync=True)
+    assert mode_of(target / "d") == 0o444
+    apply(engine, target, file(b"d"))
+    assert listing(target) == ["d"]
+
+
+def test_set_id_bits_only_with_their_owner(engine: Any, target: Path) -> None:
+    [stats] = apply(engine, target, file(b"d/f", mode=0o4755, uid=7) + directory(b"d/", mode=0o2755, uid=7))
+    for path in (target / "d", target / "d" / "f"):
+        assert bool(mode_of(path) & 0o6000) == (path.stat().st_uid == 7)
+    assert len(stats.warnings) == (os.geteuid() != 0)
+
+
 # ---- 4. whiteouts ---------------------------------------------------------------------------
 
 LOWER = file(b"d/old") + file(b"d/sub/old") + file(b"f", b"old")
