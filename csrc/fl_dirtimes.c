@@ -34,11 +34,12 @@ static int settle(struct fl_extract *x, const struct fl_dir *d, int fd, struct f
 /* Children first: a parent may close itself to its owner. */
 int fl_dirtimes_settle(struct fl_extract *x, struct fl_error *err)
 {
+    fl_path_spread_gone(&x->path);
     for (uint32_t i = x->path.count; i-- > 0;) {
         const struct fl_dir *d = fl_extract_dir(x, i);
         int fd, r;
 
-        if (is_settled(x, d) || fl_path_is_gone(&x->path, i))
+        if ((d->flags & FL_DIR_GONE) || is_settled(x, d))
             continue;
         r = fl_path_find(&x->path, i, &fd, err);
         if (r < 0 || (r > 0 && settle(x, d, fd, err) < 0)) {

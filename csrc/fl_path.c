@@ -104,6 +104,12 @@ int fl_path_reset(struct fl_path *p, struct fl_error *err)
     return p->takes_permission ? take_permission(&p->dirs[0], p->root_fd, 0, err) : 0;
 }
 
+void fl_path_spread_gone(struct fl_path *p)
+{
+    for (uint32_t i = 1; i < p->count; i++) /* a parent has a lower number */
+        p->dirs[i].flags |= p->dirs[p->dirs[i].parent].flags & FL_DIR_GONE;
+}
+
 bool fl_path_is_gone(const struct fl_path *p, uint32_t dir)
 {
     for (; dir != 0; dir = p->dirs[dir].parent)
@@ -209,7 +215,44 @@ static int open_by_steps(const struct fl_path *p, int above, size_t count)
     return fl_steal_fd(&fd);
 }
 
-static int open_closed(struct fl_path *p, uint32_t dir, struct fl_error *err)
+static bool is_same(const struct fl_dir *d, int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && st.st_dev == d->dev && st.st_ino == d->ino;
+}
+
+/* Takes fd over when it is the directory. */
+static int accept_fd(struct fl_path *p, uint32_t dir, int fd, struct fl_error *err)
+{
+    cleanup_fd int given = fd;
+
+    if (fd < 0)
+        return fl_error_os(err, errno, "openat", NULL, 0);
+    if (!is_same(&p->dirs[dir], fd))
+        return fl_error_set(err, FL_ERR_CHANGED, NULL, 0, "a directory was replaced by another process");
+    keep_open(p, dir, fl_steal_fd(&given));
+    return fd;
+}
+
+/* From a child that is still open: ".." is trusted only when it is the very directory. */
+static bool open_from_child(struct fl_path *p, uint32_t dir)
+{
+    for (uint32_t i = 0; i < p->open_count; i++) {
+        cleanup_fd int fd = -1;
+
+        if (p->dirs[p->open[i]].parent != dir)
+            continue;
+        fd = openat(p->dirs[p->open[i]].fd, "..", OPEN_DIR);
+        if (fd >= 0 && is_same(&p->dirs[dir], fd)) {
+            keep_open(p, dir, fl_steal_fd(&fd));
+            return true;
+        }
+    }
+    return false;
+}
+
+static int open_from_above(struct fl_path *p, uint32_t dir, struct fl_error *err)
 {
     uint32_t open;
     size_t count;
@@ -222,30 +265,27 @@ static int open_closed(struct fl_path *p, uint32_t dir, struct fl_error *err)
         fd = open_at_once(p, p->dirs[open].fd, count);
     if (fd < 0 && errno == ENAMETOOLONG)
         fd = open_by_steps(p, p->dirs[open].fd, count);
-    if (fd < 0)
-        return fl_error_os(err, errno, "openat", NULL, 0);
-    return fd;
+    return accept_fd(p, dir, fd, err);
+}
+
+/* Siblings come together, so the parent is opened for good, too. */
+static int open_closed(struct fl_path *p, uint32_t dir, struct fl_error *err)
+{
+    uint32_t parent = p->dirs[dir].parent;
+
+    if (open_from_child(p, dir))
+        return 0;
+    if (p->dirs[parent].fd < 0 && !open_from_child(p, parent) && open_from_above(p, parent, err) < 0)
+        return -1;
+    return accept_fd(p, dir, openat(p->dirs[parent].fd, name_of(p, dir), OPEN_DIR), err);
 }
 
 int fl_path_fd(struct fl_path *p, uint32_t dir, struct fl_error *err)
 {
-    struct fl_dir *d = &p->dirs[dir];
-    struct stat st;
-    cleanup_fd int fd = -1;
-
-    if (d->fd >= 0) {
-        d->last_used = ++p->clock;
-        return d->fd;
-    }
-    fd = open_closed(p, dir, err);
-    if (fd < 0)
+    if (p->dirs[dir].fd < 0 && open_closed(p, dir, err) < 0)
         return -1;
-    if (fstat(fd, &st) < 0)
-        return fl_error_os(err, errno, "fstat", NULL, 0);
-    if (st.st_dev != d->dev || st.st_ino != d->ino)
-        return fl_error_set(err, FL_ERR_CHANGED, NULL, 0, "a directory was replaced by another process");
-    keep_open(p, dir, fl_steal_fd(&fd));
-    return d->fd;
+    p->dirs[dir].last_used = ++p->clock;
+    return p->dirs[dir].fd;
 }
 
 int fl_path_find(struct fl_path *p, uint32_t dir, int *ret_fd, struct fl_error *err)

@@ -11,9 +11,10 @@
  * mazes and magic links lead nowhere else. Paths may be longer than PATH_MAX.
  *
  * Only few descriptors are kept (FL_PATH_OPEN_MAX, least recently used closed).
- * One that was closed is opened again by its path without links - in one call
- * with openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS),
- * else component by component - and must be the same inode, or FL_ERR_CHANGED.
+ * One that was closed is opened again from an open child or parent, or by its
+ * path without links - in one call with openat2(RESOLVE_BENEATH |
+ * RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS), else component by component -
+ * and must be the same inode, or FL_ERR_CHANGED.
  *
  * What this process removes or replaces must be told (fl_path_forget): then no
  * walk comes upon it, or upon anything below it, again.
@@ -121,6 +122,9 @@ int fl_path_enter(struct fl_path *p, uint32_t dir, const char *name, size_t len,
 
 /* `name` in `dir` was removed or replaced. */
 void fl_path_forget(struct fl_path *p, uint32_t dir, const char *name, size_t len);
+
+/* Marks everything below directories that are gone as gone, too. */
+void fl_path_spread_gone(struct fl_path *p);
 
 /* Is dir, or any directory above it, gone? */
 bool fl_path_is_gone(const struct fl_path *p, uint32_t dir);
