@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,24 +31,25 @@ def fastlayer_command() -> list[str]:
 
 
 def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Run:
-    """Runs command to its end, output thrown away. Raises RuntimeError when it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [str(c) for c in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **(env or {})},
-        cwd=cwd,
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} exited {process.returncode}: {errors[-400:].decode(errors='replace')}")
-    return Run(seconds, usage.ru_maxrss, process.returncode)
+    """Runs command to its end, output thrown away. Raises RuntimeError when it fails.
+
+    GNU time stands between: a child's peak as wait4 gives it begins at the peak of the process that spawned it.
+    """
+    with tempfile.NamedTemporaryFile("r") as peak:
+        words = ["/usr/bin/time", "-q", "-f", "%M", "-o", peak.name, *(str(c) for c in command)]
+        started = time.perf_counter()
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} exited {done.returncode}: {done.stderr[-400:].decode(errors='replace')}")
+        return Run(seconds, int(peak.read().split()[-1]), 0)
 
 
 def _first_line(*command: str) -> str:

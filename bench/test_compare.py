@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def test_one_byte(measure: Measure, fastlayer: list[str], tmpfs: Path, tool: str
 def _upper(root: Path) -> tuple[Path, Path]:
     lower, upper = workloads.equal(root).a, root / "upper"
     upper.mkdir(exist_ok=True)
+    shutil.copystat(lower, upper)
     return upper, lower
 
 
