@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -36,7 +35,7 @@ class IdMap(click.ParamType[tuple[int, int, int]]):
 
 
 @click.command("apply", epilog=EPILOG)
-@click.argument("layers", nargs=-1, required=True, metavar="LAYER... DIR", type=click.Path(path_type=bytes))
+@click.argument("layers", nargs=-1, required=True, metavar="LAYER... DIR", type=options.PATH)
 @click.option(
     "--format",
     "format_",
@@ -76,7 +75,7 @@ def command(**given: Any) -> int:
         raise click.UsageError("stdin (`-`) can be only one of the layers")
     with Reporter(given["progress"], quiet=given["quiet"]) as report:
         stats = fastlayer.apply(
-            [sys.stdin.buffer if name == b"-" else name for name in names],
+            [0 if name == b"-" else name for name in names],
             target,
             format=given["format_"],
             digest=_each(given, "digest", names),

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from fastlayer.cli import output
+from fastlayer.cli import options, output
 
 
 @click.command("chunks")
-@click.argument("file", type=click.Path(path_type=bytes))
+@click.argument("file", type=options.PATH)
 @click.option("--min", "min_size", type=click.IntRange(min=64), default=16384, show_default=True, metavar="BYTES")
 @click.option("--avg", "avg_size", type=click.IntRange(min=256), default=65536, show_default=True, metavar="BYTES")
 @click.option("--max", "max_size", type=click.IntRange(min=1024), default=262144, show_default=True, metavar="BYTES")

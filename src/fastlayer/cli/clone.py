@@ -11,8 +11,8 @@ from fastlayer.cli.progress import Reporter
 
 
 @click.command("clone")
-@click.argument("source", type=click.Path(path_type=bytes))
-@click.argument("target", type=click.Path(path_type=bytes))
+@click.argument("source", type=options.PATH)
+@click.argument("target", type=options.PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 @options.progress_option
 def command(**given: Any) -> int:

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
+from fastlayer.cli import options
 from fastlayer.cli.clone import print_stats
 
 
 @click.command("copy-up")
-@click.argument("lower", type=click.Path(path_type=bytes))
-@click.argument("upper", type=click.Path(path_type=bytes))
-@click.argument("path", type=click.Path(path_type=bytes))
-@click.option("--workdir", type=click.Path(path_type=bytes), help="On the file system of UPPER (default: beside it).")
+@click.argument("lower", type=options.PATH)
+@click.argument("upper", type=options.PATH)
+@click.argument("path", type=options.PATH)
+@click.option("--workdir", type=options.PATH, help="On the file system of UPPER (default: beside it).")
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No warnings on stderr.")
 def command(**given: Any) -> int:

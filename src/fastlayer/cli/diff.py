@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ Examples:
 
 
 @click.command("diff", epilog=EPILOG)
-@click.argument("operands", nargs=-1, metavar="[A B]", type=click.Path(path_type=bytes))
+@click.argument("operands", nargs=-1, metavar="[A B]", type=options.PATH)
 @click.option("--from", "from_", multiple=True, metavar="LAYER", help="A as a stack: repeat, lowest layer first.")
 @click.option("--to", multiple=True, metavar="LAYER", help="B as a stack: repeat, lowest layer first.")
 @click.option("--upper", metavar="DIR", help="Read only this overlay upper directory (with --lower).")
@@ -178,11 +177,16 @@ def _print_changes(changes: Changes, given: dict[str, Any]) -> None:
     output.write_lines((letters[change.kind] + show(b"/" + change.path) for change in changes), end)
 
 
+def _text(path: bytes) -> str:
+    """The same in every locale."""
+    return path.decode("utf-8", "surrogateescape")
+
+
 def _as_json(change: Change) -> dict[str, Any]:
     value: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": str(change.kind),
-        "path": change.name,
+        "path": _text(b"/" + change.path),
         "type": change.type,
         "what": list(change.what),
     }
@@ -196,9 +200,9 @@ def _as_json(change: Change) -> dict[str, Any]:
         "mtime_ns": change.mtime_ns,
     }
     if change.link:
-        value["link"] = os.fsdecode(change.link)
+        value["link"] = _text(change.link)
     if change.hardlink is not None:
-        value["hardlink"] = "/" + os.fsdecode(change.hardlink)
+        value["hardlink"] = _text(b"/" + change.hardlink)
     return value
 
 

@@ -17,8 +17,8 @@ Examples:
 
 
 @click.command("index", epilog=EPILOG)
-@click.argument("directory", type=click.Path(path_type=bytes))
-@click.option("-o", "--output", "output_", required=True, metavar="FILE", type=click.Path(path_type=bytes))
+@click.argument("directory", type=options.PATH)
+@click.option("-o", "--output", "output_", required=True, metavar="FILE", type=options.PATH)
 @click.option("--content/--no-content", default=True, show_default=True, help="Hash the contents of files (blake3).")
 @options.xattrs_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

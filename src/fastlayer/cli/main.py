@@ -36,6 +36,8 @@ class _Stopped(BaseException):
 
 
 def _stop(number: int, _frame: Any) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)  # impatience must not interrupt the cleaning up
     raise _Stopped(number)
 
 

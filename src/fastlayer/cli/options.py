@@ -10,6 +10,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# The library opens what it is given and says what is wrong; click would call an unreadable file wrong usage.
+PATH = click.Path(path_type=bytes, readable=False)
 PROGRESS = click.Choice(["auto", "plain", "none"])
 
 

@@ -10,7 +10,7 @@ import blake3
 
 from fastlayer import _backend
 from fastlayer.errors import FileChangedError, StorageError, show_path
-from fastlayer.layer.pipeline import STEP, map_ordered
+from fastlayer.layer.pipeline import STEP, checkpoint, map_ordered
 from fastlayer.layer.progress import Reporter
 
 EMPTY_KEY = blake3.blake3(b"").digest()
@@ -80,6 +80,7 @@ def _large_key(root: int, path: bytes, size: int) -> bytes:
             while count := os.readv(fd, [buffer]):
                 hasher.update(view[:count])
                 done += count
+                checkpoint()
         finally:
             os.close(fd)
     except OSError as exc:

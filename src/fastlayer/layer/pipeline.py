@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from types import TracebackType
@@ -22,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STEP = 1 << 20  # bytes per call of a stage: half a millisecond of hashing, and within a second of any signal
-_JOIN_SECONDS = 2.0  # a thread stuck in a foreign read is left behind (it is a daemon)
+_JOIN_SECONDS = 0.5  # for all: a thread in a foreign read or a long compression is left behind (it is a daemon)
 
 
 def default_jobs(jobs: int | None) -> int:
@@ -39,6 +40,16 @@ class _Stop:
 
 
 _STOP = _Stop()
+
+
+_here = threading.local()  # .pipeline: the one whose stage this thread runs
+
+
+def checkpoint() -> None:
+    """For work that may be long: raises ``Stopped`` in a stage whose pipeline has stopped."""
+    pipeline: Pipeline | None = getattr(_here, "pipeline", None)
+    if pipeline is not None:
+        pipeline.check()
 
 
 class Channel:
@@ -101,6 +112,7 @@ class Pipeline:
         thread.start()
 
     def _run(self, stage: Callable[[], object]) -> None:
+        _here.pipeline = self
         try:
             stage()
         except Stopped:
@@ -127,8 +139,9 @@ class Pipeline:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _tb: TracebackType | None) -> None:
         if exc is not None:
             self.stop(None if isinstance(exc, Stopped) else exc)
+        deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
-            thread.join(_JOIN_SECONDS if self.stopped else None)
+            thread.join(max(0.0, deadline - time.monotonic()) if self.stopped else None)
         self._threads.clear()
         for channel in self._channels:
             channel.drain()  # buffers are large: they do not wait for the garbage collector

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlayer.errors import OperandError, StorageError, show_path
 
-_POLL_SECONDS = 0.2  # how long a reader of a silent pipe takes to notice that the job stopped
+_POLL_MILLISECONDS = 200  # how long a reader of a silent pipe takes to notice that the job stopped
 
 
 class Source:
@@ -43,7 +43,7 @@ class Source:
     def describe(value: Any) -> str:
         """The name of such a value in messages."""
         if isinstance(value, int):
-            return f"descriptor {value}"
+            return f"descriptor {value}" if value else "stdin"
         if isinstance(value, (str, bytes, os.PathLike)):
             return show_path(os.fsencode(value))
         name = getattr(value, "name", None)
@@ -68,7 +68,9 @@ class Source:
             if self._file is not None:
                 return _read_file(self._file, buffer)
             if self._waits and check is not None:
-                while not select.select([self._fd], [], [], _POLL_SECONDS)[0]:
+                poll = select.poll()
+                poll.register(self._fd, select.POLLIN)
+                while not poll.poll(_POLL_MILLISECONDS):
                     check()
             return os.readv(self._fd, [buffer])
         except OSError as exc:
