@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from fastlayer import _backend
+
+# A shell that starts us in the background leaves SIGINT ignored, and our children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: devices, owners, trusted xattrs")
 
