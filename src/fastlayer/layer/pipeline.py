@@ -112,6 +112,8 @@ class Pipeline:
         thread.start()
 
     def _run(self, stage: Callable[[], object]) -> None:
+        if self.stopped:  # an interrupt while the thread was being started
+            return
         _here.pipeline = self
         try:
             stage()
@@ -141,7 +143,8 @@ class Pipeline:
             self.stop(None if isinstance(exc, Stopped) else exc)
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()) if self.stopped else None)
+            if thread.is_alive():  # one whose start was interrupted cannot be joined
+                thread.join(max(0.0, deadline - time.monotonic()) if self.stopped else None)
         self._threads.clear()
         for channel in self._channels:
             channel.drain()  # buffers are large: they do not wait for the garbage collector
