@@ -254,6 +254,9 @@ def test_pax_limit(engine: Engine, tmp_path: Path) -> None:
         {"uid_map": [(0, 1, 10), (5, 100, 10)]},
         {"gid_map": [(-1, 0, 1)]},
         {"gid_map": [(0, 4294967290, 10)]},
+        {"limits": Limits(max_entries=-1)},
+        {"limits": Limits(max_size=1 << 70)},
+        {"limits": Limits(max_pax=0)},
     ],
 )
 def test_wrong_arguments(engine: Engine, tmp_path: Path, wrong: dict[str, Any]) -> None:
@@ -332,3 +335,30 @@ def test_descriptors_do_not_leak(engine: Engine, tmp_path: Path) -> None:
         with pytest.raises(DigestMismatchError):
             fastlayer.apply(io.BytesIO(SMALL), tmp_path / "bad", digest=digest(b""))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_interrupt_after_the_rename_keeps_the_tree(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has its name is complete: cleaning up must not empty it."""
+    from fastlayer.layer import libc
+
+    rename = libc.rename_new
+
+    def interrupted(*names: Any) -> None:
+        rename(*names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(libc, "rename_new", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fastlayer.apply(io.BytesIO(SMALL), tmp_path / "out")
+    assert names(tmp_path) == {"out"}
+    assert names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [bytearray(SMALL), memoryview(SMALL)])
+def test_bytes_of_a_layer_are_no_descriptors(engine: Engine, tmp_path: Path, content: Any) -> None:
+    with pytest.raises(OperandError, match="not a layer"):
+        fastlayer.apply(content, tmp_path / "out")
+    with pytest.raises(OperandError, match="not a tree"):
+        fastlayer.diff(content, tmp_path)

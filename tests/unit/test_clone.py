@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -374,3 +375,21 @@ def test_without_privileges_what_is_lost_is_told(src: Path, tmp_path: Path, back
     assert stat.S_IMODE(copy.stat().st_mode) == 0o755  # setuid of another owner would be a gift
     assert os.getxattr(copy, "user.kept") == b"1"
     assert stat.S_IMODE((tmp_path / "dst" / "dir" / "closed").stat().st_mode) == 0o555
+
+
+def test_an_interrupt_after_the_rename_keeps_the_tree(
+    engine: _backend.Engine, src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastlayer.layer import libc
+
+    rename = libc.rename_new
+
+    def interrupted(*names: Any) -> None:
+        rename(*names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(libc, "rename_new", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fastlayer.clone(src, tmp_path / "copy")
+    assert not list(fastlayer.diff(src, tmp_path / "copy"))
+    assert not litter(tmp_path)

@@ -349,3 +349,30 @@ def test_diff_upper(engine: Engine, tmp_path: Path) -> None:
         fastlayer.diff_upper(upper, [])
     with pytest.raises(OperandError):
         fastlayer.diff_upper(tmp_path / "nowhere", lower)
+
+
+def test_closed_changes_can_be_read_but_not_written(engine: Engine, trees: tuple[Path, Path], tmp_path: Path) -> None:
+    changes = fastlayer.diff(*trees)
+    count = len(list(changes))
+    changes.close()
+    assert len(list(changes)) == count
+    with pytest.raises(UsageError, match="closed"):
+        changes.write(tmp_path / "out")
+    with pytest.raises(UsageError, match="closed"):
+        changes.stat()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_closed_descriptor_is_not_taken_for_another_operand(engine: Engine, trees: tuple[Path, Path]) -> None:
+    """Opening A must not give the number of the closed B to A."""
+    closed = os.open(trees[1], os.O_RDONLY)
+    os.close(closed)
+    for call in (fastlayer.diff, fastlayer.diff_upper):
+        with pytest.raises(OperandError, match="descriptor"):
+            call(trees[0], closed)
+
+
+@pytest.mark.parametrize("output", ["a\0b", io.StringIO()])
+def test_outputs_that_cannot_be(engine: Engine, trees: tuple[Path, Path], output: Any) -> None:
+    with pytest.raises(OperandError):
+        fastlayer.diff(*trees, output)

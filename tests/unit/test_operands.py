@@ -14,7 +14,7 @@ import zstandard
 
 import fastlayer
 from fastlayer._backend import Engine
-from fastlayer.errors import LayerFormatError, OperandError, UnsafeEntryError, UsageError
+from fastlayer.errors import LayerFormatError, LimitError, OperandError, UnsafeEntryError, UsageError
 from fastlayer.layer.operands import open_operand, parse
 from fastlayer.layer.progress import Reporter
 
@@ -292,3 +292,18 @@ def test_close_releases_descriptors(engine: Engine, tmp_path: Path) -> None:
         with pytest.raises(OperandError):
             fastlayer.diff(tmp_path, tmp_path / "missing")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_link_target_that_no_table_holds(engine: Engine, tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("l")
+        info.type, info.linkname = tarfile.SYMTYPE, "x/" * 40000
+        tar.addfile(info)
+    with pytest.raises(LimitError, match="link target of 80000 bytes is too long"):
+        list(fastlayer.diff(tmp_path, io.BytesIO(data.getvalue())))
+
+
+def test_a_file_that_is_not_open_for_reading(engine: Engine, tmp_path: Path) -> None:
+    with open(tmp_path / "w", "wb") as file, pytest.raises(OperandError, match="not open for reading"):
+        fastlayer.diff(file, None)

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from fastlayer import _backend
 from fastlayer.errors import DigestMismatchError, LayerError, UsageError
 from fastlayer.layer.expand import Expansion
+from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 from fastlayer.layer.source import Source, is_stream
@@ -116,6 +117,8 @@ def apply(
     sources = _as_list(layers)
     wanted = list(zip(_expected("digest", digest, sources), _expected("diff_id", diff_id, sources), strict=True))
     _check(format, durability, jobs)
+    _check_limits(limits)
+    check_descriptors(target, *sources)
     report, threads = Reporter(progress), default_jobs(jobs)
     applied: list[AppliedLayer] = []
     warnings: list[str] = []
@@ -156,7 +159,8 @@ def apply(
 
 
 def _as_list(layers: Any) -> list[Any]:
-    if isinstance(layers, Sequence) and not isinstance(layers, (str, bytes)) and not is_stream(layers):
+    single = (str, bytes, bytearray, memoryview)
+    if isinstance(layers, Sequence) and not isinstance(layers, single) and not is_stream(layers):
         return list(layers)
     return [layers]
 
@@ -184,6 +188,14 @@ def _check(format: str, durability: str, jobs: int | None) -> None:
         raise UsageError(f"durability={durability!r} is unknown: use none, syncfs or fsync")
     if jobs is not None and jobs < 1:
         raise UsageError("jobs must be at least 1")
+
+
+def _check_limits(limits: Limits) -> None:
+    for name, value in limits._asdict().items():
+        if not 0 <= value < 1 << 63:
+            raise UsageError(f"{name}={value} is not a limit: give 0 (none) to 2^63 - 1")
+    if not 1 <= limits.max_pax <= 1 << 30:
+        raise UsageError(f"max_pax={limits.max_pax} is not a limit: give 1 to 2^30")
 
 
 def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...] | None:

@@ -32,6 +32,8 @@ def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_siz
     """
     import numpy as np
 
+    if not (64 <= min_size <= avg_size <= max_size <= 1 << 31 and avg_size >= 256):
+        raise UsageError("chunk sizes need 64 <= min <= avg <= max <= 2^31, avg >= 256")
     offsets: list[int] = [0]
     keys = bytearray()
     for end, key in _keyed(source, (min_size, avg_size, max_size)):

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from fastlayer import _backend
 from fastlayer.errors import OperandError, StorageError, UnsafeEntryError, UsageError, show_path
 from fastlayer.layer import libc
+from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.progress import ProgressCallback, Reporter
-from fastlayer.layer.target import empty
+from fastlayer.layer.target import empty, is_named
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -43,6 +44,7 @@ def clone(src: Any, dst: Any, *, progress: ProgressCallback | None = None) -> Cl
     a file changes while it is copied.
     """
     report = Reporter(progress)
+    check_descriptors(src, dst)
     source = _open(src)
     try:
         with _Destination(dst) as place:
@@ -70,6 +72,7 @@ def copy_up(lower: Any, upper: Any, path: Any, *, workdir: Any = None) -> CloneS
     if b".." in name.split(b"/"):
         raise UnsafeEntryError(f"{show_path(name)}: not a plain relative path")
     name = b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
+    check_descriptors(lower, upper, workdir)
     descriptors: list[int] = []
     try:
         descriptors.append(_open(lower))
@@ -227,6 +230,8 @@ class _Destination:
             self.fd = self._parent = -1
 
     def _undo(self) -> None:
+        if self._staging is not None and self.fd >= 0 and not is_named(self.fd, self._parent, self._staging):
+            return
         if self.fd >= 0:
             empty(self.fd)
         if self._staging is not None:

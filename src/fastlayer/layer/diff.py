@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from fastlayer import _backend
 from fastlayer._backend import Compare, Row, XattrPolicy
 from fastlayer.errors import UsageError
-from fastlayer.layer.operands import Operand, check_xattrs, of_directory, open_operand
+from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, of_directory, open_operand
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 
@@ -35,6 +35,7 @@ _ROW_SIZE = 64  # struct fl_row
 _ROW_KIND = 62  # offset of its `kind`
 _BATCH = 1024
 _SETTLE = 4096  # pairs that may wait for a hash
+_MAX_SECONDS = (1 << 63) // 10**9 - 1  # a time in nanoseconds fits 64 bits
 
 
 class ChangeKind(StrEnum):
@@ -121,6 +122,7 @@ class Changes:
         self._a = a
         self._b = b
         self._lowers = tuple(lowers)
+        self._closed = False
         self.warnings = tuple(warnings)
         kinds = bytes(table.records().cast("B")[_ROW_KIND::_ROW_SIZE]) if len(table) else b""
         self._count = len(kinds) - kinds.count(b"P")
@@ -138,6 +140,7 @@ class Changes:
         """Totals per kind, and how many bytes of modified files really changed (content-defined chunks)."""
         from fastlayer.layer.stat import diff_stat
 
+        self._need_operands()
         return diff_stat(self, self._old_roots(), self._b.directory)
 
     def _old_roots(self) -> list[int]:
@@ -182,6 +185,9 @@ class Changes:
         from fastlayer.layer.output import Output, refuse_inside
         from fastlayer.layer.writer import write_layer
 
+        self._need_operands()
+        if source_date_epoch is not None and abs(source_date_epoch) > _MAX_SECONDS:
+            raise UsageError(f"source_date_epoch={source_date_epoch} is no time: give seconds since 1970")
         if compression is None:
             compression = codecs.by_name(output) if isinstance(output, (str, bytes, os.PathLike)) else "none"
         codec = codecs.codec(compression, level)
@@ -212,8 +218,13 @@ class Changes:
             return []
         return [contents, *(lower.directory for lower in self._lowers if lower.directory is not None)]
 
+    def _need_operands(self) -> None:
+        if self._closed:
+            raise UsageError("the changes are closed: write and stat need the trees, so call them before")
+
     def close(self) -> None:
         """Closes the operands; the changes stay readable."""
+        self._closed = True
         for operand in (self._a, self._b, *self._lowers):
             operand.close()
 
@@ -283,6 +294,7 @@ def diff(
     """
     _check(compare, xattrs, jobs)
     report, threads = Reporter(progress), default_jobs(jobs)
+    check_descriptors(a, b)
     opened: list[Operand] = []
     try:
         # a tar compared with no files at all, or by metadata, needs no content keys
@@ -355,6 +367,7 @@ def diff_upper(
     below = list(lowers) if isinstance(lowers, Sequence) and not isinstance(lowers, (str, bytes)) else [lowers]
     if not below:
         raise UsageError("an upper directory needs at least one lower directory")
+    check_descriptors(upper, *below)
     opened: list[Operand] = []
     try:
         for value in (upper, *below):

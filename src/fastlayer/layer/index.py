@@ -131,6 +131,8 @@ def index(
     """
     if xattrs not in POLICIES:
         raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
+    if output is not None and not isinstance(output, (int, str, bytes, os.PathLike)):
+        raise UsageError(f"output {type(output).__name__}: an index is mapped, give a path or a descriptor of a file")
     root = of_directory(path)
     assert root.directory is not None
     try:

@@ -104,7 +104,10 @@ def read_header(file: BinaryIO, name: str) -> tuple[Meta, list[tuple[int, int, b
     """Checks and unpacks the header. Raises ``IndexFormatError``."""
     import blake3
 
-    header = file.read(HEADER_SIZE)
+    try:
+        header = file.read(HEADER_SIZE)
+    except OSError as exc:
+        raise OperandError(f"{name}: {exc.strerror}: give an index that can be read") from exc
     if header[: len(MAGIC)] != MAGIC:
         raise _damaged(name, "is not a tree index")
     if len(header) < HEADER_SIZE:

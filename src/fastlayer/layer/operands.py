@@ -11,6 +11,7 @@ a path of a saved index, or a ``TreeIndex``       what ``fastlayer.index`` remem
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -87,6 +88,18 @@ def check_xattrs(operand: Operand, policy: str) -> None:
         )
 
 
+def check_descriptors(*values: Any) -> None:
+    """All descriptors are open: before opening one operand could give a closed descriptor of the next its number."""
+    for value in values:
+        if isinstance(value, int) and not isinstance(value, bool):
+            try:
+                os.fstat(value)
+            except (OSError, OverflowError) as exc:
+                raise OperandError(
+                    f"descriptor {value}: {os.strerror(errno.EBADF)}: give a directory or a file that is open"
+                ) from exc
+
+
 def open_operand(value: Any, *, contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
     """Opens one side. ``contents``: its file bytes will be needed; ``keys``: a tar's content keys will be.
 
@@ -98,7 +111,7 @@ def open_operand(value: Any, *, contents: bool, keys: bool, report: Reporter, jo
         return Operand("the empty tree", None)
     if _is_index(value):
         return _of_index(value, contents)
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview)):
         return _of_layers(list(value), contents, keys, report, jobs)
     if is_stream(value):
         return _of_layers([value], contents, keys, report, jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import stat
@@ -29,9 +30,13 @@ class Output:
             self.name = f"descriptor {value}"
             self._fd = value
         elif isinstance(value, (str, bytes, os.PathLike)):
-            self._final = os.path.realpath(os.fsencode(value))
             self.name = show_path(os.fsencode(value))
+            if b"\0" in os.fsencode(value):
+                raise OperandError(f"{self.name}: embedded null byte: give a name for the output")
+            self._final = os.path.realpath(os.fsencode(value))
             self._open()
+        elif isinstance(value, io.TextIOBase):
+            raise OperandError("the output is an open text file: open it in binary mode")
         elif hasattr(value, "write"):
             self.name = getattr(value, "name", type(value).__name__)
             self._file = value

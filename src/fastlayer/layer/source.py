@@ -32,7 +32,7 @@ class Source:
         elif isinstance(value, (str, bytes, os.PathLike)):
             self._fd = _open(value, self.name)
             self._owned = True
-        elif hasattr(value, "readinto") or hasattr(value, "read"):
+        elif is_stream(value):
             self._file = value
         else:
             raise OperandError(f"{self.name}: not a layer: give a path, a descriptor or a binary file")
@@ -73,6 +73,8 @@ class Source:
                 while not poll.poll(_POLL_MILLISECONDS):
                     check()
             return os.readv(self._fd, [buffer])
+        except io.UnsupportedOperation as exc:
+            raise OperandError(f"{self.name}: not open for reading: open it in mode `rb`") from exc
         except OSError as exc:
             raise StorageError(exc.errno or 0, "read", self.name) from exc
 

@@ -35,6 +35,8 @@ class Target:
             return
         path = os.fsencode(value)
         self.name = show_path(path)
+        if not path:
+            raise OperandError("the target has an empty name: give a directory, or a name that is free")
         try:
             self.fd = os.open(path, _DIRECTORY)
         except FileNotFoundError:
@@ -93,10 +95,19 @@ class Target:
 
     def _remove_staging(self, staging: bytes) -> None:
         self._staging = None
-        if self.fd >= 0:
+        if self.fd >= 0 and is_named(self.fd, self._parent, staging + b"/" + _INNER):
             empty(self.fd)
-            _rmdir(staging + b"/" + _INNER, self._parent)
+        _rmdir(staging + b"/" + _INNER, self._parent)
         _rmdir(staging, self._parent)
+
+
+def is_named(fd: int, parent: int, name: bytes) -> bool:
+    """Whether the directory still has that name: an interrupt may come right after the rename, before it is noted."""
+    try:
+        found, status = os.lstat(name, dir_fd=parent), os.fstat(fd)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
 
 
 def _rmdir(path: bytes, parent: int) -> None:
