@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import socket
@@ -12,7 +13,8 @@ import pytest
 
 import fastlayer
 from fastlayer._backend import Engine
-from fastlayer.errors import FileChangedError, IndexFormatError, OperandError, UsageError
+from fastlayer.errors import FileChangedError, IndexFormatError, LayerFormatError, OperandError, UsageError
+from fastlayer.layer import index_format
 from fastlayer.layer.index_format import COLUMNS, HEADER_SIZE
 
 
@@ -179,8 +181,6 @@ def test_every_damage_is_refused(engine: Engine, tree: Path, tmp_path: Path) -> 
 
 def _covered(good: bytes, position: int) -> bool:
     """Not in the zeros between blocks, which no one reads."""
-    from fastlayer.layer import index_format
-
     if position < HEADER_SIZE:
         return True
     table = [
@@ -205,8 +205,6 @@ def test_consistent_lies_are_refused(engine: Engine, tree: Path, tmp_path: Path)
     """A file with right checksums whose entries point outside of it."""
     import blake3
 
-    from fastlayer.layer import index_format
-
     fastlayer.index(tree, tmp_path / "i")
     good = (tmp_path / "i").read_bytes()
     for column in ("path_off", "path_len", "xattr_len"):
@@ -227,3 +225,44 @@ def test_damaged_index_as_an_operand(engine: Engine, tree: Path, tmp_path: Path)
     (tmp_path / "i").write_bytes(blob[:-100])
     with pytest.raises(IndexFormatError):
         fastlayer.diff(tmp_path / "i", tree)
+
+
+def _with_column(good: bytes, column: str, content: bytes) -> bytes:
+    """The index with another content of a column, and checksums to match."""
+    import blake3
+
+    bad = bytearray(good)
+    where = index_format._FIXED.size + [name for name, _ in COLUMNS].index(column) * index_format._COLUMN.size
+    start, length, _ = index_format._COLUMN.unpack_from(bad, where)
+    assert len(content) <= length
+    bad[start : start + length] = content + bytes(bad[start + len(content) : start + length])
+    key = blake3.blake3(bytes(bad[start : start + length])).digest()
+    index_format._COLUMN.pack_into(bad, where, start, length, key)
+    bad[HEADER_SIZE - 32 : HEADER_SIZE] = blake3.blake3(bytes(bad[: HEADER_SIZE - 32])).digest()
+    return bytes(bad)
+
+
+def test_lies_that_only_a_diff_sees_are_refused(engine: Engine, tree: Path, tmp_path: Path) -> None:
+    """Paths out of order, xattrs that run over: both engines say so."""
+    fastlayer.index(tree, tmp_path / "i")
+    good = (tmp_path / "i").read_bytes()
+    count = len(fastlayer.TreeIndex.open(tmp_path / "i"))
+    for column, content, words in (
+        ("path_off", bytes(8 * count), "out of order"),
+        ("xattr_len", (3).to_bytes(4, "little"), "malformed extended attributes"),
+    ):
+        (tmp_path / "bad").write_bytes(_with_column(good, column, content))
+        for operands in ((tmp_path / "bad", tree), (tree, tmp_path / "bad")):
+            with pytest.raises(LayerFormatError, match=words):
+                list(fastlayer.diff(*operands))
+
+
+def test_outputs_that_cannot_be_mapped(engine: Engine, tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is mapped"):
+        fastlayer.index(tree, io.BytesIO())
+    number = os.open(tmp_path / "i", os.O_WRONLY | os.O_CREAT)
+    try:
+        with pytest.raises(OperandError):
+            fastlayer.index(tree, number)
+    finally:
+        os.close(number)

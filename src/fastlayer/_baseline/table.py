@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from fastlayer._baseline.tree import Entry, Xattrs, pack_xattrs, parent_of
+from fastlayer.errors import LimitError, show_path
 
 CONTENT, MODE, OWNER, MTIME, XATTR, TYPE, LINK, DEVICE = 1, 2, 4, 8, 16, 32, 64, 128
 
@@ -133,10 +134,13 @@ def _record(change: Change, path_off: int, leader: int) -> bytes:
     size = entry.rdev[0] << 32 | entry.rdev[1] if _is_device(entry) else entry.size if entry.is_file else 0
     if change.kind == "D":
         return RECORD.pack(0, size, 0, path_off, 0, 0, 0, len(entry.path), 0, leader, entry.mode, 0, 0, ord("D"), 0)
+    link = entry.link or change.aux
+    if len(link) > 0xFFFF:
+        raise LimitError(f"{show_path(entry.path)}: link target of {len(link)} bytes is too long")
     sec, nsec = divmod(entry.mtime_ns, 10**9)
     return RECORD.pack(
         entry.ino, size, sec, path_off, nsec, entry.uid, entry.gid, len(entry.path), len(pack_xattrs(entry.xattrs)),
-        leader, entry.mode, len(entry.link or change.aux), change.what, ord(change.kind), change.flags,
+        leader, entry.mode, len(link), change.what, ord(change.kind), change.flags,
     )  # fmt: skip
 
 

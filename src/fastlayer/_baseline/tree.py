@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastlayer.errors import StorageError
+from fastlayer.errors import LayerFormatError, StorageError
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -114,8 +114,11 @@ def unpack_xattrs(blob: bytes) -> Xattrs:
     found = []
     at = 0
     while at < len(blob):
-        name_len, value_len = _XATTR_HEAD.unpack_from(blob, at)
-        at += _XATTR_HEAD.size
+        start = at + _XATTR_HEAD.size
+        name_len, value_len = _XATTR_HEAD.unpack_from(blob, at) if start <= len(blob) else (0, 0)
+        if start + name_len + value_len > len(blob):
+            raise LayerFormatError("malformed extended attributes")
+        at = start
         found.append((blob[at : at + name_len], blob[at + name_len : at + name_len + value_len]))
         at += name_len + value_len
     return tuple(found)
@@ -258,7 +261,7 @@ def read_entry(dir_fd: int, name: bytes, path: bytes) -> Entry | None:
 
 
 def walk_columns(columns: Any, policy: str = "all") -> Iterator[Entry]:
-    """The entries of ``fastlayer._backend.Columns``, which are in path order already."""
+    """The entries of ``fastlayer._backend.Columns``. Raises ``LayerFormatError`` when they are not in path order."""
     if columns.count == 0:
         return
     names_u32 = (
@@ -271,8 +274,12 @@ def walk_columns(columns: Any, policy: str = "all") -> Iterator[Entry]:
     heap = memoryview(columns.heap)
     keys = None if columns.key is None else _raw(columns.key)
     offsets = None if columns.data_off is None else _raw(columns.data_off).cast("Q")
+    last = b""
     for i in range(columns.count):
         entry = _column_entry({name: view[i] for name, view in views.items()}, heap)
+        if i and entry.path <= last:
+            raise LayerFormatError(f"entry {i} of the tree table: out of order")
+        last = entry.path
         entry.xattrs, entry.dropped = filter_xattrs(entry.xattrs, policy)
         if keys is not None and entry.flags & FLAG_HAS_KEY:
             entry.key = bytes(keys[32 * i : 32 * i + 32])
@@ -292,7 +299,7 @@ def _column_entry(cell: dict[str, int], heap: memoryview) -> Entry:
     path, link, blob = (bytes(heap[start:stop]) for start, stop in itertools.pairwise(ends))
     return Entry(
         path=path,
-        mode=cell["mode"],
+        mode=cell["mode"] & 0xFFFF,
         uid=cell["uid"],
         gid=cell["gid"],
         size=cell["size"],
