@@ -274,3 +274,26 @@ def test_a_signal_stops_us_within_a_second_and_leaves_nothing(tmp_path: Path, nu
     assert process.communicate(timeout=10) == (b"", f"fastlayer: {word}\n".encode())
     assert process.returncode == 128 + number
     assert not list(out.iterdir())
+
+
+def test_no_verb_shows_the_help_and_fails() -> None:
+    for words in ((), ("-D",)):
+        done = fastlayer(*words)
+        assert done.returncode == 2 and done.stdout == b""
+        assert b"Verbs:" in done.stderr and done.stderr.count(b"\n") > 5
+
+
+def test_debug_shows_the_trace_and_keeps_the_exit_code(tmp_path: Path) -> None:
+    done = fastlayer("-D", "diff", tmp_path, tmp_path / "nowhere", "--exit-code")
+    assert done.returncode == 2
+    assert b"Traceback" in done.stderr and done.stderr.splitlines()[-1].startswith(b"fastlayer: ")
+
+
+def test_numbers_that_fit_nowhere(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    huge = "9" * 23
+    layer = tmp_path / "l.tar"
+    assert "is no time" in refused("diff", *trees, "-o", layer, "--source-date-epoch", huge, code=2)
+    good("diff", *trees, "-o", layer)
+    for option in ("--max-size", "--max-entries", "--max-file-size", "--max-ratio", "--max-pax"):
+        assert "is not a limit" in refused("apply", option, huge, layer, tmp_path / "out", code=2)
+    assert not (tmp_path / "out").exists()

@@ -47,7 +47,11 @@ def run(args: list[str]) -> int:
 
     from fastlayer.cli.commands import cli
 
-    debug = "--debug" in args or "-D" in args
+    debug = args[:1] in (["--debug"], ["-D"])
+    verb = args[1:] if debug else args
+    if not verb:
+        print(cli.get_help(click.Context(cli, info_name="fastlayer")), file=sys.stderr)
+        return 2
     try:
         result = cli.main(args=args, prog_name="fastlayer", standalone_mode=False)
         sys.stdout.flush()
@@ -62,8 +66,10 @@ def run(args: list[str]) -> int:
         return _say("interrupted", 130)
     except Exception as exc:
         if debug:
-            raise
-        return _failed(exc, args)
+            import traceback
+
+            traceback.print_exc()
+        return _failed(exc, verb)
 
 
 def _misused(exc: Any) -> int:
