@@ -256,7 +256,9 @@ def test_errors_of_the_debug_flag_show_a_trace(tmp_path: Path) -> None:
     assert done.returncode == 1 and b"Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("number,word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize(
+    "number,word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated")]
+)
 def test_a_signal_stops_us_within_a_second_and_leaves_nothing(tmp_path: Path, number: int, word: str) -> None:
     (tmp_path / "tree").mkdir()
     for name in range(40):
@@ -297,3 +299,23 @@ def test_numbers_that_fit_nowhere(trees: tuple[Path, Path], tmp_path: Path) -> N
     for option in ("--max-size", "--max-entries", "--max-file-size", "--max-ratio", "--max-pax"):
         assert "is not a limit" in refused("apply", option, huge, layer, tmp_path / "out", code=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_while_it_starts() -> None:
+    """One line and the right code, also before the verb is known."""
+    code = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fastlayer.cli.commands":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder())
+from fastlayer.cli.main import main
+
+sys.argv = ["fastlayer", "diff"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, b"fastlayer: terminated\n")

@@ -1,6 +1,7 @@
 """The ``fastlayer`` command: finds the verb, prints errors, decides the exit code.
 
-Exit codes: 0 done; 1 failure (one line on stderr says why and what to do); 2 wrong usage; 130 interrupted.
+Exit codes: 0 done; 1 failure (one line on stderr says why and what to do); 2 wrong usage; 130 interrupted, 143
+terminated, 129 hung up.
 ``diff --exit-code`` is like git: 0 same, 1 differs, 2 error.
 """
 
@@ -10,6 +11,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _VERSION_WORDS = (["--version"], ["-V"], ["version"])
 
 
@@ -21,7 +23,7 @@ def main() -> NoReturn:
         print(f"fastlayer {__version__}")
         sys.exit(0)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly, as it ends cat
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # a background job stays deaf to Ctrl-C
             signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
@@ -36,13 +38,22 @@ class _Stopped(BaseException):
 
 
 def _stop(number: int, _frame: Any) -> None:
-    for other in (signal.SIGINT, signal.SIGTERM):
+    for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)  # impatience must not interrupt the cleaning up
     raise _Stopped(number)
 
 
 def run(args: list[str]) -> int:
     """Runs one command line and returns its exit code; prints the one line of an error."""
+    try:
+        return _run(args)
+    except _Stopped as exc:
+        return _say("interrupted" if exc.number == signal.SIGINT else "terminated", 128 + exc.number)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+
+
+def _run(args: list[str]) -> int:
     import click
 
     from fastlayer.cli.commands import cli
@@ -60,9 +71,7 @@ def run(args: list[str]) -> int:
         return int(exc.exit_code)
     except click.ClickException as exc:
         return _misused(exc)
-    except _Stopped as exc:
-        return _say("interrupted" if exc.number == signal.SIGINT else "terminated", 128 + exc.number)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except click.exceptions.Abort:
         return _say("interrupted", 130)
     except Exception as exc:
         if debug:
