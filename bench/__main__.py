@@ -1,4 +1,7 @@
-"""``python -m bench [PYTEST ARGUMENTS]``: measures and writes the results that are checked in."""
+"""``python -m bench [NAME [PYTEST ARGUMENTS]]``: measures and writes the results that are checked in.
+
+A run is kept as ``results/NAME.json`` (default ``all``); the table is made of all runs that are there.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,13 @@ def _slim(path: Path) -> None:
 
 def main() -> int:
     RESULTS.mkdir(exist_ok=True)
-    out = RESULTS / "latest.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "timeout=3600"]
-    done = subprocess.run([*command, f"--benchmark-json={out}", *(sys.argv[1:] or [str(HERE)])], cwd=HERE.parent)
-    if done.returncode == 0:
+    name, *words = sys.argv[1:] or ["all"]
+    out = RESULTS / f"{name}.json"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=3600"]
+    done = subprocess.run([*command, f"--benchmark-json={out}", *(words or [str(HERE)])], cwd=HERE.parent)
+    if out.exists():
         _slim(out)
-        report.write(out, RESULTS / "README.md")
+        report.write(RESULTS)
         print(f"written: {RESULTS / 'README.md'}")
     return done.returncode
 

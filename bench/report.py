@@ -54,11 +54,25 @@ def environment(data: dict[str, Any]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in known.items())
 
 
-def write(source: Path, target: Path) -> None:
-    data = load(source)
-    target.write_text(
+def merged(folder: Path) -> dict[str, Any]:
+    """All runs of a folder as one; of two measurements of the same thing the one of the later name counts."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    data: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.json")):
+        data = load(path)
+        for bench in data["benchmarks"]:
+            info = bench["extra_info"]
+            if "job" in info:
+                found[info["job"], info["fs"], info["tool"]] = bench
+    return {**data, "benchmarks": list(found.values())}
+
+
+def write(folder: Path) -> None:
+    """Makes README.md of a folder from the runs in it."""
+    data = merged(folder)
+    (folder / "README.md").write_text(
         "# Results\n\nWhole processes (unless a row says otherwise): wall-clock medians and the kernel's peak memory\n"
-        f"of the largest process. Written by `python -m bench` from `{source.name}`; the last column is the tool's\n"
+        f"of the largest process. Written by `python -m bench` from the JSON files here; the last column is the tool's\n"
         "median divided by fastlayer's.\n\n"
         f"## Environment\n\n{environment(data)}\n\n## Figures\n\n{table(data)}\n"
     )
