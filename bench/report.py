@@ -72,7 +72,7 @@ def write(folder: Path) -> None:
     data = merged(folder)
     (folder / "README.md").write_text(
         "# Results\n\nWhole processes (unless a row says otherwise): wall-clock medians and the kernel's peak memory\n"
-        f"of the largest process. Written by `python -m bench` from the JSON files here; the last column is the tool's\n"
-        "median divided by fastlayer's.\n\n"
+        "of the largest process. Written by `python -m bench` from the JSON files here; the last column is the\n"
+        "tool's median divided by fastlayer's.\n\n"
         f"## Environment\n\n{environment(data)}\n\n## Figures\n\n{table(data)}\n"
     )
