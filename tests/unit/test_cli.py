@@ -319,3 +319,29 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (143, b"fastlayer: terminated\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors(trees: tuple[Path, Path], tmp_path: Path, closed: str) -> None:
+    """The layer is what it always is; only a result that cannot be printed is an error, of one line."""
+    good("diff", *trees, "-o", tmp_path / "wanted.tar")
+
+    def run(words: list[str | Path]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, *words], capture_output=True, timeout=60)
+
+    done = run(["diff", *trees, "-o", tmp_path / "found.tar"])
+    assert (tmp_path / "found.tar").read_bytes() == (tmp_path / "wanted.tar").read_bytes()
+    assert done.returncode == (1 if ">&-" in closed.replace("2>&-", "") else 0)
+    assert b"internal error" not in done.stderr and done.stderr.count(b"\n") <= 1
+    done = run(["diff", tmp_path, tmp_path / "nowhere"])
+    assert done.returncode == 1 and b"internal error" not in done.stderr
+    if closed == "<&-":
+        assert run(["apply", "-", tmp_path / "out"]).returncode == 1
+        assert not (tmp_path / "out").exists()
+
+
+def test_results_that_cannot_be_printed(trees: tuple[Path, Path]) -> None:
+    for words in (["--version"], ["--help"], ["diff", *trees]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, timeout=60)
+        assert (done.returncode, done.stderr) == (1, b"fastlayer: No space left on device\n")

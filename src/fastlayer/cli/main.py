@@ -7,6 +7,8 @@ terminated, 129 hung up.
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -17,16 +19,33 @@ _VERSION_WORDS = (["--version"], ["-V"], ["version"])
 
 def main() -> NoReturn:
     """Entry point of the console script."""
+    _fill_closed_streams()
     if sys.argv[1:] in _VERSION_WORDS:  # answered before anything heavy is imported
-        from fastlayer._version import __version__
-
-        print(f"fastlayer {__version__}")
-        sys.exit(0)
+        sys.exit(_print_version())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly, as it ends cat
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # a background job stays deaf to Ctrl-C
             signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
+
+
+def _fill_closed_streams() -> None:
+    """Started with standard descriptors closed: nothing we open may take their numbers, and using them is an error."""
+    modes = {"stdin": (os.O_WRONLY, "r"), "stdout": (os.O_RDONLY, "w"), "stderr": (os.O_WRONLY, "w")}
+    for number, (name, (flags, mode)) in enumerate(modes.items()):
+        if getattr(sys, name) is None and os.open(os.devnull, flags) == number:
+            raw = io.FileIO(number, mode, closefd=False)  # no buffer: nothing is left to fail at the end
+            setattr(sys, name, io.TextIOWrapper(raw, write_through=True))
+
+
+def _print_version() -> int:
+    from fastlayer._version import __version__
+
+    try:
+        print(f"fastlayer {__version__}", flush=True)
+    except OSError as exc:
+        return _say(str(exc.strerror), 1)
+    return 0
 
 
 class _Stopped(BaseException):
