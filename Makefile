@@ -1,6 +1,9 @@
 # Two commands do all the set-up on a fresh Debian or Ubuntu machine: `make demo` and `make test`.
 # As root missing system packages are installed; otherwise what is missing is named and skipped.
 
+# What a shell may carry from other work must not reach ours.
+unexport PYTHONPATH FASTLAYER_BACKEND FASTLAYER_NO_OPENAT2 SOURCE_DATE_EPOCH
+
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
