@@ -345,3 +345,10 @@ def test_results_that_cannot_be_printed(trees: tuple[Path, Path]) -> None:
         with open("/dev/full", "wb") as full:
             done = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, timeout=60)
         assert (done.returncode, done.stderr) == (1, b"fastlayer: No space left on device\n")
+
+
+def test_shell_completion() -> None:
+    """What the script of `_FASTLAYER_COMPLETE=bash_source fastlayer` calls on every tab."""
+    words = {"COMP_WORDS": "fastlayer cl", "COMP_CWORD": "1", "_FASTLAYER_COMPLETE": "bash_complete"}
+    assert good(env=words) == b"plain,clone\n"
+    assert b"_fastlayer_completion" in good(env={"_FASTLAYER_COMPLETE": "zsh_source"})

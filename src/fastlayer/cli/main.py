@@ -79,7 +79,7 @@ def _run(args: list[str]) -> int:
 
     debug = args[:1] in (["--debug"], ["-D"])
     verb = args[1:] if debug else args
-    if not verb:
+    if not verb and "_FASTLAYER_COMPLETE" not in os.environ:
         print(cli.get_help(click.Context(cli, info_name="fastlayer")), file=sys.stderr)
         return 2
     try:
