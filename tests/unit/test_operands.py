@@ -307,3 +307,12 @@ def test_a_link_target_that_no_table_holds(engine: Engine, tmp_path: Path) -> No
 def test_a_file_that_is_not_open_for_reading(engine: Engine, tmp_path: Path) -> None:
     with open(tmp_path / "w", "wb") as file, pytest.raises(OperandError, match="not open for reading"):
         fastlayer.diff(file, None)
+
+
+def test_an_operand_that_expands_too_far_is_refused(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastlayer.layer.expand._RATIO_FREE", 1 << 20)
+    (tmp_path / "bomb").write_bytes(gzip.compress(layer(("zeros", "0", bytes(8 << 20)))))
+    with pytest.raises(LimitError, match="max_ratio"):
+        len(fastlayer.diff(None, tmp_path / "bomb"))

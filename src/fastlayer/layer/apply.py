@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import DigestMismatchError, LayerError, UsageError
-from fastlayer.layer.expand import Expansion
+from fastlayer.layer.expand import MAX_RATIO, Expansion
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
@@ -34,7 +34,7 @@ class Limits(NamedTuple):
     max_entries: int = 20_000_000
     max_size: int = 1 << 40
     max_file_size: int = 1 << 40
-    max_ratio: int = 200
+    max_ratio: int = MAX_RATIO
     max_pax: int = 1 << 20
 
 

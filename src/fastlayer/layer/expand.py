@@ -21,6 +21,7 @@ from fastlayer.layer.source import Source
 from fastlayer.oci.digest import Digest, sha256_digest
 
 _SMALL = 1 << 20  # blobs up to this many bytes stay in the calling thread
+MAX_RATIO = 200  # default of max_ratio
 _RATIO_FREE = 1 << 30  # bytes a layer may expand to before max_ratio counts
 _RAW_SIZE = 256 << 10  # bytes of blob read at once
 _RAW_AHEAD = 8  # of those that may wait for the inflater

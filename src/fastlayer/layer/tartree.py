@@ -27,7 +27,7 @@ from fastlayer.errors import (
     UnsafeEntryError,
     show_path,
 )
-from fastlayer.layer.expand import Expansion
+from fastlayer.layer.expand import MAX_RATIO, Expansion
 from fastlayer.layer.progress import Reporter
 from fastlayer.layer.source import Source, is_stream
 
@@ -399,7 +399,7 @@ def _scan(values: Sequence[Any], contents: _Contents, report: Reporter, jobs: in
 
 def _scan_layer(tree: Tree, source: Source, contents: _Contents, report: Reporter, jobs: int) -> str:
     scanner = _backend.engine().tarread.TarScanner()
-    blob = Expansion(source, jobs=jobs, hashed=False)
+    blob = Expansion(source, jobs=jobs, max_ratio=MAX_RATIO, hashed=False)
     following = False  # the data events belong to a file of the tree
     entries = 0
 
