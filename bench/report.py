@@ -41,9 +41,10 @@ def table(data: dict[str, Any]) -> str:
             stats, info = row["stats"], row["extra_info"]
             ratio = f"{stats['median'] / ours:.2f}x" if ours and row is not rows[0] else ""
             peak = f"{info['peak_kib'] / 1024:.0f} MiB" if info["peak_kib"] else ""
+            tool = info["tool"].replace("|", "\\|")
             spread = f"{_seconds(stats['min'])} - {_seconds(stats['max'])}"
             lines.append(
-                f"| {job} | {fs} | {info['tool']} | {_seconds(stats['median'])} | {spread} | {stats['rounds']} "
+                f"| {job} | {fs} | {tool} | {_seconds(stats['median'])} | {spread} | {stats['rounds']} "
                 f"| {peak} | {ratio} |"
             )
     return "\n".join(lines)
