@@ -16,7 +16,7 @@ from typing import Any
 from tests.trees import Picture, snapshot
 
 Word = str | bytes | Path
-COMMAND = [sys.executable, "-m", "fastlayer.cli.main"]
+COMMAND = [sys.executable, "-m", "fastlayer"]
 
 
 class Place:

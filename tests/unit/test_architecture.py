@@ -24,6 +24,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "layer": {"_backend", "oci"},
     "cli": {"layer", "oci", "_backend", ""},
     "": {"layer", "oci", "_backend"},  # the public API
+    "__main__": {"cli"},
 }
 FREE = {"errors", "_version"}
 

@@ -19,7 +19,8 @@ _VERSION_WORDS = (["--version"], ["-V"], ["version"])
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    _fill_closed_streams()
+    if "stdout" in _fill_closed_streams():  # before any work: a failed command leaves no output behind
+        sys.exit(_say("standard output is closed: redirect it, to /dev/null if the result is not wanted", 1))
     if sys.argv[1:] in _VERSION_WORDS:  # answered before anything heavy is imported
         sys.exit(_print_version())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly, as it ends cat
@@ -29,13 +30,19 @@ def main() -> NoReturn:
     sys.exit(run(sys.argv[1:]))
 
 
-def _fill_closed_streams() -> None:
-    """Started with standard descriptors closed: nothing we open may take their numbers, and using them is an error."""
+def _fill_closed_streams() -> set[str]:
+    """Started with standard descriptors closed: nothing we open may take their numbers, and using them is an error.
+
+    Returns the names of those that were closed.
+    """
+    closed = set()
     modes = {"stdin": (os.O_WRONLY, "r"), "stdout": (os.O_RDONLY, "w"), "stderr": (os.O_WRONLY, "w")}
     for number, (name, (flags, mode)) in enumerate(modes.items()):
         if getattr(sys, name) is None and os.open(os.devnull, flags) == number:
+            closed.add(name)
             raw = io.FileIO(number, mode, closefd=False)  # no buffer: nothing is left to fail at the end
             setattr(sys, name, io.TextIOWrapper(raw, write_through=True))
+    return closed
 
 
 def _print_version() -> int:
