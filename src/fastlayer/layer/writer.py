@@ -23,6 +23,8 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, sha256_digest
 from fastlayer.oci.mediatypes import layer_media_type
 
+_LARGEST_PIECE = 16 << 20
+
 
 class Layer(NamedTuple):
     """A written layer. ``size`` and ``digest`` are of the blob, ``tar_size`` and ``diff_id`` of the tar inside.
@@ -168,6 +170,7 @@ def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, j
 
     A buffer goes back when its piece is written: that bounds the pieces that wait, too.
     """
+    _keep_freed_pieces()
     with Pipeline() as pipeline:
         ring = Ring(pipeline, jobs + 3, len(first))
         work, done = pipeline.channel(), pipeline.channel()
@@ -196,6 +199,15 @@ def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, j
             ring.give(buffer)
             tar.tell()
         pipeline.stop()
+
+
+def _keep_freed_pieces() -> None:
+    """Freeing one large block, never touched, tells glibc's malloc to recycle the compressed pieces.
+
+    Its threshold for giving memory back to the kernel follows the largest block freed (mallopt(3), M_MMAP_THRESHOLD);
+    without this every piece is mapped, zeroed and unmapped anew. Other allocators take no notice.
+    """
+    bytearray(_LARGEST_PIECE)
 
 
 def _in_order(done: Channel) -> Iterator[tuple[bytes, memoryview]]:
