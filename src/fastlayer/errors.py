@@ -13,7 +13,16 @@
     │   └── DigestMismatchError      digest or diff_id is not what was asked for
     ├── IndexFormatError             a tree index is damaged or of another version
     ├── FileChangedError             a file changed while it was read
+    ├── StoreError                   something about a store of images and snapshots
+    │   ├── NotFoundError            no such image, blob, snapshot, mount
+    │   ├── AlreadyExistsError       the name is taken
+    │   ├── InUseError               it cannot go: something is made of it, or has it mounted
+    │   ├── ReferenceFormatError     not the name of an image
+    │   ├── ManifestError            a manifest, index or configuration that is malformed or of an unknown type
+    │   ├── CorruptStoreError        a blob, database or folder of the store is damaged
+    │   └── DriverError              a storage driver cannot do what was asked
     └── StorageError (also OSError)  the operating system refused: errno, path
+        └── NoSpaceError             the file system, pool or quota is full
 """
 
 from __future__ import annotations
@@ -77,6 +86,40 @@ class FileChangedError(FastlayerError):
     """A file changed while it was read."""
 
 
+class StoreError(FastlayerError):
+    """Something about a store of images and snapshots."""
+
+
+class NotFoundError(StoreError):
+    """No such image, blob, snapshot or mount."""
+
+
+class AlreadyExistsError(StoreError):
+    """The name is taken."""
+
+
+class InUseError(StoreError):
+    """It cannot go: something is made of it, or has it mounted."""
+
+
+class ReferenceFormatError(StoreError):
+    """Not the name of an image."""
+
+    exit_code = 2
+
+
+class ManifestError(StoreError):
+    """A manifest, index or configuration that is malformed or of an unknown type."""
+
+
+class CorruptStoreError(StoreError):
+    """A blob, database or folder of the store is damaged."""
+
+
+class DriverError(StoreError):
+    """A storage driver cannot do what was asked."""
+
+
 class StorageError(FastlayerError, OSError):
     """The operating system refused. ``errno``, ``filename`` and ``op`` say what."""
 
@@ -90,3 +133,7 @@ class StorageError(FastlayerError, OSError):
         if self.filename:
             text = f"{show_path(self.filename)}: {text}"
         return text
+
+
+class NoSpaceError(StorageError):
+    """The file system, pool or quota is full (ENOSPC, EDQUOT)."""

@@ -1,0 +1,117 @@
+"""``metadata.db``: one SQLite file (WAL) that any number of processes use at once.
+
+Every change is one transaction of ``Database.write``, which takes the write lock at its beginning (``BEGIN IMMEDIATE``):
+what a transaction has read cannot change before it ends. A reader never waits. The version of the layout is
+``PRAGMA user_version``; opening a store of an older version brings it up to date, one of a newer version is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastlayer.errors import CorruptStoreError, StorageError, StoreError, show_path
+from fastlayer.metadata.migrations import MIGRATIONS
+
+_WAIT_SECONDS = 60.0  # for the write lock, which is held for milliseconds
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Database:
+    """An open ``metadata.db``. Not for several threads at once: each opens its own (``again``)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _explained(path):
+            self._db = sqlite3.connect(os.fspath(path), timeout=_WAIT_SECONDS, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+        try:
+            self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def again(self) -> Database:
+        """Another connection to the same file, for another thread."""
+        return Database(self.path)
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed at the end of the block, undone when it raises."""
+        with _explained(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A consistent view: all statements of the block see the same state."""
+        with _explained(self.path):
+            if self._db.in_transaction:  # within a write, which sees itself
+                yield self._db
+                return
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def check(self) -> list[str]:
+        """What SQLite itself finds wrong with the file; empty when sound."""
+        try:
+            found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check")]
+        except sqlite3.DatabaseError as exc:
+            return [str(exc)]
+        return [] if found == ["ok"] else found
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _migrate(self) -> None:
+        with _explained(self.path):
+            version = self._version()
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"{show_path(os.fspath(self.path))}: made by a newer fastlayer (layout {version}, this one knows "
+                f"{len(MIGRATIONS)}): upgrade fastlayer"
+            )
+        if version < len(MIGRATIONS):
+            with self.write() as db:
+                for number in range(self._version(), len(MIGRATIONS)):  # another process may have been faster
+                    for statement in MIGRATIONS[number]:
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    name = show_path(os.fspath(path))
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code in _CORRUPT:
+            raise CorruptStoreError(f"{name}: {exc}: restore it, or remove it and load the images again") from exc
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StoreError(
+                f"{name}: locked for more than {_WAIT_SECONDS:.0f} s by another process: try again"
+            ) from exc
+        if code == sqlite3.SQLITE_FULL:
+            raise StorageError(28, "write", name) from exc  # ENOSPC
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
+            raise StoreError(f"{name}: {exc}: check the permissions and space of the store's directory") from exc
+        raise

@@ -1,0 +1,93 @@
+"""The layout of ``metadata.db``, version by version. A version that was released is never edited: append the next.
+
+Words: a *snapshot* row's ``number`` is its folder in the driver's directory; ``key`` names an active one or a view,
+``name`` (the same column) a committed one, where image layers are named by their chain id. ``state``: ``making`` and
+``removing`` rows belong to a lease; when its holder is dead the next garbage collection clears them away.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # Who works in the store now. The holder keeps the file leases/ID locked: the kernel tells when it is dead.
+        """CREATE TABLE leases (
+            id TEXT PRIMARY KEY,
+            pid INTEGER NOT NULL,
+            what TEXT NOT NULL,
+            created_ns INTEGER NOT NULL
+        )""",
+        # What a lease keeps from being collected, besides the snapshots it makes.
+        """CREATE TABLE lease_refs (
+            lease TEXT NOT NULL REFERENCES leases(id) ON DELETE CASCADE,
+            kind TEXT NOT NULL CHECK (kind IN ('blob', 'snapshot')),
+            ref TEXT NOT NULL,
+            PRIMARY KEY (lease, kind, ref)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE snapshots (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
+            state TEXT NOT NULL CHECK (state IN ('making', 'ready', 'removing')),
+            parent INTEGER REFERENCES snapshots(number),
+            lease TEXT,
+            labels TEXT NOT NULL DEFAULT '{}',
+            size_limit INTEGER,
+            created_ns INTEGER NOT NULL,
+            bytes INTEGER,
+            inodes INTEGER
+        )""",
+        "CREATE UNIQUE INDEX snapshot_keys ON snapshots(driver, key) WHERE state != 'removing'",
+        "CREATE INDEX snapshot_parents ON snapshots(parent)",
+        # Layers by their blob. present=0: the bytes are made again from the snapshot when someone needs them.
+        """CREATE TABLE layers (
+            digest TEXT PRIMARY KEY,
+            diff_id TEXT NOT NULL,
+            media_type TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            tar_size INTEGER NOT NULL,
+            present INTEGER NOT NULL,
+            recipe TEXT
+        ) WITHOUT ROWID""",
+        "CREATE INDEX layer_diff_ids ON layers(diff_id)",
+        """CREATE TABLE images (
+            name TEXT PRIMARY KEY,
+            digest TEXT NOT NULL,
+            media_type TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            updated_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX image_digests ON images(digest)",
+        # What lists of images show, per manifest, so that no blob has to be opened for them.
+        """CREATE TABLE manifests (
+            digest TEXT PRIMARY KEY,
+            config_digest TEXT NOT NULL,
+            platform TEXT NOT NULL,
+            created TEXT,
+            blob_size INTEGER NOT NULL,
+            content_size INTEGER NOT NULL,
+            chain_id TEXT,
+            layers TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        # A mount, and the writable layer that outlives it when it has a name.
+        """CREATE TABLE writable (
+            name TEXT PRIMARY KEY,
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            image TEXT NOT NULL,
+            manifest TEXT NOT NULL,
+            created_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE mounts (
+            target TEXT PRIMARY KEY,
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            image TEXT NOT NULL,
+            writable TEXT,
+            mount_id INTEGER,
+            boot_id TEXT NOT NULL,
+            mount_ns INTEGER NOT NULL,
+            created_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    ),
+)
