@@ -2,7 +2,8 @@
 
 Words: a *snapshot* row's ``number`` is its folder in the driver's directory; ``key`` names an active one or a view,
 ``name`` (the same column) a committed one, where image layers are named by their chain id. ``state``: ``making`` and
-``removing`` rows belong to a lease; when its holder is dead the next garbage collection clears them away.
+``removing`` rows belong to a lease, and so do temporary ones; when its holder is dead the next garbage collection
+clears them away.
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             content_size INTEGER NOT NULL,
             chain_id TEXT,
             layers TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        # What a manifest or index is made of: what keeps blobs in the store besides the images' names.
+        """CREATE TABLE blob_refs (
+            parent TEXT NOT NULL,
+            child TEXT NOT NULL,
+            PRIMARY KEY (parent, child)
         ) WITHOUT ROWID""",
         # A mount, and the writable layer that outlives it when it has a name.
         """CREATE TABLE writable (

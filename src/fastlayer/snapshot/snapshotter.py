@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from fastlayer.layer.diff import Changes
     from fastlayer.metadata.database import Database
-    from fastlayer.metadata.leases import Leases
+    from fastlayer.metadata.leases import Lease, Leases
     from fastlayer.mounts.mount import Mount
 
 _MAX_KEY = 1024  # characters
@@ -61,26 +62,41 @@ class Snapshotter:
     # ---- making ------------------------------------------------------------------------------
 
     def prepare(
-        self, key: str, parent: str | None = None, *, labels: Mapping[str, str] | None = None, size: int | None = None
+        self,
+        key: str,
+        parent: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        size: int | None = None,
+        lease: Lease | None = None,
     ) -> list[Mount]:
         """Makes the active snapshot ``key`` on the committed ``parent`` (None: an empty tree) and returns its mounts.
 
-        ``size``: bytes it may take for itself, where the driver can limit. Raises ``AlreadyExistsError``,
-        ``NotFoundError`` for the parent, and what the driver raises; then nothing is left.
+        ``size``: bytes it may take for itself, where the driver can limit. ``lease``: until it is committed the
+        snapshot lives no longer than its holder. Raises ``AlreadyExistsError``, ``NotFoundError`` for the parent, and
+        what the driver raises; then nothing is left.
         """
-        number, parents = self._make(key, parent, "active", labels or {}, size)
+        number, parents = self._make(key, parent, "active", labels or {}, size, lease)
         return self.driver.mounts(number, parents, "active")
 
-    def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> list[Mount]:
+    def view(
+        self, key: str, parent: str, *, labels: Mapping[str, str] | None = None, lease: Lease | None = None
+    ) -> list[Mount]:
         """Makes the read-only snapshot ``key`` of the committed ``parent`` and returns its mounts."""
-        number, parents = self._make(key, parent, "view", labels or {}, None)
+        number, parents = self._make(key, parent, "view", labels or {}, None, lease)
         return self.driver.mounts(number, parents, "view")
 
     def _make(
-        self, key: str, parent: str | None, kind: Kind, labels: Mapping[str, str], size: int | None
+        self,
+        key: str,
+        parent: str | None,
+        kind: Kind,
+        labels: Mapping[str, str],
+        size: int | None,
+        keeper: Lease | None,
     ) -> tuple[int, list[int]]:
         _check_key(key)
-        with self.leases.hold(f"{kind} snapshot {key}") as lease:
+        with nullcontext(keeper) if keeper else self.leases.hold(f"{kind} snapshot {key}") as lease:
             with self.database.write() as db:
                 self._refuse_taken(db, key)
                 above = None if parent is None else self._committed(db, parent)
@@ -88,9 +104,15 @@ class Snapshotter:
                 parents = [] if above is None else [above, *_ancestors(db, above)]
             with self._undone_on_failure(number):
                 self.driver.create(number, parents, kind, size=size)
-                with self.database.write() as db:
-                    db.execute("UPDATE snapshots SET state = 'ready', lease = NULL WHERE number = ?", (number,))
+                self._finish(number, keeper)
         return number, parents
+
+    def _finish(self, number: int, keeper: Lease | None = None) -> None:
+        with self.database.write() as db:
+            db.execute(
+                "UPDATE snapshots SET state = 'ready', lease = ? WHERE number = ?",
+                (keeper.id if keeper else None, number),
+            )
 
     def _insert(
         self,
@@ -182,7 +204,7 @@ class Snapshotter:
                     raise UsageError(f"snapshot {key}: its parent is given when it is made")
                 above = self._committed(db, parent)
             db.execute(
-                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, size_limit = NULL WHERE number = ?",
+                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = NULL WHERE number = ?",
                 (name, above, row["number"]),
             )
             parents = [] if above is None else [above, *_ancestors(db, above)]
@@ -199,8 +221,7 @@ class Snapshotter:
                 number = self._insert(db, name, "committed", row["parent"], lease.id, {}, None)
             with self._undone_on_failure(number):
                 self.driver.duplicate(number, parents, row["number"])
-                with self.database.write() as db:
-                    db.execute("UPDATE snapshots SET state = 'ready', lease = NULL WHERE number = ?", (number,))
+                self._finish(number)
 
     # ---- removing ----------------------------------------------------------------------------
 
