@@ -40,15 +40,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE UNIQUE INDEX snapshot_keys ON snapshots(driver, key) WHERE state != 'removing'",
         "CREATE INDEX snapshot_parents ON snapshots(parent)",
-        # Layers by their blob. present=0: the bytes are made again from the snapshot when someone needs them.
+        # Layers by their blob. payload: bytes of the files in it. present=0: the bytes are made again from the snapshot
+        # when someone needs them.
         """CREATE TABLE layers (
             digest TEXT PRIMARY KEY,
             diff_id TEXT NOT NULL,
             media_type TEXT NOT NULL,
             size INTEGER NOT NULL,
             tar_size INTEGER NOT NULL,
-            present INTEGER NOT NULL,
-            recipe TEXT
+            payload INTEGER NOT NULL,
+            present INTEGER NOT NULL
         ) WITHOUT ROWID""",
         "CREATE INDEX layer_diff_ids ON layers(diff_id)",
         """CREATE TABLE images (
@@ -65,8 +66,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             config_digest TEXT NOT NULL,
             platform TEXT NOT NULL,
             created TEXT,
-            blob_size INTEGER NOT NULL,
-            content_size INTEGER NOT NULL,
             chain_id TEXT,
             layers TEXT NOT NULL
         ) WITHOUT ROWID""",
