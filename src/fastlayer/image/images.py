@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastlayer.content.store import IndexEntry
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
@@ -18,16 +19,15 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import ImageIndex, walk
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
-from fastlayer.oci.platform import Platform, choose, host_platform
+from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
 
-NAME_ANNOTATION = "org.opencontainers.image.ref.name"
-FULL_NAME_ANNOTATION = "io.containerd.image.name"
 _SHORTEST_ID = 2
 
 
@@ -44,7 +44,9 @@ class LayerInfo(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An image for one platform. ``id`` is the digest of its configuration, as in Docker; ``target`` what the name names.
+    """An image for one platform.
+
+    ``id`` is the digest of its configuration, as in Docker; ``target`` what the name names.
 
     ``chain_id``: the name of the snapshot of all its layers; None for an image without layers.
     """
@@ -77,7 +79,7 @@ class Images:
 
     # ---- looking -----------------------------------------------------------------------------
 
-    def list(self) -> list[Image]:
+    def all(self) -> list[Image]:
         """All images that have a name, and every platform of those that have several; by name."""
         with self.store.database.read() as db:
             rows = db.execute(
@@ -96,7 +98,7 @@ class Images:
             target, names = self._target_of(db, text)
             found = list(_images(db, target, names))
             if not found:
-                raise CorruptStoreError(f"{text}: {target.digest} is not recorded: run `fastlayer store check --repair`")
+                raise CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
         wanted = [image for image in found if text in (image.id, image.manifest) or _is_prefix(text, image)]
         return _choose(text, wanted or found, platform, demanded=platform is not None)
 
@@ -110,6 +112,11 @@ class Images:
         if target is None:
             raise NotFoundError(f"{text}: no such image: `fastlayer images` lists them, `fastlayer load` brings one in")
         return target, _names(db, target.digest)
+
+    def by_target(self, target: Descriptor, names: Sequence[str] = ()) -> Image:
+        """The image of a target that has just been put there."""
+        with self.store.database.read() as db:
+            return _choose(str(target.digest), list(_images(db, target, names)), None, demanded=False)
 
     def manifest(self, image: Image) -> Manifest:
         """The manifest of an image. Raises ``CorruptStoreError`` when its blob is damaged."""
@@ -125,17 +132,19 @@ class Images:
 
     # ---- changing ----------------------------------------------------------------------------
 
-    def put(self, names: Iterable[str], target: Descriptor, layers: Iterable[LayerInfo] = ()) -> None:
+    def put(self, names: Iterable[str], target: Descriptor, layers: Iterable[LayerInfo] = (), *, lease: Lease) -> None:
         """Gives names to what is complete in the store; a name that something else has is moved.
 
-        ``layers``: what is known of layers that are new. Raises ``ManifestError`` for an inconsistent image.
+        ``layers``: what is known of them; of those that are known already nothing changes, but that a blob may be there
+        now. Raises ``ManifestError`` for an inconsistent image.
         """
         documents = self._documents(target)
         now = time.time_ns()
         with self.store.database.write() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present)",
                 [(*layer[:6], int(layer.present)) for layer in layers],
             )
             for record in documents:
@@ -144,20 +153,20 @@ class Images:
                 "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated_ns) VALUES (?, ?, ?, ?, ?)",
                 [(name, target.digest, target.media_type, target.size, now) for name in names],
             )
-            self.write_index(db)
+            self.write_index(db, lease)
 
     def tag(self, text: str, name: str) -> str:
         """Gives the image another name; returns it in full."""
         full = str(parse_reference(name).with_default_tag())
         target, _ = self.target_of(text)
-        with self.store.database.write() as db:
+        with self.store.leases.hold(f"tag {full}") as lease, self.store.database.write() as db:
             if not db.execute("SELECT 1 FROM images WHERE digest = ?", (target.digest,)).fetchone():
                 raise NotFoundError(f"{text}: has been removed meanwhile: load it again")
             db.execute(
                 "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated_ns) VALUES (?, ?, ?, ?, ?)",
                 (full, target.digest, target.media_type, target.size, time.time_ns()),
             )
-            self.write_index(db)
+            self.write_index(db, lease)
         return full
 
     def untag(self, text: str, *, force: bool = False) -> list[str]:
@@ -166,7 +175,7 @@ class Images:
         An id with several names needs ``force``. Raises ``InUseError`` when a writable layer is made of the image and
         this was its last name.
         """
-        with self.store.database.write() as db:
+        with self.store.leases.hold(f"untag {text}") as lease, self.store.database.write() as db:
             target, names = self._target_of(db, text)
             by_name = _by_name(db, text) is not None
             doomed = [str(_reference(text))] if by_name else names
@@ -175,10 +184,10 @@ class Images:
             if len(doomed) == len(names) and not force:
                 _refuse_used(db, text, target)
             db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in doomed])
-            self.write_index(db)
+            self.write_index(db, lease)
         return doomed
 
-    def write_index(self, db: sqlite3.Connection) -> None:
+    def write_index(self, db: sqlite3.Connection, lease: Lease) -> None:
         """Within a write transaction: the layout's index.json says what the database says.
 
         Images whose layers are not all there as blobs are left out: other tools could not read them.
@@ -191,9 +200,8 @@ class Images:
             )
         }
         rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
-        self.store.content.write_index(
-            (row["name"], _target(row)) for row in rows if row["digest"] not in lazy
-        )
+        entries = [IndexEntry(row["name"], _target(row)) for row in rows if row["digest"] not in lazy]
+        self.store.content.write_index(entries, lease.id)
 
     def _documents(self, target: Descriptor) -> list[Callable[[sqlite3.Connection], None]]:
         """What is to be recorded for a target and all below it."""
@@ -237,7 +245,9 @@ def _recorder_of_refs(parent: Digest, children: Sequence[Digest]) -> Callable[[s
 
 
 def _recorder_of_manifest(manifest: Manifest, config: ImageConfig) -> Callable[[sqlite3.Connection], None]:
-    layers = [[str(layer.digest), str(diff_id)] for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)]
+    layers = [
+        [str(layer.digest), str(diff_id)] for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+    ]
     row = (
         manifest.digest,
         config.digest,
@@ -272,7 +282,7 @@ def _images(db: sqlite3.Connection, target: Descriptor, names: Sequence[str]) ->
     for row in rows:
         layers = tuple(_layer(db, digest, diff_id) for digest, diff_id in json.loads(row["layers"]))
         chain = Digest(row["chain_id"]) if row["chain_id"] else None
-        platform = Platform.parse(row["platform"]) if row["platform"] else host_platform()
+        platform = parse_platform(row["platform"]) if row["platform"] else host_platform()
         yield Image(
             tuple(sorted(names)),
             target,
@@ -355,9 +365,12 @@ def _choose(text: str, images: list[Image], platform: Platform | None, *, demand
 
 def _refuse_used(db: sqlite3.Connection, text: str, target: Descriptor) -> None:
     user = db.execute(
-        "WITH RECURSIVE below(digest) AS (SELECT ? UNION SELECT child FROM blob_refs JOIN below ON parent = below.digest)"
+        "WITH RECURSIVE below(digest) AS (SELECT ?"
+        " UNION SELECT child FROM blob_refs JOIN below ON parent = below.digest)"
         " SELECT name FROM writable JOIN below ON manifest = below.digest LIMIT 1",
         (target.digest,),
     ).fetchone()
     if user is not None:
-        raise InUseError(f"{text}: the writable layer {user[0]} is made of it: `fastlayer rm {user[0]}`, or use --force")
+        raise InUseError(
+            f"{text}: the writable layer {user[0]} is made of it: `fastlayer rm {user[0]}`, or use --force"
+        )

@@ -75,7 +75,7 @@ def clear_dead(store: Store) -> int:
     cleared = 0
     for driver in store.drivers_in_use():
         cleared += store.snapshotter_of(driver).clear_dead(dead)
-    cleared += store.content.clear_ingests(store.leases.alive)
+    cleared += store.content.sweep(store.leases.alive)
     return cleared + store.leases.sweep()
 
 
@@ -128,5 +128,3 @@ def _forget(store: Store, db: sqlite3.Connection, blobs: list[Digest]) -> None:
     db.execute("DELETE FROM blob_refs WHERE parent NOT IN (SELECT digest FROM temp.reachable_blobs)")
     for digest in blobs:
         store.content.remove(digest)
-
-

@@ -119,7 +119,9 @@ def existing_store(root: str | os.PathLike[str] | None = None, *, driver: str | 
     """Like ``open_store``, but a place that is no store raises ``OperandError``: for commands that only look."""
     place = Path(os.path.abspath(os.fspath(root))) if root is not None else default_root()
     if not (place / "metadata.db").exists():
-        raise OperandError(f"{show_path(os.fspath(place))}: no store there: load or import an image first, or give --root")
+        raise OperandError(
+            f"{show_path(os.fspath(place))}: no store there: load or import an image first, or give --root"
+        )
     return Store(place, driver=driver)
 
 
