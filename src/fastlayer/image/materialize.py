@@ -1,7 +1,7 @@
 """Blobs that were never written: made again, byte by byte, from the snapshot of their layer when someone needs them.
 
-A layer that was committed or imported from a directory here is a plain tar; its digest was computed while it streamed by.
-Its snapshot never changes, and the encoder gives the same bytes for the same tree, so the tar can wait.
+A layer that was committed or imported from a directory here is a plain tar; its digest was computed while it streamed
+by. Its snapshot never changes, and the encoder gives the same bytes for the same tree, so the tar can wait.
 """
 
 from __future__ import annotations

@@ -188,9 +188,10 @@ class Snapshotter:
 
     # ---- committing --------------------------------------------------------------------------
 
-    def commit(self, name: str, key: str, *, parent: str | None = None) -> None:
+    def commit(self, name: str, key: str, *, parent: str | None = None, lease: Lease | None = None) -> None:
         """The active snapshot ``key`` becomes the committed one ``name``. Nobody has it mounted.
 
+        ``lease``: until it is renamed it lives no longer than its holder.
         ``parent``: what it lies on from now on, for a snapshot that was made without a parent by an independent driver.
         Raises ``AlreadyExistsError`` when the name is taken; the active snapshot stays then.
         """
@@ -204,24 +205,35 @@ class Snapshotter:
                     raise UsageError(f"snapshot {key}: its parent is given when it is made")
                 above = self._committed(db, parent)
             db.execute(
-                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = NULL WHERE number = ?",
-                (name, above, row["number"]),
+                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = ? WHERE number = ?",
+                (name, above, lease.id if lease else None, row["number"]),
             )
             parents = [] if above is None else [above, *_ancestors(db, above)]
         self.driver.seal(row["number"], parents)
 
-    def duplicate(self, name: str, key: str) -> None:
-        """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use."""
+    def duplicate(self, name: str, key: str, *, lease: Lease | None = None) -> None:
+        """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use.
+
+        ``lease``: until it is renamed the new one lives no longer than its holder.
+        """
         _check_key(name)
-        with self.leases.hold(f"commit {key}") as lease:
+        with nullcontext(lease) if lease else self.leases.hold(f"commit {key}") as holder:
             with self.database.write() as db:
                 row = self._active(db, key)
                 self._refuse_taken(db, name)
                 parents = _ancestors(db, row["number"])
-                number = self._insert(db, name, "committed", row["parent"], lease.id, {}, None)
+                number = self._insert(db, name, "committed", row["parent"], holder.id, {}, None)
             with self._undone_on_failure(number):
                 self.driver.duplicate(number, parents, row["number"])
-                self._finish(number)
+                self._finish(number, lease)
+
+    def rename(self, name: str, key: str) -> None:
+        """Gives a committed snapshot another name. Raises ``AlreadyExistsError``."""
+        _check_key(name)
+        with self.database.write() as db:
+            row = self._row(db, key)
+            self._refuse_taken(db, name)
+            db.execute("UPDATE snapshots SET key = ?, lease = NULL WHERE number = ?", (name, row["number"]))
 
     # ---- removing ----------------------------------------------------------------------------
 
