@@ -73,7 +73,7 @@ def _freeze(
     """
     if source_date_epoch is not None:
         with snapshotter.changes(layer.key) as changes:
-            written = stream_layer(
+            return stream_layer(
                 snapshotter,
                 lease,
                 copy,
@@ -82,7 +82,6 @@ def _freeze(
                     out, compression="none", source_date_epoch=source_date_epoch, jobs=jobs, progress=progress
                 ),
             )
-        return written
 
     def digest(key: str) -> Layer:
         with snapshotter.changes(key) as changes:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.content.store import IndexEntry
+from fastlayer.content.store import IndexEntry, index_of
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
@@ -192,16 +192,11 @@ class Images:
 
         Images whose layers are not all there as blobs are left out: other tools could not read them.
         """
-        lazy = {
-            str(row[0])
-            for row in db.execute(
-                "WITH RECURSIVE above(digest) AS (SELECT digest FROM layers WHERE present = 0"
-                " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest) SELECT digest FROM above"
-            )
-        }
-        rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
-        entries = [IndexEntry(row["name"], _target(row)) for row in rows if row["digest"] not in lazy]
-        self.store.content.write_index(entries, lease.id)
+        self.store.content.write_index(_index_entries(db), lease.id)
+
+    def index_bytes(self, db: sqlite3.Connection) -> bytes:
+        """What ``write_index`` writes."""
+        return index_of(_index_entries(db)).to_bytes()
 
     def _documents(self, target: Descriptor) -> list[Callable[[sqlite3.Connection], None]]:
         """What is to be recorded for a target and all below it."""
@@ -308,6 +303,19 @@ def _layer(db: sqlite3.Connection, digest: str, diff_id: str) -> LayerInfo:
         row["payload"],
         bool(row["present"]),
     )
+
+
+def _index_entries(db: sqlite3.Connection) -> list[IndexEntry]:
+    """The images that are there as blobs, all of them."""
+    lazy = {
+        str(row[0])
+        for row in db.execute(
+            "WITH RECURSIVE above(digest) AS (SELECT digest FROM layers WHERE present = 0"
+            " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest) SELECT digest FROM above"
+        )
+    }
+    rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
+    return [IndexEntry(row["name"], _target(row)) for row in rows if row["digest"] not in lazy]
 
 
 def _names(db: sqlite3.Connection, digest: str) -> list[str]:
