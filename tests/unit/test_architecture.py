@@ -22,6 +22,12 @@ MAY_KNOW: dict[str, set[str]] = {
     "_baseline": set(),
     "_backend": set(),  # it imports the two engines by name, at run time
     "layer": {"_backend", "oci"},
+    "content": {"oci"},
+    "metadata": set(),
+    "mounts": {"_backend"},
+    "snapshot": {"mounts", "oci", "metadata", "layer"},
+    "drivers": {"snapshot", "layer", "mounts", "_backend"},
+    "image": {"content", "oci", "layer", "_backend"},
     "cli": {"layer", "oci", "_backend", ""},
     "": {"layer", "oci", "_backend"},  # the public API
     "__main__": {"cli"},
