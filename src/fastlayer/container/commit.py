@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastlayer.container import writable
-from fastlayer.container.mounting import all_mounts
+from fastlayer.container.mounted import all_mounts
 from fastlayer.errors import AlreadyExistsError
 from fastlayer.image.images import Image, Images
 from fastlayer.image.materialize import Nowhere

@@ -1,44 +1,23 @@
-"""Images as directories: read-only views, and writable layers on top; what is mounted where.
-
-A mount is remembered in the database until it is unmounted. What the kernel says goes first: a mount that is gone - the
-machine was started anew, someone used umount(8) - is forgotten when it is looked at.
-"""
+"""Images as directories: read-only views, and writable layers on top."""
 
 from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fastlayer.container import writable
-from fastlayer.errors import DriverError, InUseError, NotFoundError, UsageError, show_path
+from fastlayer.container.mounted import Mounted, find, forget, refuse_mounted, remember
+from fastlayer.errors import DriverError, NotFoundError, UsageError, show_path
 from fastlayer.image.images import Image, Images
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from fastlayer.container.writable import Writable
     from fastlayer.mounts.mount import Mount
     from fastlayer.store.store import Store
-
-
-class Mounted(NamedTuple):
-    """A mount of ours. ``writable``: the name of the layer that is written to, or None for a read-only one.
-
-    ``here``: it can be seen in this mount namespace.
-    """
-
-    target: str
-    driver: str
-    key: str
-    image: str
-    writable: str | None
-    created_ns: int
-    here: bool
 
 
 def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> Mounted:
@@ -50,11 +29,10 @@ def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> M
     with store.leases.hold(f"mount {image.name}") as lease:
         mounts = snapshotter.view(key, parent, lease=lease)
         try:
-            _mount(store, mounts, place, snapshotter.driver.name, key, image.name, None)
+            return _mount(store, mounts, place, snapshotter.driver.name, key, image.name, None)
         except BaseException:
             snapshotter.remove(key)
             raise
-    return _mounted(store, place)
 
 
 def mount_writable(store: Store, layer: Writable, target: str | os.PathLike[str]) -> Mounted:
@@ -62,8 +40,7 @@ def mount_writable(store: Store, layer: Writable, target: str | os.PathLike[str]
     place = _place(target)
     refuse_mounted(store, layer)
     mounts = writable.snapshotter_of(store, layer).mounts(layer.key)
-    _mount(store, mounts, place, layer.driver, layer.key, layer.image, layer.name)
-    return _mounted(store, place)
+    return _mount(store, mounts, place, layer.driver, layer.key, layer.image, layer.name)
 
 
 def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = False) -> Mounted:
@@ -73,34 +50,13 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
     """
     from fastlayer.mounts.mounting import umount
 
-    found = _find(store, text)
+    found = find(store, text)
     if found.here:
         umount(found.target, detach=detach)
-    _forget(store, found)
+    forget(store, found)
     if remove and found.writable:
         writable.remove(store, found.writable)
     return found
-
-
-def all_mounts(store: Store) -> list[Mounted]:
-    """All mounts, by target; those that are gone are forgotten."""
-    with store.database.read() as db:
-        rows = db.execute("SELECT * FROM mounts ORDER BY target").fetchall()
-    alive = []
-    for row in rows:
-        found = _of_row(row)
-        if _is_gone(row):
-            _forget(store, found)
-        else:
-            alive.append(found)
-    return alive
-
-
-def refuse_mounted(store: Store, layer: Writable) -> None:
-    """Raises ``InUseError`` when the layer is mounted somewhere."""
-    for found in all_mounts(store):
-        if found.writable == layer.name:
-            raise InUseError(f"{layer.name}: is mounted at {show_path(found.target)}: `fastlayer umount` it first")
 
 
 @contextmanager
@@ -208,75 +164,7 @@ def _mount(store: Store, mounts: list[Mount], place: str, driver: str, key: str,
 
     mount_at(mounts, place)
     try:
-        with store.database.write() as db:
-            taken = db.execute("SELECT image FROM mounts WHERE target = ?", (place,)).fetchone()
-            if taken is not None:
-                _forget_row(db, place)
-            db.execute(
-                "INSERT INTO mounts (target, driver, key, image, writable, boot_id, mount_ns, created_ns) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (place, driver, key, image, layer, _boot_id(), _namespace(), time.time_ns()),
-            )
-            db.execute("UPDATE snapshots SET lease = NULL WHERE driver = ? AND key = ?", (driver, key))
+        return remember(store, place, driver, key, image, layer)
     except BaseException:
         umount(place, detach=True)
         raise
-
-
-def _find(store: Store, text: str) -> Mounted:
-    place = os.path.realpath(text)
-    for found in all_mounts(store):
-        if found.target == place or found.writable == text:
-            return found
-    raise NotFoundError(f"{show_path(text)}: nothing of ours is mounted there: `fastlayer mounts` lists what is")
-
-
-def _mounted(store: Store, place: str) -> Mounted:
-    with store.database.read() as db:
-        return _of_row(db.execute("SELECT * FROM mounts WHERE target = ?", (place,)).fetchone())
-
-
-def _of_row(row: sqlite3.Row) -> Mounted:
-    return Mounted(
-        row["target"],
-        row["driver"],
-        row["key"],
-        row["image"],
-        row["writable"],
-        row["created_ns"],
-        row["mount_ns"] == _namespace() and row["boot_id"] == _boot_id(),
-    )
-
-
-def _is_gone(row: sqlite3.Row) -> bool:
-    """Not in the kernel any more. What is mounted in another namespace cannot be seen; it is taken to be there."""
-    from fastlayer.mounts.table import is_mounted
-
-    if row["boot_id"] != _boot_id():
-        return True
-    return bool(row["mount_ns"] == _namespace() and not is_mounted(row["target"]))
-
-
-def _forget(store: Store, found: Mounted) -> None:
-    """The mount is over; a view made for it goes, too."""
-    with store.database.write() as db:
-        _forget_row(db, found.target)
-    if found.writable is None:
-        try:
-            store.snapshotter_of(found.driver).remove(found.key)
-        except NotFoundError:
-            pass  # another process was faster
-
-
-def _forget_row(db: sqlite3.Connection, target: str) -> None:
-    db.execute("DELETE FROM mounts WHERE target = ?", (target,))
-
-
-def _boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
-
-
-def _namespace() -> int:
-    """The mount namespace this process is in (namespaces(7))."""
-    return os.stat("/proc/self/ns/mnt").st_ino

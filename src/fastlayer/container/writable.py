@@ -7,6 +7,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastlayer.container.mounted import refuse_mounted
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
 from fastlayer.oci.digest import Digest
@@ -73,8 +74,6 @@ def all_of(store: Store) -> list[Writable]:
 
 def remove(store: Store, name: str) -> None:
     """Removes the layer with all that was written to it, nothing else. Raises ``InUseError`` while it is mounted."""
-    from fastlayer.container.mounting import refuse_mounted
-
     layer = find(store, name)
     refuse_mounted(store, layer)
     with store.leases.hold(f"remove {name}") as lease:
@@ -111,8 +110,6 @@ def copy_up(store: Store, layer: Writable, paths: list[bytes]) -> int:
 
     Raises ``InUseError`` while it is mounted: the kernel's view of an overlay must not change under it.
     """
-    from fastlayer.container.mounting import refuse_mounted
-
     refuse_mounted(store, layer)
     snapshotter = snapshotter_of(store, layer)
     number, parents = snapshotter.number(layer.key)

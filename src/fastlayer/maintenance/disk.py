@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.container import mounting, writable
+from fastlayer.container import writable
+from fastlayer.container.mounted import all_mounts
 from fastlayer.drivers.usage import disk_bytes
 from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Image, Images
@@ -61,7 +62,7 @@ def disk_usage(store: Store) -> DiskUsage:
     images = _unique_images(Images(store).all())
     layers = _writable(store)
     users = Counter(layer.layer.manifest for layer in layers)
-    mounted = Counter(found.image for found in mounting.all_mounts(store) if found.writable is None)
+    mounted = Counter(found.image for found in all_mounts(store) if found.writable is None)
     holders = Counter(part for image in images for part in parts.of(image))
     rows = []
     for image in images:
@@ -142,7 +143,7 @@ def _unique_images(images: list[Image]) -> list[Image]:
 
 
 def _writable(store: Store) -> list[WritableDisk]:
-    mounted = {found.writable for found in mounting.all_mounts(store)}
+    mounted = {found.writable for found in all_mounts(store)}
     rows = []
     for layer in writable.all_of(store):
         usage = writable.usage(store, layer)

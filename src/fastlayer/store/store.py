@@ -23,9 +23,8 @@ from fastlayer.drivers import registry
 from fastlayer.errors import OperandError, StorageError, StoreError, show_path
 from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Leases
+from fastlayer.snapshot.driver import Driver
 from fastlayer.snapshot.snapshotter import Snapshotter
-
-Durability = str  # none | syncfs
 
 
 def default_root() -> Path:
@@ -96,7 +95,7 @@ class Store:
         found = self.drivers_in_use()
         return found[0] if len(found) == 1 else None
 
-    def _open(self, driver: Callable[[Path], registry.Driver]) -> Snapshotter:
+    def _open(self, driver: Callable[[Path], Driver]) -> Snapshotter:
         name = str(getattr(driver, "name", ""))
         if name not in self._drivers:
             place = self.root / name
