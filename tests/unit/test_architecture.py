@@ -22,6 +22,11 @@ MAY_KNOW: dict[str, set[str]] = {
     "_baseline": set(),
     "_backend": set(),  # it imports the two engines by name, at run time
     "layer": {"_backend", "oci"},
+    "content": {"oci"},
+    "metadata": set(),
+    "mounts": {"_backend"},
+    "snapshot": {"mounts", "oci", "metadata", "layer"},  # of layer only types
+    "drivers": {"snapshot", "layer", "mounts", "_backend"},
     "cli": {"layer", "oci", "_backend", ""},
     "": {"layer", "oci", "_backend"},  # the public API
     "__main__": {"cli"},
@@ -37,6 +42,9 @@ BEHIND_A_DOOR = {
     "fastlayer.layer.index": "numpy",
     "fastlayer.layer.index_format": "numpy",
     "fastlayer.layer.keys": "blake3",
+    "fastlayer.metadata.database": "sqlite3",
+    "fastlayer.metadata.leases": "sqlite3",
+    "fastlayer.snapshot.snapshotter": "sqlite3",
 }
 
 
@@ -131,7 +139,7 @@ def loaded_by(code: str, names: tuple[str, ...]) -> str:
 def test_engine_modules_have_the_same_names() -> None:
     native = {p.stem for p in (SOURCE / "_native").glob("*.pyi")}
     baseline = {p.stem for p in (SOURCE / "_baseline").glob("*.py")}
-    for name in ("changes", "upper", "encode", "extract", "tarread", "chunk", "clone", "scan"):
+    for name in ("changes", "upper", "encode", "extract", "tarread", "chunk", "clone", "scan", "mountapi"):
         assert name in native, f"_native/{name}.pyi"
         assert name in baseline, f"_baseline/{name}.py"
 
