@@ -108,8 +108,8 @@ def test_a_table_with_odd_names(tmp_path: Path) -> None:
     path = tmp_path / "mountinfo"
     path.write_bytes(
         rb"36 35 98:0 /mnt1 /mnt\0402\012\134x rw,noatime shared:1 master:2 - ext3 /dev/ro\011ot rw,errors=continue"
-         b"\n"
-         b"37 36 0:5 / /x ro - overlay none ro,lowerdir=/a\\054b\n38 36 0:6 / /y rw - tmpfs  rw\n"
+        b"\n"
+        b"37 36 0:5 / /x ro - overlay none ro,lowerdir=/a\\054b\n38 36 0:6 / /y rw - tmpfs  rw\n"
     )
     first, second, third = table.entries(str(path))
     assert (first.number, first.parent, first.device, first.root) == (36, 35, (98, 0), b"/mnt1")

@@ -17,6 +17,7 @@ from fastlayer.image.images import Image, Images
 if TYPE_CHECKING:
     from fastlayer.container.writable import Writable
     from fastlayer.mounts.mount import Mount
+    from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
 
 
@@ -132,14 +133,21 @@ def _existing(store: Store, image: str | None, name: str | None) -> Writable | N
     return layer
 
 
-def open_writable(store: Store, image: str | None, name: str | None, *, size: int | None = None) -> Writable:
+def open_writable(
+    store: Store,
+    image: str | None,
+    name: str | None,
+    *,
+    size: int | None = None,
+    platform: Platform | None = None,
+) -> Writable:
     """The layer ``name``, or a new one on ``image``."""
     layer = _existing(store, image, name)
     if layer is None and image is None:
         raise NotFoundError(f"{name}: no writable layer of that name: name an image to make one")
     if layer is not None and size is not None:
         raise UsageError(f"{layer.name}: its size is given when it is made")
-    return layer or writable.create(store, Images(store).find(image or ""), name, size=size)
+    return layer or writable.create(store, Images(store).find(image or "", platform), name, size=size)
 
 
 # ---- doing it --------------------------------------------------------------------------------------
@@ -158,7 +166,9 @@ def _place(target: str | os.PathLike[str]) -> str:
     return path
 
 
-def _mount(store: Store, mounts: list[Mount], place: str, driver: str, key: str, image: str, layer: str | None) -> None:
+def _mount(
+    store: Store, mounts: list[Mount], place: str, driver: str, key: str, image: str, layer: str | None
+) -> Mounted:
     """Mounts and remembers it, in this order, undone together; only then is a view no longer the lease's."""
     from fastlayer.mounts.mounting import mount as mount_at
     from fastlayer.mounts.mounting import umount
