@@ -133,7 +133,8 @@ class ContentStore:
         """A writer for one blob: ``with store.ingest(lease) as blob: blob.write(data); blob.commit()``.
 
         ``lease`` (letters and digits) says whose it is when the process is killed. ``digest``, ``size`` (bytes): what
-        it must come to. ``trusted``: the caller has computed ``digest`` from the same bytes, so they are not hashed again.
+        it must come to. ``trusted``: the caller has computed ``digest`` from the same bytes, so they are not hashed
+        again.
         """
         if trusted and digest is None:
             raise UsageError("a trusted blob needs its digest")
