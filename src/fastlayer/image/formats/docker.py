@@ -27,7 +27,6 @@ from fastlayer.oci.platform import Platform, choose, host_platform
 from fastlayer.oci.reference import Reference, parse_reference
 
 Expand = Literal["zstd", "all"]
-_MAX_LAYERS = 100_000
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -37,14 +36,15 @@ def archived_images(members: Members, sink: Sink, name: str) -> tuple[ArchivedIm
     """The images of a docker-archive that has passed by; their manifests go to the sink."""
     what = f"{name}: manifest.json"
     data = members.documents["manifest.json"]
-    value = jsontext.parse_object(b'{"images":' + data + b"}", what, len(data) + 20)
-    names: dict[Descriptor, set[Reference]] = {}
-    for number, entry in enumerate(jsontext.objects(value, "images", what), 1):
+    manifests: dict[str, Manifest] = {}
+    names: dict[str, set[Reference]] = {}
+    for number, entry in enumerate(jsontext.parse_objects(data, what, len(data)), 1):
         manifest = _manifest(entry, members, sink, f"{what}: image {number}")
-        names.setdefault(manifest.descriptor, set()).update(_names(entry, f"{what}: image {number}"))
+        manifests[manifest.digest] = manifest
+        names.setdefault(manifest.digest, set()).update(_names(entry, f"{what}: image {number}"))
     if not names:
         raise ManifestError(f"{what}: names no image")
-    return tuple(ArchivedImage(tuple(sorted(found)), descriptor) for descriptor, found in names.items())
+    return tuple(ArchivedImage(tuple(sorted(found)), manifests[digest].descriptor) for digest, found in names.items())
 
 
 def _manifest(entry: dict[str, Any], members: Members, sink: Sink, what: str) -> Manifest:
@@ -232,7 +232,7 @@ def _write_layer(tar: TarWriter, name: str, layer: Descriptor, diff_id: str, blo
 
 def _expanded(layer: Descriptor, blobs: Blobs, sink: Callable[[Any], object], diff_id: str | None) -> int:
     """Bytes of the layer's tar, which all went to ``sink``; verified when ``diff_id`` is given."""
-    with blobs.open(layer.digest) as file, Source(file) as source:
+    with blobs.open(layer.digest) as file, Source(_descriptor_of(file)) as source:
         expansion = Expansion(source, jobs=default_jobs(None), hashed=diff_id is not None)
         try:
             expansion.run(sink)
@@ -241,3 +241,11 @@ def _expanded(layer: Descriptor, blobs: Blobs, sink: Callable[[Any], object], di
     if diff_id is not None and expansion.diff_id != diff_id:
         raise CorruptStoreError(f"{layer.digest}: its tar hashes to {expansion.diff_id} instead of {diff_id}")
     return expansion.tar_size
+
+
+def _descriptor_of(file: Any) -> Any:
+    """The descriptor of a file; a part of an archive has none of its own."""
+    try:
+        return file.fileno()
+    except OSError:
+        return file

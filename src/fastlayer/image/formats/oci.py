@@ -26,6 +26,7 @@ from fastlayer.image.formats.members import Members
 from fastlayer.image.formats.source import ArchivedImage, Blobs, Format, Sink
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import ImageIndex, Node, is_attestation, parse_index, walk
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest
 from fastlayer.oci.reference import Reference, parse_reference
@@ -39,27 +40,29 @@ _PIECE = 1 << 20
 
 def images_of(index: ImageIndex, what: str) -> tuple[ArchivedImage, ...]:
     """The images of an ``index.json``, in its order; lines that name the same one under several names are joined."""
-    names: dict[Descriptor, set[Reference]] = {}
-    labels: dict[Descriptor, set[str]] = {}
+    found: dict[Digest, Descriptor] = {}
+    names: dict[Digest, set[Reference]] = {}
+    labels: dict[Digest, set[str]] = {}
     for entry in index.manifests:
         if entry.media_type in mediatypes.SCHEMA_1 or is_attestation(entry):
             continue
         if entry.media_type not in mediatypes.MANIFESTS | mediatypes.INDEXES:
             raise ManifestError(f"{what}: names something of the unknown type {entry.media_type!a}")
-        bare = Descriptor(entry.media_type, entry.digest, entry.size)
+        found.setdefault(entry.digest, Descriptor(entry.media_type, entry.digest, entry.size))
         reference, label = name_of(entry)
-        names.setdefault(bare, set()).update([reference] if reference else [])
-        labels.setdefault(bare, set()).update([label] if label else [])
+        names.setdefault(entry.digest, set()).update([reference] if reference else [])
+        labels.setdefault(entry.digest, set()).update([label] if label else [])
     return tuple(
-        ArchivedImage(tuple(sorted(found)), bare, tuple(sorted(labels[bare]))) for bare, found in names.items()
+        ArchivedImage(tuple(sorted(names[digest])), bare, tuple(sorted(labels[digest])))
+        for digest, bare in found.items()
     )
 
 
 def name_of(entry: Descriptor) -> tuple[Reference | None, str]:
     """The name that a line of an index gives, and its label where that is a mere tag.
 
-    containerd and Docker say the full name in an annotation of their own, others in ``ref.name``, where skopeo and umoci
-    have any text.
+    containerd and Docker say the full name in an annotation of their own, others in ``ref.name``, where skopeo and
+    umoci have any text.
     """
     label = entry.annotations.get(REF_NAME, "")
     for text in (entry.annotations.get(CONTAINERD_NAME, ""), label if "/" in label or ":" in label else ""):
@@ -132,9 +135,11 @@ def nodes(image: Descriptor, blobs: Blobs) -> list[Node]:
 
     Raises ``ManifestError``, ``NotFoundError``.
     """
-    found = list(
-        walk(image, lambda d, limit: blobs.read(d.digest, limit), lambda d: d != image and not blobs.has(d.digest))
-    )
+
+    def missing(descriptor: Descriptor) -> bool:
+        return descriptor.digest != image.digest and not blobs.has(descriptor.digest)
+
+    found = list(walk(image, lambda descriptor, limit: blobs.read(descriptor.digest, limit), missing))
     if not any(isinstance(node.document, Manifest) for node in found):
         raise ManifestError(f"{image.digest}: none of its manifests is there: pull or load the image again")
     return found

@@ -1,8 +1,8 @@
-"""Reading an image archive in one pass: every member that may be a blob goes to a sink, then it is clear what it all is.
+"""Reading an image archive in one pass: every member that may be a blob goes to a sink; then it shows what it all is.
 
 An OCI archive is a tar of an image layout: ``oci-layout``, ``index.json``, ``blobs/``. A docker-archive has
-``manifest.json`` (often last), configurations, layers, and links between them. Newer ones are both at once and are taken
-for OCI archives. Members come in any order; what decides is what is there at the end.
+``manifest.json`` (often last), configurations, layers, and links between them. Newer ones are both at once and are
+taken for OCI archives. Members come in any order; what decides is what is there at the end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fastlayer.content.store import ContentStore
 from fastlayer.errors import DigestMismatchError, LayerError, LayerFormatError, LimitError, UnsafeEntryError, show_path
 from fastlayer.image.formats import docker, oci
 from fastlayer.image.formats.members import Document, Found, Members
@@ -36,6 +37,22 @@ class Archive(NamedTuple):
     format: Format
     images: tuple[ArchivedImage, ...]
     unused: tuple[Digest, ...]
+
+
+class StoreSink:
+    """Puts blobs into a content store, for the lease of whoever loads. Those that are there already are not read."""
+
+    def __init__(self, store: ContentStore, lease: str) -> None:
+        self._store = store
+        self._lease = lease
+
+    def begin(self, size: int, digest: Digest | None, offset: int | None) -> Writer | None:
+        if digest is not None and self._store.has(digest) and self._store.size(digest) == size:
+            return None
+        return self._store.ingest(self._lease, digest=digest, size=size)
+
+    def read(self, digest: str, limit: int) -> bytes:
+        return self._store.read(digest, limit)
 
 
 def scan(value: Any, sink: Sink, *, max_ratio: int = MAX_RATIO) -> Archive:
