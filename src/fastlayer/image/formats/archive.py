@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Sequence
 from typing import Any, BinaryIO, cast
 
@@ -22,6 +23,7 @@ from fastlayer.image.formats import docker, oci
 from fastlayer.image.formats.scan import scan
 from fastlayer.image.formats.source import ArchivedImage, Blobs, Format, ImageSource
 from fastlayer.image.formats.tarwriter import TarWriter
+from fastlayer.layer.compression import MAGIC_LENGTH, detect
 from fastlayer.layer.output import Output
 from fastlayer.oci import jsontext
 from fastlayer.oci.digest import Digest
@@ -58,7 +60,11 @@ class ArchiveFile:
             raise OperandError(f"{name}: {reason}: give an image archive that can be read") from exc
         self._places = _Places(self._fd, name)
         try:
-            found = scan(self._fd, self._places)
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise OperandError(f"{name}: not a plain file: load the archive instead")
+            if detect(os.pread(self._fd, MAGIC_LENGTH, 0)) != "none":
+                raise OperandError(f"{name}: is compressed: load the archive, or decompress it first")
+            found = scan(self._fd, self._places, name=name)
         except BaseException:
             os.close(self._fd)
             raise
@@ -99,9 +105,7 @@ class _Places:
         self._made: dict[str, bytes] = {}  # manifests that are not in the file
 
     def begin(self, size: int, digest: Digest | None, offset: int | None) -> _Hashing | None:
-        if offset is None:
-            if digest is None or size > MAX_MANIFEST:
-                raise OperandError(f"{self._name}: not a plain file: load the archive, or decompress it first")
+        if offset is None:  # a manifest that was made
             return _Hashing(self, digest, -1)
         if digest is None:
             return _Hashing(self, None, offset)

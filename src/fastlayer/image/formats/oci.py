@@ -74,7 +74,7 @@ def name_of(entry: Descriptor) -> tuple[Reference | None, str]:
     return None, label
 
 
-def archived_images(members: Members, _sink: Sink, name: str) -> tuple[ArchivedImage, ...]:
+def archived_images(members: Members, sink: Sink, name: str) -> tuple[ArchivedImage, ...]:
     """The images of an OCI archive that has passed by. Raises ``ManifestError``."""
     layout = jsontext.parse_object(members.documents["oci-layout"], f"{name}: oci-layout", 4096)
     if layout.get("imageLayoutVersion") != LAYOUT_VERSION:
@@ -87,7 +87,27 @@ def archived_images(members: Members, _sink: Sink, name: str) -> tuple[ArchivedI
             raise ManifestError(f"{name}: {image.descriptor.digest} is missing in the archive: save it again")
         if found.size != image.descriptor.size:
             raise ManifestError(f"{name}: {image.descriptor.digest} is not as long as index.json says")
+        _check_complete(image.descriptor, members, sink, name)
     return images
+
+
+def _check_complete(image: Descriptor, members: Members, sink: Sink, name: str) -> None:
+    """One manifest at least must have all that belongs to it: an archive may have been cut between two members."""
+
+    def missing(descriptor: Descriptor) -> bool:
+        return members.by_digest(descriptor.digest) is None
+
+    gap = image.digest
+    for node in walk(image, lambda descriptor, limit: sink.read(descriptor.digest, limit), missing):
+        if isinstance(node.document, Manifest):
+            parts = (node.document.config, *node.document.layers)
+            gaps = [part for part in parts if missing(part) and not mediatypes.is_foreign(part.media_type)]
+            if not gaps:
+                return
+            gap = gaps[0].digest
+        elif node.document is None:
+            gap = node.descriptor.digest
+    raise ManifestError(f"{name}: {gap} is missing in the archive: save it again")
 
 
 class OciLayout:

@@ -55,15 +55,17 @@ class StoreSink:
         return self._store.read(digest, limit)
 
 
-def scan(value: Any, sink: Sink, *, max_ratio: int = MAX_RATIO) -> Archive:
+def scan(value: Any, sink: Sink, *, max_ratio: int = MAX_RATIO, name: str | None = None) -> Archive:
     """Reads an archive (path, descriptor, binary file; plain or gzip or zstd) and gives its blobs to ``sink``.
 
     ``max_ratio``: bytes a compressed archive may expand to per byte of its own (0: any), beyond the first GiB.
+    ``name``: what messages call it.
 
     Raises ``ManifestError``, ``LayerFormatError``, ``UnsafeEntryError``, ``LimitError``, ``DigestMismatchError``,
     ``StorageError``, and what the sink raises. Blobs that the sink has got by then stay there.
     """
     stream = TarStream(value, max_ratio=max_ratio)
+    stream.source.name = name or stream.source.name
     visitor = _Visitor(sink)
     try:
         stream.run(visitor)
