@@ -13,6 +13,7 @@ from fastlayer.container import writable
 from fastlayer.container.mounted import Made, Mounted, find, forget, refuse_mounted, remember
 from fastlayer.errors import DriverError, NotFoundError, UsageError, show_path
 from fastlayer.image.images import Image, Images
+from fastlayer.image.unpack import ensure_unpacked
 
 if TYPE_CHECKING:
     from fastlayer.container.writable import Writable
@@ -26,7 +27,7 @@ def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> M
     place = _place(target)
     snapshotter = store.snapshotter
     key = f"mount-{secrets.token_hex(8)}"
-    parent = _chain(image)
+    parent = _chain(store, image)
     with store.leases.hold(f"mount {image.name}") as lease:
         mounts = snapshotter.view(key, parent, lease=lease)
         try:
@@ -67,7 +68,7 @@ def temporary(store: Store, image: Image) -> Iterator[Path]:
     snapshotter = store.snapshotter
     with store.leases.hold(f"look at {image.name}") as lease:
         key = f"look-{lease.id}"
-        mounts = snapshotter.view(key, _chain(image), lease=lease)
+        mounts = snapshotter.view(key, _chain(store, image), lease=lease)
         try:
             with _as_directory(mounts) as path:
                 yield path
@@ -153,9 +154,11 @@ def open_writable(
 # ---- doing it --------------------------------------------------------------------------------------
 
 
-def _chain(image: Image) -> str:
+def _chain(store: Store, image: Image) -> str:
+    """The snapshot of all layers, unpacked now if need be."""
     if image.chain_id is None:
         raise DriverError(f"{image.name}: has no layers, so there is nothing to mount")
+    ensure_unpacked(store, image)
     return str(image.chain_id)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastlayer.container.mounted import refuse_mounted
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
+from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def create(store: Store, image: Image, name: str | None = None, *, size: int | N
             raise AlreadyExistsError(f"{name}: exists already: choose another name, or `fastlayer rm {name}`")
     snapshotter = store.snapshotter
     layer = Writable(name, snapshotter.driver.name, f"writable/{name}", image.name, image.manifest, time.time_ns())
+    ensure_unpacked(store, image)
     with store.leases.hold(f"create {name}") as lease:
         snapshotter.prepare(layer.key, image.chain_id, size=size, lease=lease)
         with store.database.write() as db:

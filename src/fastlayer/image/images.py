@@ -32,7 +32,10 @@ _SHORTEST_ID = 2
 
 
 class LayerInfo(NamedTuple):
-    """A layer as the store knows it: ``size`` of the blob, ``payload`` bytes of the files in it."""
+    """A layer as the store knows it: ``size`` of the blob, ``payload`` bytes of the files in it.
+
+    A layer that was never unpacked has ``tar_size`` 0, and its size for a payload.
+    """
 
     digest: Digest
     diff_id: Digest
@@ -144,7 +147,9 @@ class Images:
             db.executemany(
                 "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present)",
+                "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present),"
+                " payload = CASE WHEN tar_size THEN payload ELSE excluded.payload END,"
+                " tar_size = max(tar_size, excluded.tar_size)",
                 [(*layer[:6], int(layer.present)) for layer in layers],
             )
             for record in documents:

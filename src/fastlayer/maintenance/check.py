@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.errors import CorruptStoreError, FastlayerError, NotFoundError
 from fastlayer.image.images import Image, Images
-from fastlayer.image.unpack import LayerSource, unpack
+from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.layer.pipeline import default_jobs, map_ordered
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
@@ -232,14 +232,7 @@ class _Checker:
     def _unpack(self, image: Image) -> bool:
         if not self.repair or not all(self.store.content.has(layer.digest) for layer in image.layers):
             return False
-        content = self.store.content
-
-        def source(digest: Digest) -> Callable[[], object]:
-            return lambda: content.path_of(digest)
-
-        layers = [LayerSource(layer.diff_id, layer.digest, layer.size, source(layer.digest)) for layer in image.layers]
-        with self.store.leases.hold(f"repair {image.name}") as lease:
-            unpack(self.store, lease, layers)
+        ensure_unpacked(self.store, image)
         return True
 
     def index(self) -> None:
