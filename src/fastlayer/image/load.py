@@ -1,8 +1,8 @@
 """``load``: images from layouts and archives come into the store, unpacked while they are read.
 
 A blob is read once: what goes into the content store goes through ``apply`` at the same time, layers in parallel where
-the driver can. Names are given when everything below them is complete, in one transaction; a load that fails or is killed
-leaves finished layers, which the next one finds, and nothing that has a name.
+the driver can. Names are given when everything below them is complete, in one transaction; a load that fails or is
+killed leaves finished layers, which the next one finds, and nothing that has a name.
 """
 
 from __future__ import annotations

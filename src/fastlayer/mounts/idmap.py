@@ -1,4 +1,4 @@
-"""Id maps of mounts: what is owned by ``inside`` on disk appears as ``outside`` (mount_setattr(2), "ID-mapped mounts")."""
+"""Id maps of mounts: what ``inside`` owns on disk appears as ``outside`` (mount_setattr(2), "ID-mapped mounts")."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Literal
 
@@ -94,7 +94,7 @@ def _make(lowers: Sequence[bytes | int], plan: Plan) -> int:
         os.close(context)
 
 
-def _parameters(lowers: Sequence[bytes | int], plan: Plan) -> Iterator[Parameter]:
+def _parameters(lowers: Sequence[bytes | int], plan: Plan) -> Generator[Parameter, None, None]:
     """One after the other, so that no more than one layer is open at a time."""
     for lower in lowers:
         yield from _layer(b"lowerdir+", lower)
