@@ -96,7 +96,7 @@ def _images(usage: DiskUsage) -> list[rows.Row]:
             "Containers": row.users,
         }
         for row in usage.images
-        for repository, tag in map(stores.familiar, row.image.names)
+        for repository, tag in map(stores.familiar, row.image.names or [str(row.image.id)])
     ]
 
 

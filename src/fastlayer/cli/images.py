@@ -65,7 +65,7 @@ def _rows(image: Image, full: bool) -> list[rows.Row]:
             "Platform": str(image.platform),
             "Layers": len(image.layers),
         }
-        for repository, tag in map(stores.familiar, image.names)
+        for repository, tag in map(stores.familiar, image.names or [str(image.id)])
     ]
 
 

@@ -24,8 +24,7 @@ def image_prune(**given: Any) -> int:
     with stores.open_store(given) as store:
         what = "all images without a writable layer or mount" if given["all_"] else "everything that no image uses"
         _confirm(given, what)
-        if given["all_"]:
-            _untag_unused(store, given["dry_run"])
+        _untag(store, given["dry_run"], everything=given["all_"])
         return _collect(store, given["dry_run"])
 
 
@@ -47,8 +46,7 @@ def system_prune(**given: Any) -> int:
                 if not given["dry_run"]:
                     writable.remove(store, layer.name)
                 print(f"Removed: {layer.name}")
-        if given["all_"]:
-            _untag_unused(store, given["dry_run"])
+        _untag(store, given["dry_run"], everything=given["all_"])
         return _collect(store, given["dry_run"])
 
 
@@ -72,7 +70,8 @@ def _confirm(given: dict[str, Any], what: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _untag_unused(store: Store, dry_run: bool) -> None:
+def _untag(store: Store, dry_run: bool, *, everything: bool) -> None:
+    """Images without a name; with ``everything`` all that no writable layer or mount is made of."""
     from fastlayer.container import writable
     from fastlayer.container.mounted import all_mounts
     from fastlayer.image.images import Images
@@ -83,10 +82,14 @@ def _untag_unused(store: Store, dry_run: bool) -> None:
     for image in images.all():
         if image.manifest in used or mounted & {*image.names, str(image.id)}:
             continue
-        for name in image.names:
+        for name in image.names if everything else ():
             if not dry_run:
                 images.untag(name)
-            print(f"Untagged: {':'.join(stores.familiar(name))}")
+            print(f"Untagged: {stores.shown(name)}")
+        if not image.names:
+            if not dry_run:
+                images.untag(str(image.target.digest))
+            print(f"Removed: {stores.short(image.id)}")
 
 
 def _collect(store: Store, dry_run: bool) -> int:

@@ -31,7 +31,7 @@ def command(**given: Any) -> int:
         for name in given["images"]:
             try:
                 for gone in Images(store).untag(name, force=given["force"]):
-                    print(f"Untagged: {':'.join(stores.familiar(gone))}")
+                    print(f"Untagged: {stores.shown(gone)}")
             except FastlayerError as exc:
                 failed.append(exc)
         if not given["no_prune"]:

@@ -55,7 +55,9 @@ def short(digest: str | None, *, full: bool = False) -> str:
 
 
 def familiar(name: str) -> tuple[str, str]:
-    """(REPOSITORY, TAG) as Docker shows a name."""
+    """(REPOSITORY, TAG) as Docker shows a name; an image without one has a digest instead."""
+    if name.startswith("sha256:"):
+        return "<none>", "<none>"
     from fastlayer.oci.reference import parse_reference
 
     reference = parse_reference(name)
@@ -89,12 +91,7 @@ def elapsed(seconds: float) -> str:
 
 def shown(name: str) -> str:
     """A name as people write it; an id shortened."""
-    from fastlayer.errors import ReferenceFormatError
-
-    try:
-        return ":".join(familiar(name))
-    except ReferenceFormatError:
-        return short(name)
+    return short(name) if name.startswith("sha256:") else ":".join(familiar(name))
 
 
 def all_failed(errors: list[FastlayerError]) -> int:

@@ -28,7 +28,7 @@ def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> M
     snapshotter = store.snapshotter
     key = f"mount-{secrets.token_hex(8)}"
     parent = _chain(store, image)
-    with store.leases.hold(f"mount {image.name}") as lease:
+    with store.lease(f"mount {image.name}") as lease:
         mounts = snapshotter.view(key, parent, lease=lease)
         try:
             return _mount(store, mounts, place, snapshotter.driver.name, key, image.name, None)
@@ -66,7 +66,7 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
 def temporary(store: Store, image: Image) -> Iterator[Path]:
     """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory."""
     snapshotter = store.snapshotter
-    with store.leases.hold(f"look at {image.name}") as lease:
+    with store.lease(f"look at {image.name}") as lease:
         key = f"look-{lease.id}"
         mounts = snapshotter.view(key, _chain(store, image), lease=lease)
         try:

@@ -49,7 +49,7 @@ def create(store: Store, image: Image, name: str | None = None, *, size: int | N
     snapshotter = store.snapshotter
     layer = Writable(name, snapshotter.driver.name, f"writable/{name}", image.name, image.manifest, time.time_ns())
     ensure_unpacked(store, image)
-    with store.leases.hold(f"create {name}") as lease:
+    with store.lease(f"create {name}") as lease:
         snapshotter.prepare(layer.key, image.chain_id, size=size, lease=lease)
         with store.database.write() as db:
             db.execute(
@@ -78,7 +78,7 @@ def remove(store: Store, name: str) -> None:
     """Removes the layer with all that was written to it, nothing else. Raises ``InUseError`` while it is mounted."""
     layer = find(store, name)
     refuse_mounted(store, layer)
-    with store.leases.hold(f"remove {name}") as lease:
+    with store.lease(f"remove {name}") as lease:
         snapshotter = store.snapshotter_of(layer.driver)
         with store.database.write() as db:
             if _row(db, name) is None:

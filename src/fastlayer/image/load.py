@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastlayer.errors import ManifestError, NotFoundError
+from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.archive import open_images
 from fastlayer.image.formats.scan import StoreSink, scan
-from fastlayer.image.images import Images, LayerInfo
+from fastlayer.image.images import Images, LayerInfo, full_name
 from fastlayer.image.record import of_applied
 from fastlayer.image.tee import Tee
 from fastlayer.image.unpack import LayerSource, of_blob, unpack
@@ -45,10 +45,14 @@ class Loaded(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How images are loaded. ``unpack``: at once, for ``platform`` (this machine's), not when they are first used."""
+    """How images are loaded. ``unpack``: at once, for ``platform`` (this machine's), not when they are first used.
+
+    ``repository``: for images of a layout that have a tag and no name; by default the name of its directory.
+    """
 
     unpack: bool = True
     platform: Platform | None = None
+    repository: str = ""
     ignore_chown: bool = False
     jobs: int | None = None
 
@@ -64,10 +68,14 @@ def load(
     Raises ``ManifestError``, ``LayerError``, ``DigestMismatchError`` for what is wrong with it, ``StorageError``; what
     was complete before stays.
     """
-    with store.leases.hold("load") as lease:
+    with store.lease("load") as lease:
         if not _stays(source):
             archive = scan(source, StoreSink(store.content, lease.id))
             return _Loading(store, lease, store.content, options, progress).all(archive.images)
+        if not options.repository:
+            options = options._replace(
+                repository=os.path.basename(os.path.abspath(os.fsdecode(source))).partition(".")[0]
+            )
         with _opened(source) as found:
             return _Loading(store, lease, found, options, progress).all(found.images)
 
@@ -112,12 +120,21 @@ class _Loading:
         loaded = []
         for image in images:
             found = self._one(image)
-            names = [str(name.with_default_tag()) for name in image.names]
+            names = self._names(image)
             with self._store.database.write() as db:
                 self._lease.add(db, "blob", [image.descriptor.digest])
             Images(self._store).put(names, found.target, self._known.values(), lease=self._lease)
             loaded.append(found._replace(names=tuple(names)))
         return loaded
+
+    def _names(self, image: ArchivedImage) -> list[str]:
+        """Its own; a layout that knows only a tag is the repository: ``skopeo copy ... oci:app:1`` makes ``app:1``."""
+        if image.names:
+            return [str(name.with_default_tag()) for name in image.names]
+        try:
+            return [full_name(f"{self._options.repository}:{label}") for label in image.labels]
+        except ReferenceFormatError:
+            return []
 
     def _one(self, image: ArchivedImage) -> Loaded:
         nodes = oci.nodes(image.descriptor, self._blobs)

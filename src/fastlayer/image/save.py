@@ -45,7 +45,7 @@ def save(
             manifest = images.manifest(image)
             target = manifest.descriptor
         chosen.append(ArchivedImage(_names(name, image.names), target))
-    with store.leases.hold("save") as lease:
+    with store.lease("save") as lease:
         with store.database.write() as db:
             lease.add(db, "blob", [image.descriptor.digest for image in chosen])
         if format == "oci-dir":

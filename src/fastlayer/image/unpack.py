@@ -55,7 +55,7 @@ def ensure_unpacked(
     if image.chain_id is None or store.snapshotter.exists(image.chain_id):
         return
     layers = [of_blob(store, layer.diff_id, layer.digest, layer.size) for layer in image.layers]
-    with store.leases.hold(f"unpack {image.name}") as lease:
+    with store.lease(f"unpack {image.name}") as lease:
         unpack(store, lease, layers, ignore_chown=ignore_chown, progress=progress)
 
 

@@ -33,7 +33,7 @@ def discard_blobs(store: Store, targets: Iterable[Descriptor], *, jobs: int | No
 
 def _discard(store: Store, digest: Digest) -> None:
     """The note first: a process that is killed between leaves a blob that is noted as missing, which harms nobody."""
-    with store.leases.hold(f"discard {digest}") as lease, store.database.write() as db:
+    with store.lease(f"discard {digest}") as lease, store.database.write() as db:
         db.execute("UPDATE layers SET present = 0 WHERE digest = ?", (digest,))
         Images(store).write_index(db, lease)
         store.content.remove(digest)
