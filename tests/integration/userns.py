@@ -22,7 +22,9 @@ rm -r "$held"
 """
 
 
-def unshared(command: Sequence[str | os.PathLike[str]], scratch: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def unshared(
+    command: Sequence[str | os.PathLike[str]], scratch: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs the command as root of a user namespace; ``scratch`` is given to its user."""
     variables = {**os.environ, "HOME": str(scratch), "PYTHONDONTWRITEBYTECODE": "1", **environment}
     inner = ["unshare", "-Urm", "--", *map(str, command)]
