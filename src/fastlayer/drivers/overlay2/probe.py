@@ -20,12 +20,12 @@ _NO_RIGHT = Probe(False, "not permitted to mount", "run as root, or inside `unsh
 
 def probe(root: Path) -> Probe:
     """Leaves nothing behind. A root that does not exist yet is probed in the directory it will be made in."""
-    place = root
-    while not place.exists() and place != place.parent:
-        place = place.parent
     if (verdict := _kernel()) is not None:
         return verdict
+    place = root
     try:
+        while not _exists(place):
+            place = place.parent
         directory = tempfile.mkdtemp(prefix=".fastlayer-probe-", dir=place)
     except OSError as exc:
         return Probe(False, f"{place}: {exc.strerror}", "use a directory that can be written to (--root)")
@@ -35,6 +35,15 @@ def probe(root: Path) -> Probe:
         from fastlayer.drivers.overlay2.driver import _remove_tree
 
         _remove_tree(place, os.path.basename(os.fsencode(directory)))
+
+
+def _exists(place: Path) -> bool:
+    """Raises ``PermissionError`` where that is not known."""
+    try:
+        place.stat()
+    except FileNotFoundError:
+        return place == place.parent
+    return True
 
 
 def _kernel() -> Probe | None:
