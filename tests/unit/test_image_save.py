@@ -117,7 +117,7 @@ def test_docker_archive_members(store: ContentStore) -> None:
     data = members(save("docker", keep(store, ONE, TWO), store))
     entries = {entry["Config"]: entry for entry in json.loads(data["manifest.json"])}
     one = entries[digest(ONE.config)[7:] + ".json"]
-    assert one["RepoTags"] == ["one:1", "one:latest"]
+    assert one["RepoTags"] == ["docker.io/library/one:1", "docker.io/library/one:latest"]
     assert [data[name] for name in one["Layers"]] == list(ONE.tars)
     assert data[one["Config"]] == ONE.config
     top = digest(ONE.tars[-1])[7:]

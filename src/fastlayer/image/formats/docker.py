@@ -190,9 +190,9 @@ def _manifest_json(
 
 
 def tags_of(single: Single) -> list[str]:
-    """The names that Docker can give: those with a tag, in their short form."""
+    """The names that Docker can give: those with a tag; in their full form, for podman puts short ones on localhost."""
     named = [name.with_default_tag() for name in single.names]
-    return sorted({name._replace(digest="").familiar for name in named if name.tag})
+    return sorted({str(name._replace(digest="")) for name in named if name.tag})
 
 
 def _repositories(chosen: Sequence[Single]) -> dict[str, dict[str, str]]:
