@@ -170,8 +170,8 @@ class Images:
     def untag(self, text: str, *, force: bool = False) -> list[str]:
         """Takes a name away, or all names when ``text`` is an id; returns them. The garbage collector does the rest.
 
-        An image without a name goes by its id. An id with several names needs ``force``. Raises ``InUseError`` when a writable layer is made of the image and
-        this was its last name.
+        An image without a name goes by its id. An id with several names needs ``force``. Raises ``InUseError`` when a
+        writable layer is made of the image and this was its last name.
         """
         with self.store.lease(f"untag {text}") as lease, self.store.database.write() as db:
             target, names = self._target_of(db, text)
