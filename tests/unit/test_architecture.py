@@ -27,9 +27,26 @@ MAY_KNOW: dict[str, set[str]] = {
     "content": {"oci", "_backend"},
     "snapshot": {"metadata", "mounts", "oci", "layer"},
     "drivers": {"snapshot", "layer", "mounts", "_backend"},
-    "testing": {"snapshot", "drivers", "mounts", ""},
-    "cli": {"layer", "oci", "_backend", ""},
-    "": {"layer", "oci", "_backend"},  # the public API
+    "store": {"content", "metadata", "snapshot", "drivers", "oci"},
+    "image": {"store", "content", "metadata", "snapshot", "layer", "oci"},
+    "container": {"image", "store", "snapshot", "metadata", "mounts", "drivers", "layer", "oci"},
+    "maintenance": {"container", "image", "store", "content", "snapshot", "metadata", "drivers", "layer", "oci"},
+    "testing": {"snapshot", "drivers", "mounts", "metadata", ""},
+    "cli": {
+        "maintenance",
+        "container",
+        "image",
+        "store",
+        "content",
+        "snapshot",
+        "drivers",
+        "mounts",
+        "layer",
+        "oci",
+        "_backend",
+        "",
+    },
+    "": {"container", "image", "store", "layer", "oci", "_backend"},  # the public API
     "__main__": {"cli"},
 }
 FREE = {"errors", "_version"}

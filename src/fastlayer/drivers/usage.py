@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fastlayer.snapshot.driver import Usage
@@ -46,15 +46,57 @@ def shared_bytes(path: bytes) -> int | None:
     except PermissionError:
         return 0
     try:
-        return sum(length for length, flags in _extents(fd) if flags & _SHARED)
+        return sum(length for _, length, flags in _extents(fd) if flags & _SHARED)
     except OSError:
         return None
     finally:
         os.close(fd)
 
 
-def _extents(fd: int) -> Iterator[tuple[int, int]]:
-    """(length in bytes, flags) of each extent."""
+def disk_bytes(trees: Iterable[Path]) -> int:
+    """Bytes that several trees take together on disk: what they share by reflink or hard link counts once."""
+    own = 0
+    seen: set[tuple[int, int]] = set()
+    shared: dict[int, list[tuple[int, int]]] = {}  # by device: where, how long
+    for root in trees:
+        for path, status in _walk(os.fsencode(root)):
+            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+            own += status.st_blocks * 512
+            if stat.S_ISREG(status.st_mode) and status.st_blocks:
+                found = shared_extents(path)
+                own -= sum(length for _, length in found)
+                shared.setdefault(status.st_dev, []).extend(found)
+    return own + sum(map(_covered, shared.values()))
+
+
+def shared_extents(path: bytes) -> list[tuple[int, int]]:
+    """(physical place, length in bytes) of the extents of a regular file that are another file's, too."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return [(place, length) for place, length, flags in _extents(fd) if flags & _SHARED]
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+
+
+def _covered(ranges: list[tuple[int, int]]) -> int:
+    """Bytes in the union of (start, length) ranges."""
+    total = end = 0
+    for start, length in sorted(ranges):
+        total += max(0, start + length - max(start, end))
+        end = max(end, start + length)
+    return total
+
+
+def _extents(fd: int) -> Iterator[tuple[int, int, int]]:
+    """(physical place, length in bytes, flags) of each extent."""
     start = 0
     while True:
         buffer = bytearray(_REQUEST.size + _BATCH * _EXTENT.size)
@@ -62,8 +104,8 @@ def _extents(fd: int) -> Iterator[tuple[int, int]]:
         fcntl.ioctl(fd, _FS_IOC_FIEMAP, buffer)
         count = _REQUEST.unpack_from(buffer)[3]
         for i in range(count):
-            logical, _, length, _, _, flags, *_ = _EXTENT.unpack_from(buffer, _REQUEST.size + i * _EXTENT.size)
-            yield length, flags
+            logical, physical, length, _, _, flags, *_ = _EXTENT.unpack_from(buffer, _REQUEST.size + i * _EXTENT.size)
+            yield physical, length, flags
             start = logical + length
             if flags & _LAST:
                 return

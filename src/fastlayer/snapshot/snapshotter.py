@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from fastlayer.layer.diff import Changes
     from fastlayer.metadata.database import Database
-    from fastlayer.metadata.leases import Leases
+    from fastlayer.metadata.leases import Lease, Leases
     from fastlayer.mounts.mount import Mount
 
 _MAX_KEY = 1024  # characters
@@ -61,26 +62,41 @@ class Snapshotter:
     # ---- making ------------------------------------------------------------------------------
 
     def prepare(
-        self, key: str, parent: str | None = None, *, labels: Mapping[str, str] | None = None, size: int | None = None
+        self,
+        key: str,
+        parent: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        size: int | None = None,
+        lease: Lease | None = None,
     ) -> list[Mount]:
         """Makes the active snapshot ``key`` on the committed ``parent`` (None: an empty tree) and returns its mounts.
 
-        ``size``: bytes it may take for itself, where the driver can limit. Raises ``AlreadyExistsError``,
-        ``NotFoundError`` for the parent, and what the driver raises; then nothing is left.
+        ``size``: bytes it may take for itself, where the driver can limit. ``lease``: until it is committed the
+        snapshot lives no longer than its holder. Raises ``AlreadyExistsError``, ``NotFoundError`` for the parent, and
+        what the driver raises; then nothing is left.
         """
-        number, parents = self._make(key, parent, "active", labels or {}, size)
+        number, parents = self._make(key, parent, "active", labels or {}, size, lease)
         return self.driver.mounts(number, parents, "active")
 
-    def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> list[Mount]:
+    def view(
+        self, key: str, parent: str, *, labels: Mapping[str, str] | None = None, lease: Lease | None = None
+    ) -> list[Mount]:
         """Makes the read-only snapshot ``key`` of the committed ``parent`` and returns its mounts."""
-        number, parents = self._make(key, parent, "view", labels or {}, None)
+        number, parents = self._make(key, parent, "view", labels or {}, None, lease)
         return self.driver.mounts(number, parents, "view")
 
     def _make(
-        self, key: str, parent: str | None, kind: Kind, labels: Mapping[str, str], size: int | None
+        self,
+        key: str,
+        parent: str | None,
+        kind: Kind,
+        labels: Mapping[str, str],
+        size: int | None,
+        keeper: Lease | None,
     ) -> tuple[int, list[int]]:
         _check_key(key)
-        with self.leases.hold(f"{kind} snapshot {key}") as lease:
+        with nullcontext(keeper) if keeper else self.leases.hold(f"{kind} snapshot {key}") as lease:
             with self.database.write() as db:
                 self._refuse_taken(db, key)
                 above = None if parent is None else self._committed(db, parent)
@@ -88,9 +104,15 @@ class Snapshotter:
                 parents = [] if above is None else [above, *_ancestors(db, above)]
             with self._undone_on_failure(number):
                 self.driver.create(number, parents, kind, size=size)
-                with self.database.write() as db:
-                    db.execute("UPDATE snapshots SET state = 'ready', lease = NULL WHERE number = ?", (number,))
+                self._finish(number, keeper)
         return number, parents
+
+    def _finish(self, number: int, keeper: Lease | None = None) -> None:
+        with self.database.write() as db:
+            db.execute(
+                "UPDATE snapshots SET state = 'ready', lease = ? WHERE number = ?",
+                (keeper.id if keeper else None, number),
+            )
 
     def _insert(
         self,
@@ -166,9 +188,10 @@ class Snapshotter:
 
     # ---- committing --------------------------------------------------------------------------
 
-    def commit(self, name: str, key: str, *, parent: str | None = None) -> None:
+    def commit(self, name: str, key: str, *, parent: str | None = None, lease: Lease | None = None) -> None:
         """The active snapshot ``key`` becomes the committed one ``name``. Nobody has it mounted.
 
+        ``lease``: until it is renamed it lives no longer than its holder.
         ``parent``: what it lies on from now on, for a snapshot that was made without a parent by an independent driver.
         Raises ``AlreadyExistsError`` when the name is taken; the active snapshot stays then.
         """
@@ -182,25 +205,35 @@ class Snapshotter:
                     raise UsageError(f"snapshot {key}: its parent is given when it is made")
                 above = self._committed(db, parent)
             db.execute(
-                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, size_limit = NULL WHERE number = ?",
-                (name, above, row["number"]),
+                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = ? WHERE number = ?",
+                (name, above, lease.id if lease else None, row["number"]),
             )
             parents = [] if above is None else [above, *_ancestors(db, above)]
         self.driver.seal(row["number"], parents)
 
-    def duplicate(self, name: str, key: str) -> None:
-        """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use."""
+    def duplicate(self, name: str, key: str, *, lease: Lease | None = None) -> None:
+        """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use.
+
+        ``lease``: until it is renamed the new one lives no longer than its holder.
+        """
         _check_key(name)
-        with self.leases.hold(f"commit {key}") as lease:
+        with nullcontext(lease) if lease else self.leases.hold(f"commit {key}") as holder:
             with self.database.write() as db:
                 row = self._active(db, key)
                 self._refuse_taken(db, name)
                 parents = _ancestors(db, row["number"])
-                number = self._insert(db, name, "committed", row["parent"], lease.id, {}, None)
+                number = self._insert(db, name, "committed", row["parent"], holder.id, {}, None)
             with self._undone_on_failure(number):
                 self.driver.duplicate(number, parents, row["number"])
-                with self.database.write() as db:
-                    db.execute("UPDATE snapshots SET state = 'ready', lease = NULL WHERE number = ?", (number,))
+                self._finish(number, lease)
+
+    def rename(self, name: str, key: str) -> None:
+        """Gives a committed snapshot another name. Raises ``AlreadyExistsError``."""
+        _check_key(name)
+        with self.database.write() as db:
+            row = self._row(db, key)
+            self._refuse_taken(db, name)
+            db.execute("UPDATE snapshots SET key = ?, lease = NULL WHERE number = ?", (name, row["number"]))
 
     # ---- removing ----------------------------------------------------------------------------
 
