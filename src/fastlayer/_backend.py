@@ -201,7 +201,7 @@ class TarScanner(Protocol):
 
 
 class Scanner(Protocol):
-    """``scan.Scanner(root_fd, *, xattrs="all", only=None)``: a directory tree as flat records in path order, root first.
+    """``scan.Scanner(root_fd, *, xattrs="all", only=None)``: a tree as flat records in path order, root first.
 
     Sockets are left out and counted. ``only``: see ``Differ``.
     """
