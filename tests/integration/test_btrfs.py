@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -326,34 +325,56 @@ def test_the_probe_says_why_not(tmp_path: Path, root: Path, engine: _backend.Eng
     assert not gone.works and "gone" in gone.why and gone.remedy
 
 
-PROBE = """
-import os, sys
-from pathlib import Path
-os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
-from fastlayer.drivers.btrfs import Btrfs
-print(*Btrfs.probe(Path(sys.argv[1])), sep="|")
-print(sorted(os.listdir(sys.argv[1])))
-"""
+def as_user(work: Callable[[], object]) -> str:
+    """What ``work`` gives in a process of user 1000."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(1000, 1000, 1000)
+            os.setresuid(1000, 1000, 1000)
+            os.write(write, repr(work()).encode())
+        except BaseException as exc:
+            os.write(write, repr(exc).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answer:
+        text = answer.read().decode()
+    os.waitpid(child, 0)
+    return text
 
 
-def test_the_probe_of_a_user_names_the_mount_option(filesystem: Path, root: Path) -> None:
-    os.chmod(root, 0o755)
+def test_the_probe_of_a_user_names_the_mount_option(filesystem: Path, root: Path, engine: _backend.Engine) -> None:
+    filesystem.parent.chmod(0o755)
     own = root / "own"
     own.mkdir()
     os.chown(own, 1000, 1000)
-    mount_point = next(p for p in (filesystem, *filesystem.parents) if p.is_mount())
-    for parent in mount_point.parents:
-        if parent.stat().st_mode & 0o005 != 0o005:
-            os.chmod(parent, 0o755)  # the temporary directory of this test session
+    assert Btrfs.probe(root).works  # everything is imported now
+    refused = as_user(lambda: Btrfs.probe(own))
+    assert refused.startswith("Probe(works=False") and "user_subvol_rm_allowed" in refused
+    assert os.listdir(own) == []
+    subprocess.run(["mount", "-o", "remount,user_subvol_rm_allowed", filesystem], check=True)
+    try:
+        assert as_user(lambda: tuple(Btrfs.probe(own))) == "(True, '', '')"
+        assert as_user(lambda: life(Btrfs(own))) == "['C /', 'A /new']"
+    finally:
+        subprocess.run(["mount", "-o", "remount,nouser_subvol_rm_allowed", filesystem], check=False)
+    assert Btrfs(own).numbers() == set()
 
-    def probe() -> list[str]:
-        done = subprocess.run([sys.executable, "-c", PROBE, own], capture_output=True, text=True, check=True)
-        return done.stdout.splitlines()
 
-    refused, left = probe()
-    assert refused.startswith("False|") and "user_subvol_rm_allowed" in refused and left == "[]"
-    subprocess.run(["mount", "-o", "remount,user_subvol_rm_allowed", mount_point], check=True)
-    assert probe() == ["True||", "[]"]
+def life(driver: Btrfs) -> list[str]:
+    driver.create(1, [], "active")
+    driver.seal(1, [])
+    driver.create(2, [1], "active")
+    (tree(driver, 2) / "new").write_text("x")
+    found = lines(driver, 2, [1])
+    driver.usage(2, [1])
+    driver.duplicate(3, [1], 2)
+    for number in (3, 2, 1):
+        driver.remove(number)
+    return found
 
 
 def test_without_the_right_to_search_changes_are_walked(

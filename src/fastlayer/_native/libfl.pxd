@@ -344,6 +344,23 @@ cdef extern from "fl_chunk.h" nogil:
     int fl_chunk_init(fl_chunk *c, uint64_t min, uint64_t avg, uint64_t max, int kernel, fl_error *err)
     int fl_chunk_next(fl_chunk *c, const uint8_t *data, size_t n, size_t *pos)
 
+# ---- fl_mount.h -------------------------------------------------------------------------------
+cdef extern from "fl_mount.h" nogil:
+    int fl_mount_open(const char *type, fl_error *err)
+    int fl_mount_set(int context, const char *key, const char *value, int fd, fl_error *err)
+    int fl_mount_create(int context, uint32_t attributes, fl_error *err)
+    int fl_mount_clone(const char *path, bint recursive, fl_error *err)
+    int fl_mount_change(int mount, uint64_t set, uint64_t clear, int userns, bint recursive, fl_error *err)
+    int fl_mount_attach(int mount, int target, fl_error *err)
+    int fl_mount_detach(const char *path, int flags, fl_error *err)
+    int fl_mount_old(const char *source, const char *target, const char *type, unsigned long flags, const char *data,
+                     int cwd, fl_error *err)
+    enum:
+        FL_MOUNT_UNIQUE
+        FL_MOUNT_ROOT
+    int fl_mount_id(int fd, bint plain, uint64_t *ret_id, fl_error *err)
+    int fl_mount_userns(const char *uid_map, const char *gid_map, fl_error *err)
+
 # ---- fl_btrfs.h -------------------------------------------------------------------------------
 cdef extern from "fl_btrfs.h" nogil:
     struct fl_btrfs_info:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Mounted(NamedTuple):
     """A mount of ours. ``writable``: the name of the layer that is written to, or None for a read-only one.
 
-    ``here``: it can be seen in this mount namespace.
+    ``here``: it can be seen in this mount namespace. ``depth``: mounts on top of each other.
     """
 
     target: str
@@ -31,6 +31,7 @@ class Mounted(NamedTuple):
     image: str
     writable: str | None
     created_ns: int
+    depth: int
     here: bool
 
 
@@ -55,14 +56,23 @@ def refuse_mounted(store: Store, layer: Writable) -> None:
             raise InUseError(f"{layer.name}: is mounted at {show_path(found.target)}: `fastlayer umount` it first")
 
 
-def remember(store: Store, target: str, driver: str, key: str, image: str, layer: str | None) -> Mounted:
+class Made(NamedTuple):
+    """What the kernel was asked to mount: ``number`` of the top mount (``mounts.table``), ``depth`` mounts in all."""
+
+    number: int
+    depth: int
+
+
+def remember(
+    store: Store, target: str, driver: str, key: str, image: str, layer: str | None, made: Made
+) -> Mounted:
     """Notes a mount that has just been made; the snapshot stays from now on, whoever made it."""
     with store.database.write() as db:
         _forget_row(db, target)
         db.execute(
-            "INSERT INTO mounts (target, driver, key, image, writable, boot_id, mount_ns, created_ns) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (target, driver, key, image, layer, _boot_id(), _namespace(), time.time_ns()),
+            "INSERT INTO mounts (target, driver, key, image, writable, mount_number, depth, boot_id, mount_ns, created_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (target, driver, key, image, layer, *made, _boot_id(), _namespace(), time.time_ns()),
         )
         db.execute("UPDATE snapshots SET lease = NULL WHERE driver = ? AND key = ?", (driver, key))
         return _of_row(db.execute("SELECT * FROM mounts WHERE target = ?", (target,)).fetchone())
@@ -84,17 +94,21 @@ def _of_row(row: sqlite3.Row) -> Mounted:
         row["image"],
         row["writable"],
         row["created_ns"],
+        row["depth"],
         row["mount_ns"] == _namespace() and row["boot_id"] == _boot_id(),
     )
 
 
 def _is_gone(row: sqlite3.Row) -> bool:
     """Not in the kernel any more. What is mounted in another namespace cannot be seen; it is taken to be there."""
-    from fastlayer.mounts.table import is_mounted
+    from fastlayer.mounts.table import identity
 
     if row["boot_id"] != _boot_id():
         return True
-    return bool(row["mount_ns"] == _namespace() and not is_mounted(row["target"]))
+    if row["mount_ns"] != _namespace():
+        return False
+    top = identity(row["target"])
+    return top is None or not top.is_root or row["mount_number"] not in (0, top.number)
 
 
 def forget(store: Store, found: Mounted) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastlayer.container import writable
-from fastlayer.container.mounted import Mounted, find, forget, refuse_mounted, remember
+from fastlayer.container.mounted import Made, Mounted, find, forget, refuse_mounted, remember
 from fastlayer.errors import DriverError, NotFoundError, UsageError, show_path
 from fastlayer.image.images import Image, Images
 
@@ -52,7 +52,8 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
 
     found = find(store, text)
     if found.here:
-        umount(found.target, detach=detach)
+        for _ in range(found.depth):
+            umount(found.target, detach=detach)
     forget(store, found)
     if remove and found.writable:
         writable.remove(store, found.writable)
@@ -162,9 +163,9 @@ def _mount(store: Store, mounts: list[Mount], place: str, driver: str, key: str,
     from fastlayer.mounts.mounting import mount as mount_at
     from fastlayer.mounts.mounting import umount
 
-    mount_at(mounts, place)
+    made = Made(mount_at(mounts, place), len(mounts))
     try:
-        return remember(store, place, driver, key, image, layer)
+        return remember(store, place, driver, key, image, layer, made)
     except BaseException:
         umount(place, detach=True)
         raise
