@@ -19,8 +19,8 @@ _MOVED = ".fastlayer-nested-"  # beside an inner subvolume, the directory that w
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A descriptor of a directory. Refusals inside the block name the path; a full quota is ``NoSpaceError``."""
+def opened(path: Path, *, about: Path | None = None) -> Iterator[int]:
+    """A descriptor of a directory. Refusals inside name it, or ``about``; a full quota is ``NoSpaceError``."""
     try:
         fd = os.open(path, _DIRECTORY)
     except OSError as exc:
@@ -28,20 +28,20 @@ def opened(path: Path) -> Iterator[int]:
     try:
         yield fd
     except StorageError as exc:
-        raise folders.storage_error(exc, exc.op, exc.filename or path) from exc
+        raise folders.storage_error(exc, exc.op, exc.filename or about or path) from exc
     finally:
         os.close(fd)
 
 
 def create(path: Path) -> None:
     """A new, empty subvolume of mode 0755."""
-    with opened(path.parent) as fd:
+    with opened(path.parent, about=path) as fd:
         _backend.engine().subvolume.create(fd, os.fsencode(path.name))
         os.chmod(path, 0o755)
 
 
 def snapshot(source: Path, path: Path, *, readonly: bool = False) -> None:
-    with opened(path.parent) as fd, opened(source) as source_fd:
+    with opened(path.parent, about=path) as fd, opened(source, about=path) as source_fd:
         _backend.engine().subvolume.snapshot(fd, os.fsencode(path.name), source_fd, readonly=readonly)
 
 
@@ -57,20 +57,34 @@ def delete(path: Path) -> None:
         folders.remove(path)
         return
     with opened(path.parent) as fd:
-        try:
-            _backend.engine().subvolume.destroy(fd, os.fsencode(path.name))
-        except StorageError as exc:
-            if exc.errno == errno.ENOENT:
-                return
-            if exc.errno != errno.ENOTEMPTY:
-                raise
+        name = os.fsencode(path.name)
+        if (refusal := _destroy(fd, name)) == errno.EROFS:  # a user's own may have to be writable
+            _make_writable(path)
+            refusal = _destroy(fd, name)
+        if refusal == errno.ENOTEMPTY:
             _delete_inner(path)
-            _backend.engine().subvolume.destroy(fd, os.fsencode(path.name))
+            refusal = _destroy(fd, name)
+        if refusal not in (0, errno.ENOENT):
+            raise StorageError(refusal, "delete subvolume", path.as_posix())
+
+
+def _destroy(fd: int, name: bytes) -> int:
+    """0, or the errno."""
+    try:
+        _backend.engine().subvolume.destroy(fd, name)
+    except StorageError as exc:
+        return exc.errno or errno.EIO
+    return 0
+
+
+def _make_writable(path: Path) -> None:
+    with opened(path) as fd:
+        _backend.engine().subvolume.set_readonly(fd, False)
 
 
 def _delete_inner(path: Path) -> None:
+    _make_writable(path)
     with opened(path) as fd:
-        _backend.engine().subvolume.set_readonly(fd, False)
         inner = inner_paths(fd, path)
     for name in inner:
         delete(path / os.fsdecode(name))
