@@ -5,10 +5,10 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes upper encode extract tarread chunk clone scan mountapi``) with the same classes and functions.
-Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a
-root descriptor, without a leading slash; the root itself is ``b""``. No call follows a
-symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+names (``changes upper encode extract tarread chunk clone scan mountapi subvolume``) with the same classes and
+functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative
+to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic link out of its
+root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
@@ -107,13 +107,16 @@ class Columns(NamedTuple):
 
 
 class Differ(Protocol):
-    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=)``.
+    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=, only=None)``.
 
     a, b: a directory fd (int), Columns, or None (an empty tree).
 
     Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path; top
     lower first.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
+    ``only`` (Differ, directories): look at these paths instead of everything, sorted, the root ``b""`` first;
+    ``path/`` means all below path. The answer is that about the whole trees if every path that differs is named, every
+    name of each hard-linked file among them, and all directories above (csrc/fl_pick.h).
     """
 
     entries: int  # entries seen so far, both sides
@@ -198,9 +201,9 @@ class TarScanner(Protocol):
 
 
 class Scanner(Protocol):
-    """``scan.Scanner(root_fd, *, xattrs="all")``: a directory tree in path order, root first, as flat records.
+    """``scan.Scanner(root_fd, *, xattrs="all", only=None)``: a tree as flat records in path order, root first.
 
-    Sockets are left out and counted.
+    Sockets are left out and counted. ``only``: see ``Differ``.
     """
 
     entries: int
@@ -320,6 +323,7 @@ class Engine(Protocol):
     clone: Any
     scan: Any
     mountapi: MountApi
+    subvolume: Any  # btrfs: see csrc/fl_btrfs.h and _native/subvolume.pyi
 
 
 class _Engine:

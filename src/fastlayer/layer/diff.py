@@ -385,6 +385,27 @@ def diff_upper(
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
 
 
+def diff_only(a: Any, b: Any, only: Sequence[bytes]) -> Changes:
+    """``diff`` of two directories for those who know where they may differ.
+
+    ``only``: sorted paths, as ``fastlayer._backend.Differ`` describes them. If nothing else differs, the changes and
+    their layer are those of ``diff(a, b)``, but for warnings about sockets at other places.
+    """
+    check_descriptors(a, b)
+    opened: list[Operand] = []
+    try:
+        opened.append(of_directory(a))
+        opened.append(of_directory(b))
+        left, right = opened
+        differ = _backend.engine().changes.Differ(left.side, right.side, details=True, threads=0, only=only)
+        table = _run(differ, left.directory, 1, Reporter(None))
+        return Changes(table, left, right, _warnings(table, [], "auto"))
+    except BaseException:
+        for operand in opened:
+            operand.close()
+        raise
+
+
 def _deliver(
     changes: Changes,
     output: Any,
