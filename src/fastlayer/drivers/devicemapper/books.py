@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastlayer.drivers.devicemapper.dmsetup import locked_with
 from fastlayer.drivers.devicemapper.options import Options
 from fastlayer.errors import CorruptStoreError, StorageError
 
@@ -61,11 +62,12 @@ class Books:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process (and thread) at a time; the kernel drops the lock of a dead one."""
+        """One process (and thread) at a time; the kernel drops the lock when all who hold it are dead."""
         fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
+            with locked_with(fd):
+                yield
         finally:
             os.close(fd)
 

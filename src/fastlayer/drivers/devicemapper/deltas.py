@@ -24,6 +24,7 @@ def own_blocks(pool: str, below: int, device: int) -> int:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            pass_fds=dmsetup.lock_descriptors(),
             check=False,
         )
     finally:

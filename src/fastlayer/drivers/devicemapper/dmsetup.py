@@ -10,7 +10,9 @@ import errno
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, NamedTuple, cast
 
 from fastlayer.errors import DriverError, StorageError
@@ -23,6 +25,7 @@ _FAILED = re.compile(r"^device-mapper: (?P<what>.+? ioctl(?: on \S+)?) +failed: 
 _POOL = re.compile(
     r"\d+ thin-pool (\d+) (\d+)/(\d+) (\d+)/(\d+) (?:-|\d+) (?P<mode>rw|ro|out_of_data_space)(?P<rest>(?: .*)?)"
 )
+_lock: ContextVar[tuple[int, ...]] = ContextVar("lock", default=())
 _ABSENT = "Device does not exist."
 
 
@@ -60,6 +63,24 @@ class PoolStatus(NamedTuple):
     needs_check: bool
 
 
+@contextmanager
+def locked_with(fd: int) -> Iterator[None]:
+    """Within the block every program this thread starts holds the lock ``fd``, too.
+
+    So what a killed process has started ends before the next one gets the lock.
+    """
+    token = _lock.set((fd,))
+    try:
+        yield
+    finally:
+        _lock.reset(token)
+
+
+def lock_descriptors() -> tuple[int, ...]:
+    """What programs started now must inherit."""
+    return _lock.get()
+
+
 def run(*arguments: str, device: str = "dmsetup") -> str:
     """What ``dmsetup ARGUMENTS`` prints. Raises ``DmError``; ``DriverError`` where there is no dmsetup."""
     return _execute(["dmsetup", *arguments], arguments[0], device)
@@ -78,6 +99,7 @@ def _execute(command: Sequence[str], what: str, device: str) -> str:
             errors="replace",
             timeout=_SECONDS,
             env=env,
+            pass_fds=lock_descriptors(),
             check=False,
         )
     except FileNotFoundError:
@@ -114,7 +136,13 @@ def create(name: str, table: str, *, readonly: bool = False) -> None:
 
 def make_node(name: str) -> None:
     """The node in ``/dev/mapper``, where neither udev nor dmsetup has made it (a /dev of a container's own)."""
-    if not os.path.exists(path_of(name)):
+    try:
+        node = os.stat(path_of(name)).st_rdev
+        with open(f"/sys/dev/block/{os.major(node)}:{os.minor(node)}/dm/name") as file:
+            right = file.read().strip() == name
+    except OSError:
+        right = False
+    if not right:
         run("mknodes", name, device=name)
 
 

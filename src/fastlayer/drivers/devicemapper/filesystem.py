@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastlayer.drivers.devicemapper.dmsetup import lock_descriptors
 from fastlayer.errors import DriverError, NoSpaceError, StorageError
 
 ROOTFS = "rootfs"
@@ -50,7 +51,15 @@ def make(kind: str, device: str) -> None:
     command = [*_MKFS[kind].split(), device]
     env = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C"}
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=False)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=env,
+            pass_fds=lock_descriptors(),
+            check=False,
+        )
     except FileNotFoundError:
         raise DriverError(f"{command[0]} is not installed: install the package {_PACKAGES[kind]}") from None
     if done.returncode != 0:
