@@ -22,6 +22,12 @@ MAY_KNOW: dict[str, set[str]] = {
     "_baseline": set(),
     "_backend": set(),  # it imports the two engines by name, at run time
     "layer": {"_backend", "oci"},
+    "metadata": set(),
+    "mounts": {"_backend"},
+    "content": {"oci", "_backend"},
+    "snapshot": {"metadata", "mounts", "oci", "layer"},
+    "drivers": {"snapshot", "layer", "mounts", "_backend"},
+    "testing": {"snapshot", "drivers", "mounts", ""},
     "cli": {"layer", "oci", "_backend", ""},
     "": {"layer", "oci", "_backend"},  # the public API
     "__main__": {"cli"},
@@ -37,6 +43,7 @@ BEHIND_A_DOOR = {
     "fastlayer.layer.index": "numpy",
     "fastlayer.layer.index_format": "numpy",
     "fastlayer.layer.keys": "blake3",
+    "fastlayer.metadata.database": "sqlite3",
 }
 
 

@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
 
 
 def driver_class(name: str) -> type[Driver]:
-    """The driver of that name. Raises ``UsageError`` for an unknown one, ``DriverError`` for one that is not here yet."""
+    """The driver of that name. Raises ``UsageError`` for an unknown one, ``DriverError`` for one that is not here."""
     if name in _LATER:
         raise DriverError(f"driver {name}: {_LATER[name]}")
     if name not in _HOME:

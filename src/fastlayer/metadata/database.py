@@ -1,14 +1,15 @@
 """``metadata.db``: one SQLite file (WAL) that any number of processes use at once.
 
-Every change is one transaction of ``Database.write``, which takes the write lock at its beginning (``BEGIN IMMEDIATE``):
-what a transaction has read cannot change before it ends. A reader never waits. The version of the layout is
-``PRAGMA user_version``; opening a store of an older version brings it up to date, one of a newer version is refused.
+Every change is one transaction of ``Database.write``, which takes the write lock at its beginning (``BEGIN
+IMMEDIATE``): what a transaction has read cannot change before it ends. A reader never waits. The version of the layout
+is ``PRAGMA user_version``; opening a store of an older version brings it up to date, a newer one is refused.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,25 +22,27 @@ _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
-    """An open ``metadata.db``. Not for several threads at once: each opens its own (``again``)."""
+    """An open ``metadata.db``; every thread that uses it gets a connection of its own."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _explained(path):
-            self._db = sqlite3.connect(os.fspath(path), timeout=_WAIT_SECONDS, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("PRAGMA foreign_keys=ON")
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
         try:
             self._migrate()
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
-    def again(self) -> Database:
-        """Another connection to the same file, for another thread."""
-        return Database(self.path)
+    @property
+    def _db(self) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if found is None:
+            with _explained(self.path):
+                found = _connect(self.path)
+            self._local.db = found
+            self._opened.append(found)
+        return found
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -75,7 +78,10 @@ class Database:
         return [] if found == ["ok"] else found
 
     def close(self) -> None:
-        self._db.close()
+        """No thread may be using it any more."""
+        while self._opened:
+            self._opened.pop().close()
+        self._local = threading.local()
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -94,6 +100,15 @@ class Database:
                     for statement in MIGRATIONS[number]:
                         db.execute(statement)
                 db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(os.fspath(path), timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=NORMAL")
+    db.execute("PRAGMA foreign_keys=ON")
+    return db
 
 
 @contextmanager

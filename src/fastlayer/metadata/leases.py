@@ -1,8 +1,8 @@
 """Leases: who works in the store now, and what the garbage collector must leave to them.
 
-A lease is a file ``leases/ID`` whose holder keeps it locked (flock(2)) for as long as it works. The kernel drops the lock
-when the process ends, however it ends, in whichever pid namespace it ran; so a lock that can be taken proves that the
-holder is dead, and nothing has to be guessed from process numbers or times.
+A lease is a file ``leases/ID`` whose holder keeps it locked (flock(2)) for as long as it works. The kernel drops the
+lock when the process ends, however it ends, in whichever pid namespace it ran; so a lock that can be taken proves that
+the holder is dead, and nothing has to be guessed from process numbers or times.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastlayer.errors import StorageError
-from fastlayer.metadata.database import Database
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from fastlayer.metadata.database import Database
 
 RefKind = Literal["blob", "snapshot"]
 

@@ -2,7 +2,8 @@
 
 Words: a *snapshot* row's ``number`` is its folder in the driver's directory; ``key`` names an active one or a view,
 ``name`` (the same column) a committed one, where image layers are named by their chain id. ``state``: ``making`` and
-``removing`` rows belong to a lease; when its holder is dead the next garbage collection clears them away.
+``removing`` rows belong to a lease, and so do temporary ones; when its holder is dead the next garbage collection
+clears them away.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE UNIQUE INDEX snapshot_keys ON snapshots(driver, key) WHERE state != 'removing'",
         "CREATE INDEX snapshot_parents ON snapshots(parent)",
-        # Layers by their blob. present=0: the bytes are made again from the snapshot when someone needs them.
+        # Layers by their blob. payload: bytes of the files in it. present=0: the bytes are made again from the snapshot
+        # when someone needs them.
         """CREATE TABLE layers (
             digest TEXT PRIMARY KEY,
             diff_id TEXT NOT NULL,
             media_type TEXT NOT NULL,
             size INTEGER NOT NULL,
             tar_size INTEGER NOT NULL,
-            present INTEGER NOT NULL,
-            recipe TEXT
+            payload INTEGER NOT NULL,
+            present INTEGER NOT NULL
         ) WITHOUT ROWID""",
         "CREATE INDEX layer_diff_ids ON layers(diff_id)",
         """CREATE TABLE images (
@@ -64,10 +66,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             config_digest TEXT NOT NULL,
             platform TEXT NOT NULL,
             created TEXT,
-            blob_size INTEGER NOT NULL,
-            content_size INTEGER NOT NULL,
             chain_id TEXT,
             layers TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        # What a manifest or index is made of: what keeps blobs in the store besides the images' names.
+        """CREATE TABLE blob_refs (
+            parent TEXT NOT NULL,
+            child TEXT NOT NULL,
+            PRIMARY KEY (parent, child)
         ) WITHOUT ROWID""",
         # A mount, and the writable layer that outlives it when it has a name.
         """CREATE TABLE writable (

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 class Mount(NamedTuple):
     """One mount, as data: nothing is mounted by making one.
 
-    ``type``: ``bind``, ``overlay``, or a file system of a block device (``ext4``, ``xfs``). ``source``: the directory of
-    a bind, the device of a block file system, ``overlay`` otherwise. ``options``: as mount(8) writes them (``ro``,
+    ``type``: ``bind``, ``overlay``, or a file system of a block device (``ext4``, ``xfs``). ``source``: the directory
+    of a bind, the device of a block file system, ``overlay`` otherwise. ``options``: as mount(8) writes them (``ro``,
     ``rw``, ``noatime``, ``userxattr``, ``upperdir=...``). ``lowers``: lower directories of an overlay, top first; they
     are no option, for they do not fit into one: each is passed by itself (``lowerdir+`` of the new mount API).
     ``id_map``: ``(inside, outside, count)`` ranges for an idmapped mount of the lower directories, or none.

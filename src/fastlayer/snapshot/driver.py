@@ -1,8 +1,8 @@
 """What a storage driver is: the mechanics of one file system, without names, states or locks.
 
-The snapshotter (``snapshot/snapshotter.py``) keeps the books - names, parents, what is active and what is committed, who
-works on what - and calls a driver with numbers. A driver keeps one folder (subvolume, thin device) per number below its
-root and nothing else; it has no memory of its own, so that any process can pick up where another one was killed.
+The snapshotter (``snapshot/snapshotter.py``) keeps the books - names, parents, what is active and what is committed,
+who works on what - and calls a driver with numbers. A driver keeps one folder (subvolume, thin device) per number below
+its root and nothing else; it has no memory of its own, so that any process can go on where another one was killed.
 
 Rules for every driver:
 

@@ -21,18 +21,20 @@ undoes it.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
-from fastlayer.metadata.database import Database
-from fastlayer.metadata.leases import Leases
 from fastlayer.snapshot.driver import Driver, Kind, Usage
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from fastlayer.layer.diff import Changes
+    from fastlayer.metadata.database import Database
+    from fastlayer.metadata.leases import Lease, Leases
     from fastlayer.mounts.mount import Mount
 
 _MAX_KEY = 1024  # characters
@@ -54,42 +56,63 @@ class Snapshotter:
 
     def __init__(self, database: Database, leases: Leases, driver: Driver) -> None:
         self.driver = driver
-        self._database = database
-        self._leases = leases
+        self.database = database
+        self.leases = leases
 
     # ---- making ------------------------------------------------------------------------------
 
     def prepare(
-        self, key: str, parent: str | None = None, *, labels: Mapping[str, str] | None = None, size: int | None = None
+        self,
+        key: str,
+        parent: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        size: int | None = None,
+        lease: Lease | None = None,
     ) -> list[Mount]:
         """Makes the active snapshot ``key`` on the committed ``parent`` (None: an empty tree) and returns its mounts.
 
-        ``size``: bytes it may take for itself, where the driver can limit. Raises ``AlreadyExistsError``,
-        ``NotFoundError`` for the parent, and what the driver raises; then nothing is left.
+        ``size``: bytes it may take for itself, where the driver can limit. ``lease``: until it is committed the
+        snapshot lives no longer than its holder. Raises ``AlreadyExistsError``, ``NotFoundError`` for the parent, and
+        what the driver raises; then nothing is left.
         """
-        number, parents = self._make(key, parent, "active", labels or {}, size)
+        number, parents = self._make(key, parent, "active", labels or {}, size, lease)
         return self.driver.mounts(number, parents, "active")
 
-    def view(self, key: str, parent: str, *, labels: Mapping[str, str] | None = None) -> list[Mount]:
+    def view(
+        self, key: str, parent: str, *, labels: Mapping[str, str] | None = None, lease: Lease | None = None
+    ) -> list[Mount]:
         """Makes the read-only snapshot ``key`` of the committed ``parent`` and returns its mounts."""
-        number, parents = self._make(key, parent, "view", labels or {}, None)
+        number, parents = self._make(key, parent, "view", labels or {}, None, lease)
         return self.driver.mounts(number, parents, "view")
 
     def _make(
-        self, key: str, parent: str | None, kind: Kind, labels: Mapping[str, str], size: int | None
+        self,
+        key: str,
+        parent: str | None,
+        kind: Kind,
+        labels: Mapping[str, str],
+        size: int | None,
+        keeper: Lease | None,
     ) -> tuple[int, list[int]]:
         _check_key(key)
-        with self._leases.hold(f"{kind} snapshot {key}") as lease:
-            with self._database.write() as db:
+        with nullcontext(keeper) if keeper else self.leases.hold(f"{kind} snapshot {key}") as lease:
+            with self.database.write() as db:
                 self._refuse_taken(db, key)
                 above = None if parent is None else self._committed(db, parent)
                 number = self._insert(db, key, kind, above, lease.id, labels, size)
                 parents = [] if above is None else [above, *_ancestors(db, above)]
             with self._undone_on_failure(number):
                 self.driver.create(number, parents, kind, size=size)
-                with self._database.write() as db:
-                    db.execute("UPDATE snapshots SET state = 'ready', lease = NULL WHERE number = ?", (number,))
+                self._finish(number, keeper)
         return number, parents
+
+    def _finish(self, number: int, keeper: Lease | None = None) -> None:
+        with self.database.write() as db:
+            db.execute(
+                "UPDATE snapshots SET state = 'ready', lease = ? WHERE number = ?",
+                (keeper.id if keeper else None, number),
+            )
 
     def _insert(
         self,
@@ -112,24 +135,24 @@ class Snapshotter:
 
     def mounts(self, key: str) -> list[Mount]:
         """How to mount the snapshot; a committed one read-only."""
-        with self._database.read() as db:
+        with self.database.read() as db:
             row = self._row(db, key)
             parents = _ancestors(db, row["number"])
         return self.driver.mounts(row["number"], parents, row["kind"])
 
     def stat(self, key: str) -> Info:
         """Raises ``NotFoundError``."""
-        with self._database.read() as db:
+        with self.database.read() as db:
             return _info(self._row(db, key))
 
     def exists(self, key: str) -> bool:
         """Whether there is a finished snapshot of that key or name."""
-        with self._database.read() as db:
+        with self.database.read() as db:
             return self._find(db, key) is not None
 
     def walk(self) -> Iterator[Info]:
         """All snapshots, oldest first."""
-        with self._database.read() as db:
+        with self.database.read() as db:
             rows = db.execute(
                 f"{_SELECT} WHERE s.driver = ? AND s.state = 'ready' ORDER BY s.number", (self.driver.name,)
             ).fetchall()
@@ -142,7 +165,7 @@ class Snapshotter:
             return Usage(row["bytes"], row["inodes"])
         found = self.driver.usage(number, parents)
         if row["kind"] == "committed":
-            with self._database.write() as db:
+            with self.database.write() as db:
                 db.execute(
                     "UPDATE snapshots SET bytes = ?, inodes = ? WHERE number = ?", (found.bytes, found.inodes, number)
                 )
@@ -159,7 +182,7 @@ class Snapshotter:
         return number, parents
 
     def _place(self, key: str) -> tuple[int, list[int], sqlite3.Row]:
-        with self._database.read() as db:
+        with self.database.read() as db:
             row = self._row(db, key)
             return row["number"], _ancestors(db, row["number"]), row
 
@@ -172,7 +195,7 @@ class Snapshotter:
         Raises ``AlreadyExistsError`` when the name is taken; the active snapshot stays then.
         """
         _check_key(name)
-        with self._database.write() as db:
+        with self.database.write() as db:
             row = self._active(db, key)
             self._refuse_taken(db, name)
             above = row["parent"]
@@ -181,7 +204,7 @@ class Snapshotter:
                     raise UsageError(f"snapshot {key}: its parent is given when it is made")
                 above = self._committed(db, parent)
             db.execute(
-                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, size_limit = NULL WHERE number = ?",
+                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = NULL WHERE number = ?",
                 (name, above, row["number"]),
             )
             parents = [] if above is None else [above, *_ancestors(db, above)]
@@ -190,29 +213,28 @@ class Snapshotter:
     def duplicate(self, name: str, key: str) -> None:
         """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use."""
         _check_key(name)
-        with self._leases.hold(f"commit {key}") as lease:
-            with self._database.write() as db:
+        with self.leases.hold(f"commit {key}") as lease:
+            with self.database.write() as db:
                 row = self._active(db, key)
                 self._refuse_taken(db, name)
                 parents = _ancestors(db, row["number"])
                 number = self._insert(db, name, "committed", row["parent"], lease.id, {}, None)
             with self._undone_on_failure(number):
                 self.driver.duplicate(number, parents, row["number"])
-                with self._database.write() as db:
-                    db.execute("UPDATE snapshots SET state = 'ready', lease = NULL WHERE number = ?", (number,))
+                self._finish(number)
 
     # ---- removing ----------------------------------------------------------------------------
 
     def remove(self, key: str) -> None:
         """Removes the snapshot, which nobody has mounted. Raises ``InUseError`` while others are made of it."""
-        with self._leases.hold(f"remove snapshot {key}") as lease:
-            with self._database.write() as db:
+        with self.leases.hold(f"remove snapshot {key}") as lease:
+            with self.database.write() as db:
                 row = self._row(db, key)
                 child = db.execute("SELECT key FROM snapshots WHERE parent = ? LIMIT 1", (row["number"],)).fetchone()
                 if child is not None:
                     raise InUseError(f"snapshot {key}: {child[0]} is made of it: remove that first")
                 self.mark_removed(db, [row["number"]], lease.id)
-            self._finish_removal([row["number"]])
+            self.finish_removal([row["number"]])
 
     def mark_removed(self, db: sqlite3.Connection, numbers: list[int], lease: str) -> None:
         """Within a write transaction: from now on the snapshots are gone for everyone; ``finish_removal`` follows."""
@@ -220,28 +242,25 @@ class Snapshotter:
             "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?", [(lease, n) for n in numbers]
         )
 
-    def finish_removal(self, numbers: list[int]) -> None:
-        """Clears away snapshots that were marked, children before parents."""
-        self._finish_removal(numbers)
-
     def clear_dead(self, dead: list[str]) -> int:
         """Undoes what the holders of dead leases were making or removing; returns how many snapshots went."""
         if not dead:
             return 0
-        with self._database.read() as db:
+        with self.database.read() as db:
             marks = ",".join("?" * len(dead))
             rows = db.execute(
                 f"SELECT number FROM snapshots WHERE driver = ? AND lease IN ({marks}) ORDER BY number DESC",
                 (self.driver.name, *dead),
             ).fetchall()
         numbers = [int(row[0]) for row in rows]
-        self._finish_removal(numbers)
+        self.finish_removal(numbers)
         return len(numbers)
 
-    def _finish_removal(self, numbers: list[int]) -> None:
+    def finish_removal(self, numbers: list[int]) -> None:
+        """Clears away snapshots that were marked, children before parents."""
         for number in numbers:
             self.driver.remove(number)
-            with self._database.write() as db:
+            with self.database.write() as db:
                 db.execute("DELETE FROM snapshots WHERE number = ?", (number,))
 
     # ---- rows --------------------------------------------------------------------------------

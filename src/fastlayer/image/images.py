@@ -1,0 +1,376 @@
+"""The images of a store: names, what they name, and what that is made of.
+
+A name names a manifest or an index (one manifest per platform). What lists show of a manifest is remembered in the
+database when the image comes in, so ``images`` and ``history`` of a thousand images open no blobs but the ones shown.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastlayer.content.store import IndexEntry
+from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
+from fastlayer.oci import mediatypes
+from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
+from fastlayer.oci.image_index import ImageIndex, walk
+from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
+from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
+from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.store.store import Store
+
+_SHORTEST_ID = 2
+
+
+class LayerInfo(NamedTuple):
+    """A layer as the store knows it: ``size`` of the blob, ``payload`` bytes of the files in it."""
+
+    digest: Digest
+    diff_id: Digest
+    media_type: str
+    size: int
+    tar_size: int
+    payload: int
+    present: bool
+
+
+class Image(NamedTuple):
+    """An image for one platform.
+
+    ``id`` is the digest of its configuration, as in Docker; ``target`` what the name names.
+
+    ``chain_id``: the name of the snapshot of all its layers; None for an image without layers.
+    """
+
+    names: tuple[str, ...]
+    target: Descriptor
+    manifest: Digest
+    id: Digest
+    platform: Platform
+    created: str
+    chain_id: Digest | None
+    layers: tuple[LayerInfo, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files in all layers, as Docker's SIZE."""
+        return sum(layer.payload for layer in self.layers)
+
+    @property
+    def name(self) -> str:
+        """For messages: the first name, or the id."""
+        return self.names[0] if self.names else str(self.id)
+
+
+class Images:
+    """The images of ``store``."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # ---- looking -----------------------------------------------------------------------------
+
+    def all(self) -> list[Image]:
+        """All images that have a name, and every platform of those that have several; by name."""
+        with self.store.database.read() as db:
+            rows = db.execute(
+                "SELECT digest, media_type, size, group_concat(name, char(10)) AS names FROM images GROUP BY digest "
+                "ORDER BY min(name)"
+            ).fetchall()
+            return [image for row in rows for image in _images(db, _target(row), row["names"].split("\n"))]
+
+    def find(self, text: str, platform: Platform | None = None) -> Image:
+        """The image that a person means: a name, a digest, or the beginning of an id, in this order.
+
+        ``platform`` chooses among several; default: this machine's. Raises ``NotFoundError``,
+        ``ReferenceFormatError``; ``StoreError`` when an id could be several images' or the platform is not there.
+        """
+        with self.store.database.read() as db:
+            target, names = self._target_of(db, text)
+            found = list(_images(db, target, names))
+            if not found:
+                raise CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
+        wanted = [image for image in found if text in (image.id, image.manifest) or _is_prefix(text, image)]
+        return _choose(text, wanted or found, platform, demanded=platform is not None)
+
+    def target_of(self, text: str) -> tuple[Descriptor, list[str]]:
+        """What a name, digest or id names - an index with all its platforms, or a manifest - and all its names."""
+        with self.store.database.read() as db:
+            return self._target_of(db, text)
+
+    def _target_of(self, db: sqlite3.Connection, text: str) -> tuple[Descriptor, list[str]]:
+        target = _by_name(db, text) or _by_digest(db, text)
+        if target is None:
+            raise NotFoundError(f"{text}: no such image: `fastlayer images` lists them, `fastlayer load` brings one in")
+        return target, _names(db, target.digest)
+
+    def by_target(self, target: Descriptor, names: Sequence[str] = ()) -> Image:
+        """The image of a target that has just been put there."""
+        with self.store.database.read() as db:
+            return _choose(str(target.digest), list(_images(db, target, names)), None, demanded=False)
+
+    def manifest(self, image: Image) -> Manifest:
+        """The manifest of an image. Raises ``CorruptStoreError`` when its blob is damaged."""
+        return parse_manifest(self.read(image.manifest), "", image.name)
+
+    def config(self, image: Image) -> ImageConfig:
+        """The configuration of an image."""
+        return parse_config(self.read(image.id, MAX_CONFIG), image.name)
+
+    def read(self, digest: Digest, limit: int = MAX_MANIFEST) -> bytes:
+        """A small blob, verified."""
+        return self.store.content.read(digest, limit)
+
+    # ---- changing ----------------------------------------------------------------------------
+
+    def put(self, names: Iterable[str], target: Descriptor, layers: Iterable[LayerInfo] = (), *, lease: Lease) -> None:
+        """Gives names to what is complete in the store; a name that something else has is moved.
+
+        ``layers``: what is known of them; of those that are known already nothing changes, but that a blob may be there
+        now. Raises ``ManifestError`` for an inconsistent image.
+        """
+        documents = self._documents(target)
+        now = time.time_ns()
+        with self.store.database.write() as db:
+            db.executemany(
+                "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present)",
+                [(*layer[:6], int(layer.present)) for layer in layers],
+            )
+            for record in documents:
+                record(db)
+            db.executemany(
+                "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated_ns) VALUES (?, ?, ?, ?, ?)",
+                [(name, target.digest, target.media_type, target.size, now) for name in names],
+            )
+            self.write_index(db, lease)
+
+    def tag(self, text: str, name: str) -> str:
+        """Gives the image another name; returns it in full."""
+        full = str(parse_reference(name).with_default_tag())
+        target, _ = self.target_of(text)
+        with self.store.leases.hold(f"tag {full}") as lease, self.store.database.write() as db:
+            if not db.execute("SELECT 1 FROM images WHERE digest = ?", (target.digest,)).fetchone():
+                raise NotFoundError(f"{text}: has been removed meanwhile: load it again")
+            db.execute(
+                "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated_ns) VALUES (?, ?, ?, ?, ?)",
+                (full, target.digest, target.media_type, target.size, time.time_ns()),
+            )
+            self.write_index(db, lease)
+        return full
+
+    def untag(self, text: str, *, force: bool = False) -> list[str]:
+        """Takes a name away, or all names when ``text`` is an id; returns them. The garbage collector does the rest.
+
+        An id with several names needs ``force``. Raises ``InUseError`` when a writable layer is made of the image and
+        this was its last name.
+        """
+        with self.store.leases.hold(f"untag {text}") as lease, self.store.database.write() as db:
+            target, names = self._target_of(db, text)
+            by_name = _by_name(db, text) is not None
+            doomed = [str(_reference(text))] if by_name else names
+            if not by_name and len(names) > 1 and not force:
+                raise InUseError(f"{text}: has {len(names)} names ({', '.join(names)}): remove them, or use --force")
+            if len(doomed) == len(names) and not force:
+                _refuse_used(db, text, target)
+            db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in doomed])
+            self.write_index(db, lease)
+        return doomed
+
+    def write_index(self, db: sqlite3.Connection, lease: Lease) -> None:
+        """Within a write transaction: the layout's index.json says what the database says.
+
+        Images whose layers are not all there as blobs are left out: other tools could not read them.
+        """
+        lazy = {
+            str(row[0])
+            for row in db.execute(
+                "WITH RECURSIVE above(digest) AS (SELECT digest FROM layers WHERE present = 0"
+                " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest) SELECT digest FROM above"
+            )
+        }
+        rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
+        entries = [IndexEntry(row["name"], _target(row)) for row in rows if row["digest"] not in lazy]
+        self.store.content.write_index(entries, lease.id)
+
+    def _documents(self, target: Descriptor) -> list[Callable[[sqlite3.Connection], None]]:
+        """What is to be recorded for a target and all below it."""
+        has = self.store.content.has
+        records: list[Callable[[sqlite3.Connection], None]] = []
+        nodes = walk(target, lambda d, limit: self.read(d.digest, limit), lambda d: not has(d.digest))
+        for node in nodes:
+            document = node.document
+            if isinstance(document, ImageIndex):
+                here = [child.digest for child in document.manifests if has(child.digest)]
+                records.append(_recorder_of_refs(document.digest, here))
+            elif isinstance(document, Manifest):
+                records += self._manifest_records(document)
+        return records
+
+    def _manifest_records(self, manifest: Manifest) -> list[Callable[[sqlite3.Connection], None]]:
+        refs = [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
+        records = [_recorder_of_refs(manifest.digest, refs)]
+        if manifest.is_image:
+            config = parse_config(self.read(manifest.config.digest, MAX_CONFIG), str(manifest.digest))
+            check_consistent(manifest, config, str(manifest.digest))
+            records.append(_recorder_of_manifest(manifest, config))
+        return records
+
+
+def full_name(text: str) -> str:
+    """The name in full, with a tag. Raises ``ReferenceFormatError``."""
+    return str(parse_reference(text).with_default_tag())
+
+
+# ---- rows ------------------------------------------------------------------------------------------
+
+
+def _recorder_of_refs(parent: Digest, children: Sequence[Digest]) -> Callable[[sqlite3.Connection], None]:
+    def record(db: sqlite3.Connection) -> None:
+        db.executemany(
+            "INSERT OR IGNORE INTO blob_refs (parent, child) VALUES (?, ?)", [(parent, child) for child in children]
+        )
+
+    return record
+
+
+def _recorder_of_manifest(manifest: Manifest, config: ImageConfig) -> Callable[[sqlite3.Connection], None]:
+    layers = [
+        [str(layer.digest), str(diff_id)] for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+    ]
+    row = (
+        manifest.digest,
+        config.digest,
+        str(config.platform),
+        config.created,
+        config.chain_id,
+        json.dumps(layers, separators=(",", ":")),
+    )
+
+    def record(db: sqlite3.Connection) -> None:
+        db.execute(
+            "INSERT OR REPLACE INTO manifests (digest, config_digest, platform, created, chain_id, layers) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            row,
+        )
+
+    return record
+
+
+def _target(row: sqlite3.Row) -> Descriptor:
+    return Descriptor(row["media_type"], Digest(row["digest"]), row["size"])
+
+
+def _images(db: sqlite3.Connection, target: Descriptor, names: Sequence[str]) -> Iterator[Image]:
+    """The image of a target, or those of its platforms."""
+    rows = db.execute(
+        "WITH RECURSIVE below(digest, place) AS (SELECT ?, 0"
+        " UNION SELECT child, place + 1 FROM blob_refs JOIN below ON parent = below.digest WHERE place < 9)"
+        " SELECT DISTINCT m.* FROM manifests m JOIN below ON m.digest = below.digest ORDER BY m.platform",
+        (target.digest,),
+    ).fetchall()
+    for row in rows:
+        layers = tuple(_layer(db, digest, diff_id) for digest, diff_id in json.loads(row["layers"]))
+        chain = Digest(row["chain_id"]) if row["chain_id"] else None
+        platform = parse_platform(row["platform"]) if row["platform"] else host_platform()
+        yield Image(
+            tuple(sorted(names)),
+            target,
+            Digest(row["digest"]),
+            Digest(row["config_digest"]),
+            platform,
+            row["created"] or "",
+            chain,
+            layers,
+        )
+
+
+def _layer(db: sqlite3.Connection, digest: str, diff_id: str) -> LayerInfo:
+    row = db.execute("SELECT * FROM layers WHERE digest = ?", (digest,)).fetchone()
+    if row is None:
+        return LayerInfo(Digest(digest), Digest(diff_id), mediatypes.LAYER, 0, 0, 0, False)
+    return LayerInfo(
+        Digest(digest),
+        Digest(diff_id),
+        row["media_type"],
+        row["size"],
+        row["tar_size"],
+        row["payload"],
+        bool(row["present"]),
+    )
+
+
+def _names(db: sqlite3.Connection, digest: str) -> list[str]:
+    return [str(row[0]) for row in db.execute("SELECT name FROM images WHERE digest = ? ORDER BY name", (digest,))]
+
+
+def _reference(text: str) -> Reference:
+    return parse_reference(text).with_default_tag()
+
+
+def _by_name(db: sqlite3.Connection, text: str) -> Descriptor | None:
+    meant = parse_any(text)
+    if not isinstance(meant, Reference):
+        return None
+    row = db.execute("SELECT * FROM images WHERE name = ?", (str(meant.with_default_tag()),)).fetchone()
+    if row is None and meant.digest:  # NAME@DIGEST: whatever has that digest
+        row = db.execute("SELECT * FROM images WHERE digest = ? LIMIT 1", (meant.digest,)).fetchone()
+    return None if row is None else _target(row)
+
+
+def _by_digest(db: sqlite3.Connection, text: str) -> Descriptor | None:
+    """By digest or the beginning of one: of a target, a manifest below it, or a configuration."""
+    if not is_id_prefix(text) or len(text) < _SHORTEST_ID:
+        return None
+    prefix = "sha256:" + text.removeprefix("sha256:") + "%"
+    rows = db.execute(
+        "WITH RECURSIVE above(digest) AS ("
+        " SELECT digest FROM manifests WHERE digest LIKE ?1 OR config_digest LIKE ?1"
+        " UNION SELECT digest FROM images WHERE digest LIKE ?1"
+        " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest)"
+        " SELECT DISTINCT i.digest, i.media_type, i.size FROM images i JOIN above ON i.digest = above.digest",
+        (prefix,),
+    ).fetchall()
+    if len(rows) > 1:
+        raise StoreError(f"{text}: could be {len(rows)} images: give more digits")
+    return _target(rows[0]) if rows else None
+
+
+def _is_prefix(text: str, image: Image) -> bool:
+    if not is_id_prefix(text):
+        return False
+    full = "sha256:" + text.removeprefix("sha256:")
+    return str(image.id).startswith(full) or str(image.manifest).startswith(full)
+
+
+def _choose(text: str, images: list[Image], platform: Platform | None, *, demanded: bool) -> Image:
+    if len(images) == 1 and not demanded:
+        return images[0]
+    found = choose(platform or host_platform(), ((image.platform, image) for image in images))
+    if not found:
+        there = ", ".join(sorted({str(image.platform) for image in images}))
+        raise NotFoundError(f"{text}: not for {platform or host_platform()}: it is there for {there}")
+    return found[0]
+
+
+def _refuse_used(db: sqlite3.Connection, text: str, target: Descriptor) -> None:
+    user = db.execute(
+        "WITH RECURSIVE below(digest) AS (SELECT ?"
+        " UNION SELECT child FROM blob_refs JOIN below ON parent = below.digest)"
+        " SELECT name FROM writable JOIN below ON manifest = below.digest LIMIT 1",
+        (target.digest,),
+    ).fetchone()
+    if user is not None:
+        raise InUseError(
+            f"{text}: the writable layer {user[0]} is made of it: `fastlayer rm {user[0]}`, or use --force"
+        )

@@ -1,0 +1,146 @@
+"""Layers become snapshots: each named by its chain id, made once and shared by all images that have it.
+
+A driver whose layers are independent (overlay2) gets all missing layers at the same time, each extracted in the storage
+format without looking at a parent, and stacked in order when they are complete. With any other driver a layer is
+extracted onto a snapshot of the one below. Extraction verifies; what is not complete is never named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastlayer.errors import AlreadyExistsError
+from fastlayer.layer.apply import AppliedLayer, apply
+from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
+from fastlayer.oci.chain import chain_ids
+from fastlayer.oci.digest import Digest
+from fastlayer.store.collect import claim_snapshots
+
+if TYPE_CHECKING:
+    from fastlayer.layer.progress import Progress, ProgressCallback
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.snapshot.snapshotter import Snapshotter
+    from fastlayer.store.store import Store
+
+
+class LayerSource(NamedTuple):
+    """A layer to be unpacked. ``open`` gives its blob to ``fastlayer.apply``: a path, descriptor or file object."""
+
+    diff_id: Digest
+    digest: Digest | None
+    size: int
+    open: Callable[[], Any]
+
+
+class Unpacked(NamedTuple):
+    """``layers``: what was extracted, by position; None where the snapshot was there already."""
+
+    layers: tuple[AppliedLayer | None, ...]
+    warnings: tuple[str, ...]
+
+
+def unpack(
+    store: Store,
+    lease: Lease,
+    layers: Sequence[LayerSource],
+    *,
+    jobs: int | None = None,
+    ignore_chown: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Unpacked:
+    """Makes the snapshots of a stack of layers, lowest first. What others have made already is used.
+
+    Raises what ``fastlayer.apply`` raises; the snapshots that are complete by then stay.
+    """
+    chain = [str(name) for name in chain_ids(layer.diff_id for layer in layers)]
+    snapshotter = store.snapshotter
+    present = claim_snapshots(store, lease, snapshotter.driver.name, chain)
+    first = max((number + 1 for number, name in enumerate(chain) if name in present), default=0)
+    work = _Unpacking(snapshotter, lease, layers, chain, ignore_chown, progress)
+    numbers = range(first, len(layers))
+    if snapshotter.driver.independent and len(numbers) > 1 and default_jobs(jobs) > 1:
+        work.all_at_once(numbers, default_jobs(jobs))
+    else:
+        for number in numbers:
+            work.extract(number)
+            work.commit(number)
+    return Unpacked(tuple(work.applied), tuple(work.warnings))
+
+
+class _Unpacking:
+    def __init__(
+        self,
+        snapshotter: Snapshotter,
+        lease: Lease,
+        layers: Sequence[LayerSource],
+        chain: Sequence[str],
+        ignore_chown: bool,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.applied: list[AppliedLayer | None] = [None] * len(layers)
+        self.warnings: list[str] = []
+        self._snapshotter = snapshotter
+        self._lease = lease
+        self._layers = layers
+        self._chain = chain
+        self._ignore_chown = ignore_chown
+        self._progress = progress
+
+    def all_at_once(self, numbers: range, jobs: int) -> None:
+        """The largest first, ``jobs`` at a time; a layer is named when all below it are."""
+        with Pipeline() as pipeline:
+            work, done = pipeline.channel(), pipeline.channel()
+
+            def worker() -> None:
+                while True:
+                    number = work.get()
+                    self.extract(number)
+                    done.put(number)
+
+            for number in sorted(numbers, key=lambda n: -self._layers[n].size):
+                work.put(number)
+            for _ in range(min(jobs, len(numbers))):
+                pipeline.spawn(worker)
+            complete: set[int] = set()
+            for number in numbers:
+                while number not in complete:
+                    complete.add(done.get())
+                self.commit(number)
+            pipeline.stop()
+
+    def extract(self, number: int) -> None:
+        layer, key = self._layers[number], self._key(number)
+        independent = self._snapshotter.driver.independent
+        parent = None if independent or not number else self._chain[number - 1]
+        self._snapshotter.prepare(key, parent, lease=self._lease)
+        place, parents = self._snapshotter.number(key)
+        with self._snapshotter.driver.layer_target(place, parents) as target:
+            stats = apply(
+                [layer.open()],
+                target.path,
+                format=target.format,
+                digest=[layer.digest],
+                diff_id=[layer.diff_id],
+                ignore_chown=self._ignore_chown,
+                progress=self._report,
+            )
+        self.applied[number] = stats.layers[0]
+        self.warnings += [warning for warning in stats.warnings if warning not in self.warnings]
+
+    def commit(self, number: int) -> None:
+        rebase = self._snapshotter.driver.independent and number > 0
+        try:
+            self._snapshotter.commit(
+                self._chain[number], self._key(number), parent=self._chain[number - 1] if rebase else None
+            )
+        except AlreadyExistsError:  # another process was faster
+            self._snapshotter.remove(self._key(number))
+
+    def _key(self, number: int) -> str:
+        return f"unpack-{self._lease.id}-{number}-{self._chain[number].rpartition(':')[2][:12]}"
+
+    def _report(self, progress: Progress) -> None:
+        checkpoint()  # another layer failed, or Ctrl-C
+        if self._progress is not None:
+            self._progress(progress)
