@@ -21,7 +21,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 KERNEL = "linux.uml"
-PACKAGES = ("user-mode-linux", "kmod", "dmsetup", "thin-provisioning-tools", "e2fsprogs", "xfsprogs")
+PROGRAMS = (KERNEL, "insmod", "dmsetup", "thin_delta", "mkfs.ext4", "mkfs.xfs")  # .ci/system has their packages
 MODULES = (
     "drivers/block/loop",
     "drivers/md/dm-mod",
@@ -54,18 +54,11 @@ sleep 60
 """
 
 
-def missing() -> list[str]:
-    """Programs that are not installed."""
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    wanted = (KERNEL, "insmod", "dmsetup", "thin_delta", "mkfs.ext4", "mkfs.xfs")
-    return [name for name in wanted if shutil.which(name, path=path) is None]
-
-
 def run(selection: Sequence[str], *, seconds: float, memory: str = "1G", env: Mapping[str, str] | None = None) -> int:
     """Runs pytest with these arguments inside a guest; returns its exit status.
 
-    ``memory`` of the guest, its tmpfs included. Raises ``TimeoutError`` after ``seconds``, ``RuntimeError`` when the guest
-    ends without a status. Paths of ``selection`` are relative to the project, or absolute and not below /tmp.
+    ``memory`` of the guest, its tmpfs included. Raises ``TimeoutError`` after ``seconds``, ``RuntimeError`` when the
+    guest ends without a status. Paths of ``selection`` are relative to the project, or absolute and not below /tmp.
     """
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *selection]
     return run_command(command, seconds=seconds, memory=memory, env=env)

@@ -41,7 +41,15 @@ class Differ:
     bytes_compared: int
 
     def __init__(
-        self, a: Any, b: Any, *, compare: str = "auto", xattrs: str = "all", details: bool = False, threads: int = 2
+        self,
+        a: Any,
+        b: Any,
+        *,
+        compare: str = "auto",
+        xattrs: str = "all",
+        details: bool = False,
+        threads: int = 2,
+        shared_until_ns: int = 0,
     ) -> None: ...
     def step(self) -> bool: ...
     def unverified(self) -> list[tuple[int, bytes, bytes]]: ...

@@ -212,7 +212,10 @@ cdef class Differ:
     cdef bint open   # diff is initialised
     cdef bint busy   # a step runs without the GIL
 
-    def __init__(self, a, b, *, str compare="auto", str xattrs="all", bint details=False, int threads=2):
+    def __init__(
+        self, a, b, *, str compare="auto", str xattrs="all", bint details=False, int threads=2,
+        int64_t shared_until_ns=0,
+    ):
         cdef fl_diff_options options
         cdef fl_error err
         if self.open:
@@ -229,6 +232,7 @@ cdef class Differ:
         options.xattrs = _XATTRS[xattrs]
         options.details = details
         options.threaded = threads > 0
+        options.shared_until_ns = shared_until_ns
         if fl_diff_init(&self.diff, &options, &err) < 0:
             raise_error(&err)
         self.open = True

@@ -153,6 +153,7 @@ cdef extern from "fl_diff.h" nogil:
         fl_xattr_policy xattrs
         bint details
         bint threaded
+        int64_t shared_until_ns
     struct fl_diff_unverified:
         uint32_t row
         uint32_t entry

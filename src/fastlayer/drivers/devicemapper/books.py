@@ -37,11 +37,15 @@ class PoolBook(NamedTuple):
 
 
 class SnapshotBook(NamedTuple):
-    """``device``: the thin device in the pool - a view uses its parent's. ``size``: bytes of the device."""
+    """``device``: the thin device in the pool - a view uses its parent's. ``size``: bytes of the device.
+
+    ``made_ns``: when it was the same as its parent, in nanoseconds since 1970.
+    """
 
     device: int
     size: int
     sealed: bool = False
+    made_ns: int = 0
 
 
 class Change(NamedTuple):

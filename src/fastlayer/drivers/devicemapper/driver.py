@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,10 +61,11 @@ class DeviceMapper:
             status = self._pool.with_base(status)
             status, book = self._settled(status, parents[0]) if parents else (status, self._base())
             larger = self._larger(book.size, size)
-            self._books.set_snapshot(number, SnapshotBook(_device(number), larger or book.size))
+            made = SnapshotBook(_device(number), larger or book.size, made_ns=time.time_ns())
+            self._books.set_snapshot(number, made)
             self._pool.add(status, number, book.device)
             if larger:
-                self._pool.activate(number, SnapshotBook(number, larger), writable=True)
+                self._pool.activate(number, made, writable=True)
         if larger:
             filesystem.grow(self._kind, self._pool.path_of(number))
 
@@ -75,7 +77,7 @@ class DeviceMapper:
         below = self._snapshot(parent)
         if not below.sealed:
             self._seal(parent, below)
-        self._books.set_snapshot(number, SnapshotBook(below.device, below.size, sealed=True))
+        self._books.set_snapshot(number, SnapshotBook(below.device, below.size, sealed=True, made_ns=time.time_ns()))
 
     def _larger(self, least: int, size: int | None) -> int | None:
         """The size of a device that must grow, in whole blocks of the pool."""
@@ -156,7 +158,7 @@ class DeviceMapper:
         with self._pool.held() as status:
             self._pool.need_space(status)
             book = self._snapshot(source)
-            copy = SnapshotBook(_device(number), book.size)
+            copy = SnapshotBook(_device(number), book.size, made_ns=book.made_ns)
             self._books.set_snapshot(number, copy)
             active = self._pool.info(source) is not None
             self._pool.add(status, number, book.device, source=self._pool.name_of(source) if active else "")
@@ -176,17 +178,18 @@ class DeviceMapper:
         return [Mount(self._kind, self._pool.path_of(number), options, subdirectory=ROOTFS)]
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
-        """Compares the two trees; files that the metadata proves to be equal are not read.
+        """Walks the two trees; files that inode and ctime prove to be those of the parent are not read.
 
         The devices used for it go when the result is closed.
         """
-        from fastlayer.layer.diff import diff
+        from fastlayer.layer.diff import diff, diff_snapshots
 
         with self._looked_at(number) as tree:
             if not parents:
                 return diff(None, tree)
+            book = self._snapshot(number)
             with self._looked_at(parents[0]) as parent:
-                return diff(parent, tree)
+                return diff_snapshots(parent, tree, shared_until_ns=book.made_ns)
 
     @contextmanager
     def _looked_at(self, number: int) -> Iterator[Path]:

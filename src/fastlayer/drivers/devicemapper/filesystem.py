@@ -31,7 +31,7 @@ _XFS_IMAXPCT = 127  # offset of sb_imax_pct
 # Inode tables are left as they are, in the base and in all that is made of it: zeroing them would fill the pool. The
 # journal is zeroed, for the pool does not zero blocks, and a stale journal of a sibling would look like this one's.
 _MKFS = {
-    "ext4": "mkfs.ext4 -q -F -m 0 -O ea_inode -J size=16 -E lazy_itable_init=1,lazy_journal_init=0,nodiscard",
+    "ext4": "mkfs.ext4 -q -F -m 0 -I 256 -O ea_inode -J size=16 -E lazy_itable_init=1,lazy_journal_init=0,nodiscard",
     "xfs": "mkfs.xfs -q -f -K -m reflink=1",
 }
 _PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs"}

@@ -129,9 +129,11 @@ class Pool:
         if not path.exists():
             if self.books.journal() is not None:
                 raise CorruptStoreError(f"{path}: is gone, and with it the snapshots of this driver: restore it")
-            with open(path, "xb") as file:
+            new = path.with_name(f"{name}.new")
+            with open(new, "wb") as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.truncate(size)
+            new.rename(path)
         return path
 
     def stop(self) -> None:
