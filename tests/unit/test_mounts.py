@@ -362,3 +362,28 @@ def test_not_permitted(engine: Engine, place: Path) -> None:
     done = subprocess.run([*as_nobody, sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.startswith("DriverError"), done
     assert "not permitted to mount bind: run as root, or inside `unshare -Urm`" in done.stdout
+
+
+@needs_root
+def test_a_part_of_a_file_system_is_mounted_alone(engine: Engine, api: str, place: Path) -> None:
+    """``subdirectory``: only that directory can be seen, with one mount to take off."""
+    image = place / "image"
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    device = subprocess.run(["losetup", "-f", "--show", image], check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        whole = Mount("ext4", device, ("rw",))
+        with mounting.temporary([whole]) as path:
+            (path / "rootfs").mkdir()
+            (path / "rootfs/inside").write_text("x")
+        for options in (("rw", "noatime"), ("ro",)):
+            with mounting.temporary([Mount("ext4", device, options, subdirectory="rootfs")]) as path:
+                assert os.listdir(path) == ["inside"]
+                assert bool(os.statvfs(path).f_flag & os.ST_RDONLY) == ("ro" in options)
+        before = [entry.target for entry in table.entries()]
+        with pytest.raises(StorageError):
+            mounting.mount([Mount("ext4", device, ("rw",), subdirectory="nothing")], place / "target")
+        assert [entry.target for entry in table.entries()] == before
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)

@@ -143,6 +143,8 @@ def _mount_one(value: Mount, target: int, path: bytes) -> None:
             _bind(value, plan, target)
         elif value.type == "overlay":
             _overlay(value, plan, target)
+        elif value.subdirectory:
+            _part_of_device(value, plan, target)
         else:
             _device(value, plan, target)
     except StorageError as exc:
@@ -244,6 +246,24 @@ def _device(value: Mount, plan: Plan, target: int) -> None:
             _lacking.add("fsopen")
     data = b",".join(key if text is None else key + b"=" + text for key, text in plan.parameters)
     _backend.engine().mountapi.mount_old(source, b"/proc/self/fd/%d" % target, fs_type, plan.flags, data)
+
+
+def _part_of_device(value: Mount, plan: Plan, target: int) -> None:
+    """Mounted where nobody looks, and from there only the directory bound onto the target."""
+    place = os.fsencode(tempfile.mkdtemp(prefix="fastlayer-mount-"))
+    try:
+        fd = _open_target(place)
+        try:
+            _device(value, plan, fd)
+        finally:
+            os.close(fd)
+        try:
+            inner = os.path.join(os.fsdecode(place), value.subdirectory)
+            _bind(Mount("bind", inner), plan._replace(parameters=(), recursive=False), target)
+        finally:
+            _backend.engine().mountapi.detach(place, _UMOUNT_NOFOLLOW | _MNT_DETACH)
+    finally:
+        os.rmdir(place)
 
 
 def _made(fs_type: bytes, source: bytes, plan: Plan) -> int:
