@@ -371,7 +371,9 @@ def test_a_part_of_a_file_system_is_mounted_alone(engine: Engine, api: str, plac
     with open(image, "wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-    device = subprocess.run(["losetup", "-f", "--show", image], check=True, capture_output=True, text=True).stdout.strip()
+    device = subprocess.run(
+        ["losetup", "-f", "--show", image], check=True, capture_output=True, text=True
+    ).stdout.strip()
     try:
         whole = Mount("ext4", device, ("rw",))
         with mounting.temporary([whole]) as path:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 
+_PATIENCE = 1.0  # seconds: whoever lists mounts at this moment keeps them busy for microseconds
+
+
 def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> Mounted:
     """Mounts an image read-only at ``target``, an existing directory. Raises ``DriverError`` without the right to."""
     place = _place(target)
@@ -55,7 +58,7 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
     found = find(store, text)
     if found.here:
         for _ in range(found.depth):
-            umount(found.target, detach=detach)
+            umount(found.target, detach=detach, patience=_PATIENCE)
     forget(store, found)
     if remove and found.writable:
         writable.remove(store, found.writable)
@@ -82,9 +85,10 @@ def _as_directory(mounts: list[Mount]) -> Iterator[Path]:
     if len(mounts) == 1 and mounts[0].type == "bind":
         yield Path(mounts[0].source)
         return
-    from fastlayer.mounts.mounting import temporary as mounted
+    from fastlayer.mounts.mounting import private
 
-    with mounted(mounts) as path:
+    (value,) = mounts
+    with private(value) as path:
         yield path
 
 

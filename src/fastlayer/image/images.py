@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.content.store import IndexEntry, index_of
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
@@ -21,6 +20,7 @@ from fastlayer.oci.image_index import ImageIndex, walk
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
@@ -154,7 +154,7 @@ class Images:
             for record in documents:
                 record(db)
             _give_names(db, list(names), target)
-            self.write_index(db, lease)
+            write_index(self.store, db, lease)
 
     def tag(self, text: str, name: str) -> str:
         """Gives the image another name; returns it in full."""
@@ -164,7 +164,7 @@ class Images:
             if not db.execute("SELECT 1 FROM images WHERE digest = ?", (target.digest,)).fetchone():
                 raise NotFoundError(f"{text}: has been removed meanwhile: load it again")
             _give_names(db, [full], target)
-            self.write_index(db, lease)
+            write_index(self.store, db, lease)
         return full
 
     def untag(self, text: str, *, force: bool = False) -> list[str]:
@@ -182,24 +182,13 @@ class Images:
             if set(names) <= set(doomed) and not force:
                 _refuse_used(db, text, target)
             db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in doomed])
-            self.write_index(db, lease)
+            write_index(self.store, db, lease)
         return _real(doomed) or doomed
 
     def nameless(self) -> list[Descriptor]:
         """What has lost its name to another image, or never had one."""
         with self.store.database.read() as db:
             return [_target(row) for row in db.execute("SELECT * FROM images WHERE name = digest ORDER BY name")]
-
-    def write_index(self, db: sqlite3.Connection, lease: Lease) -> None:
-        """Within a write transaction: the layout's index.json says what the database says.
-
-        Images whose layers are not all there as blobs are left out: other tools could not read them.
-        """
-        self.store.content.write_index(_index_entries(db), lease.id)
-
-    def index_bytes(self, db: sqlite3.Connection) -> bytes:
-        """What ``write_index`` writes."""
-        return index_of(_index_entries(db)).to_bytes()
 
     def _documents(self, target: Descriptor) -> list[Callable[[sqlite3.Connection], None]]:
         """What is to be recorded for a target and all below it."""
@@ -306,23 +295,6 @@ def _layer(db: sqlite3.Connection, digest: str, diff_id: str) -> LayerInfo:
         row["payload"],
         bool(row["present"]),
     )
-
-
-def _index_entries(db: sqlite3.Connection) -> list[IndexEntry]:
-    """The images that are there as blobs, all of them."""
-    lazy = {
-        str(row[0])
-        for row in db.execute(
-            "WITH RECURSIVE above(digest) AS (SELECT digest FROM layers WHERE present = 0"
-            " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest) SELECT digest FROM above"
-        )
-    }
-    rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
-    return [
-        IndexEntry(row["name"] if row["name"] != row["digest"] else "", _target(row))
-        for row in rows
-        if row["digest"] not in lazy
-    ]
 
 
 def _names(db: sqlite3.Connection, digest: str) -> list[str]:
