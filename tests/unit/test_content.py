@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -111,8 +112,12 @@ def test_a_trusted_digest_is_not_computed_again(store: ContentStore) -> None:
         blob.commit()
     with pytest.raises(CorruptStoreError, match="damaged"):
         store.check(digest(b"data"))
-    with pytest.raises(UsageError, match="trusted"):
-        store.ingest(LEASE, trusted=True)
+    with store.ingest(LEASE, trusted=True) as blob:
+        blob.write(b"late")
+        with pytest.raises(UsageError, match="trusted"):
+            blob.commit()
+        assert blob.commit(digest(b"late")) == (digest(b"late"), 4)
+    store.check(digest(b"late"))
 
 
 def test_other_algorithms(store: ContentStore) -> None:
@@ -186,12 +191,25 @@ def test_adopt_copies_where_nothing_can_be_shared(store: ContentStore, tmp_path:
 
 def test_adopt_by_hard_link_when_asked(store: ContentStore, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"data")
-    stored = store.adopt(tmp_path / "f", LEASE, link=True)
+    stored = store.adopt(tmp_path / "f", LEASE, how="link")
     assert stored == (digest(b"data"), 4)
     assert store.path_of(stored.digest).samefile(tmp_path / "f")
     with pytest.raises(DigestMismatchError):
-        store.adopt(tmp_path / "f", LEASE, digest=digest(b"x"), link=True)
+        store.adopt(tmp_path / "f", LEASE, digest=digest(b"x"), how="link")
     assert store.leftovers() == [] and (tmp_path / "f").read_bytes() == b"data"
+
+
+def test_adopt_by_moving(store: ContentStore, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+    number = (tmp_path / "f").stat().st_ino
+    with pytest.raises(DigestMismatchError):
+        store.adopt(tmp_path / "f", LEASE, digest=digest(b"x"), how="move")
+    stored = store.adopt(tmp_path / "f", LEASE, how="move")
+    assert store.path_of(stored.digest).stat().st_ino == number and not (tmp_path / "f").exists()
+    with tempfile.NamedTemporaryFile(dir="/var/tmp", delete=False) as elsewhere:
+        elsewhere.write(b"from another file system")
+    assert store.adopt(elsewhere.name, LEASE, how="move").digest == digest(b"from another file system")
+    assert not Path(elsewhere.name).exists()
 
 
 def test_adopt_shares_on_a_reflink_file_system() -> None:

@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from fastlayer.content.files import (
     Durability,
@@ -133,11 +133,9 @@ class ContentStore:
         """A writer for one blob: ``with store.ingest(lease) as blob: blob.write(data); blob.commit()``.
 
         ``lease`` (letters and digits) says whose it is when the process is killed. ``digest``, ``size`` (bytes): what
-        it must come to. ``trusted``: the caller has computed ``digest`` from the same bytes, so they are not hashed
-        again.
+        it must come to. ``trusted``: the caller computes the digest from the same bytes, so they are not hashed again;
+        it is given here or to ``commit``.
         """
-        if trusted and digest is None:
-            raise UsageError("a trusted blob needs its digest")
         wanted = Digest(digest) if digest is not None else None
         return Ingest(self.path, lease, wanted, size, trusted=trusted, durability=self.durability)
 
@@ -154,24 +152,32 @@ class ContentStore:
         *,
         digest: str | None = None,
         trusted: bool = False,
-        link: bool = False,
+        how: Literal["copy", "link", "move"] = "copy",
     ) -> Stored:
-        """Takes a whole file (path or descriptor) as a blob, sharing its data by reflink where the file system can.
+        """Takes a whole file (path or descriptor) as a blob, without copying its bytes where the file system can.
 
-        ``link``: where it cannot, the path may get a second name instead of being copied; then nobody may write into
-        the file any more. Otherwise the bytes are copied. What is in the store is hashed unless ``trusted``.
+        ``copy``: the file stays what it is; its data is shared by reflink, else copied. ``link``: where there is no
+        reflink a path may get a second name, and then nobody may write into the file any more. ``move``: the path is
+        gone afterwards. What is in the store is hashed unless ``trusted``.
         """
         with self.ingest(lease, digest=digest, trusted=trusted) as blob:
             if isinstance(source, int):
-                blob.take(source, os.fstat(source).st_size)
+                self._take(blob, source, source, "copy")
                 return blob.commit()
             with explained("cannot open", source), open(source, "rb", buffering=0) as file:
-                size = _regular(file, source)
-                shared = share(file.fileno(), blob.fileno())
-                if not shared and link and blob.link(source, file.fileno()):
-                    shared = True
-                blob.take(file.fileno(), size, shared=shared)
-            return blob.commit()
+                self._take(blob, source, file.fileno(), how)
+            stored = blob.commit()
+            if how == "move":
+                with explained("cannot remove", source):
+                    os.unlink(source)
+            return stored
+
+    @staticmethod
+    def _take(blob: Ingest, source: str | os.PathLike[str] | int, fd: int, how: str) -> None:
+        size = _regular(fd, source)
+        shared = how == "move" and blob.link(source, fd)
+        shared = shared or share(fd, blob.fileno()) or (how == "link" and blob.link(source, fd))
+        blob.take(fd, size, shared=shared)
 
     def remove(self, digest: str) -> bool:
         """Removes a blob; whether it was there."""
@@ -320,8 +326,10 @@ def _found(digest: str, path: Path) -> Iterator[None]:
         raise NotFoundError(f"{digest}: no such blob in {show_path(os.fspath(path))}") from None
 
 
-def _regular(file: Any, source: Any) -> int:
-    status = os.fstat(file.fileno())
+def _regular(fd: int, source: Any) -> int:
+    """Bytes of the file."""
+    status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{show_path(os.fspath(source))}: is no plain file")
+        name = f"descriptor {source}" if isinstance(source, int) else show_path(os.fspath(source))
+        raise UsageError(f"{name}: is no plain file")
     return status.st_size
