@@ -217,6 +217,14 @@ def test_labels_that_are_no_names(store: ContentStore) -> None:
         assert ([str(name) for name in image.names], image.labels) == (names, labels)
 
 
+@pytest.mark.parametrize("members", [oci_members, docker_members])
+def test_a_lease_hears_of_each_blob_before_it_can_be_collected(store: ContentStore, members: Any) -> None:
+    heard: dict[Digest, bool] = {}
+    sink = StoreSink(store, LEASE, lambda digest: heard.setdefault(digest, store.has(digest)))
+    scan(io.BytesIO(make_tar(members(ONE))), sink)
+    assert set(heard) == set(store.digests()) and not any(heard.values())
+
+
 def test_blobs_that_nobody_names_are_told(store: ContentStore) -> None:
     archive = read(store, make_tar([*docker_members(ONE), ("README", b"hello")]))
     assert archive.unused == (digest(b"hello"),)
@@ -388,6 +396,7 @@ BROKEN_INDEXES = [
     json.dumps({"schemaVersion": 2, "manifests": [{**ONE.entry, "size": 5}]}).encode(),
     json.dumps({"schemaVersion": 2, "manifests": [{**ONE.entry, "digest": digest(b"gone")}]}).encode(),
     json.dumps({"schemaVersion": 2, "layers": [], "manifests": []}).encode(),
+    b'{"schemaVersion": 2, "manifests": []}',
 ]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,9 @@ _LEASE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _HASHES = ("sha256", "sha384", "sha512")
 _PIECE = 1 << 20
 _WORTH_A_THREAD = 256 << 10  # bytes whose hashing takes much longer than telling a thread of them
+
+
+Keep = Callable[[Digest], object]  # is told of a digest before it is looked for or named
 
 
 class Stored(NamedTuple):
@@ -61,8 +65,10 @@ class Ingest:
         *,
         trusted: bool,
         durability: Durability,
+        keep: Keep | None = None,
     ) -> None:
         self.size = 0
+        self._keep = keep
         self._store = store
         self._digest = digest
         self._wanted_size = size
@@ -166,8 +172,10 @@ class Ingest:
 
         ``digest``: of a trusted blob, when it was not known at the beginning.
         """
-        assert self._path is not None
-        return self._name(self._verified(Digest(digest) if digest is not None else None))
+        verified = self._verified(Digest(digest) if digest is not None else None)
+        if self._keep is not None:
+            self._keep(verified)
+        return self._name(verified)
 
     def _name(self, digest: Digest) -> Stored:
         assert self._path is not None

@@ -31,7 +31,7 @@ from fastlayer.content.files import (
     sync_directory,
     write_all,
 )
-from fastlayer.content.ingest import Ingest, Stored, lease_of, new_hash, temporary_name
+from fastlayer.content.ingest import Ingest, Keep, Stored, lease_of, new_hash, temporary_name
 from fastlayer.errors import CorruptStoreError, NotFoundError, UsageError, show_path
 from fastlayer.oci import jsontext
 from fastlayer.oci.descriptor import Descriptor
@@ -128,16 +128,23 @@ class ContentStore:
     # ---- writing ----
 
     def ingest(
-        self, lease: str, *, digest: str | None = None, size: int | None = None, trusted: bool = False
+        self,
+        lease: str,
+        *,
+        digest: str | None = None,
+        size: int | None = None,
+        trusted: bool = False,
+        keep: Keep | None = None,
     ) -> Ingest:
         """A writer for one blob: ``with store.ingest(lease) as blob: blob.write(data); blob.commit()``.
 
         ``lease`` (letters and digits) says whose it is when the process is killed. ``digest``, ``size`` (bytes): what
         it must come to. ``trusted``: the caller computes the digest from the same bytes, so they are not hashed again;
-        it is given here or to ``commit``.
+        it is given here or to ``commit``. ``keep`` is told the digest just before the blob gets its name: from that
+        moment on it can be collected, unless someone holds it.
         """
         wanted = Digest(digest) if digest is not None else None
-        return Ingest(self.path, lease, wanted, size, trusted=trusted, durability=self.durability)
+        return Ingest(self.path, lease, wanted, size, trusted=trusted, durability=self.durability, keep=keep)
 
     def put(self, data: bytes, lease: str, *, digest: str | None = None) -> Stored:
         """A small blob at once."""

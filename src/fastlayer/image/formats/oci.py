@@ -81,6 +81,8 @@ def archived_images(members: Members, sink: Sink, name: str) -> tuple[ArchivedIm
         raise ManifestError(f"{name}: an image layout of another version than {LAYOUT_VERSION}")
     data = members.documents["index.json"]
     images = images_of(parse_index(data, what=f"{name}: index.json", limit=len(data)), f"{name}: index.json")
+    if not images:
+        raise ManifestError(f"{name}: index.json names no image")
     for image in images:
         found = members.by_digest(image.descriptor.digest)
         if found is None:
