@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -19,14 +18,12 @@ from fastlayer.errors import (
     CorruptStoreError,
     DigestMismatchError,
     ManifestError,
-    NoSpaceError,
     NotFoundError,
     StorageError,
     UsageError,
 )
 from fastlayer.oci import Descriptor, Digest
 from fastlayer.oci.mediatypes import MANIFEST
-from tests.filesystems import loop_fs, need_root
 
 LEASE = "0123456789abcdef"
 
@@ -212,21 +209,6 @@ def test_adopt_by_moving(store: ContentStore, tmp_path: Path) -> None:
     assert not Path(elsewhere.name).exists()
 
 
-def test_adopt_shares_on_a_reflink_file_system() -> None:
-    need_root()
-    with loop_fs("xfs") as root:
-        data = os.urandom(8 << 20)
-        (root / "f").write_bytes(data)
-        os.sync()
-        store = ContentStore(root / "content")
-        before = os.statvfs(root).f_bfree
-        stored = store.adopt(root / "f", LEASE)
-        os.sync()
-        assert before - os.statvfs(root).f_bfree < 256  # blocks of 4 KiB; a copy would take 2048
-        (root / "f").write_bytes(b"x")
-        store.check(stored.digest)
-
-
 def test_adopt_refuses_what_is_no_file(store: ContentStore, tmp_path: Path) -> None:
     with pytest.raises((UsageError, StorageError)):
         store.adopt(tmp_path, LEASE)
@@ -280,17 +262,6 @@ def test_the_same_blob_from_many_threads(store: ContentStore) -> None:
         thread.join()
     assert not errors
     store.check(digest(data))
-
-
-def test_a_full_file_system_is_named() -> None:
-    need_root()
-    with loop_fs("ext4", 16 << 20) as root:
-        store = ContentStore(root / "c")
-        with pytest.raises(NoSpaceError) as caught, store.ingest(LEASE) as blob:
-            for _ in range(32):
-                blob.write(os.urandom(1 << 20))
-        assert caught.value.errno == errno.ENOSPC
-        assert store.leftovers() == []
 
 
 # ---- names
