@@ -159,8 +159,9 @@ def test_a_blob_that_is_no_file(store: ContentStore, tmp_path: Path) -> None:
     for make in (os.mkdir, os.mkfifo, lambda path: os.symlink(tmp_path / "secret", path)):
         path = store.path_of(digest(b"s"))
         make(path)
-        with pytest.raises((CorruptStoreError, StorageError)):
-            store.read(digest(b"s"))
+        for call in (store.read, store.size, store.has):
+            with pytest.raises((CorruptStoreError, StorageError)):
+                call(digest(b"s"))
         path.rmdir() if path.is_dir() else path.unlink()
 
 
@@ -300,6 +301,14 @@ def test_a_broken_layout_is_refused(tmp_path: Path) -> None:
         path = store.path / name
         path.unlink() if data is None else path.write_bytes(data)
         with pytest.raises(error):
+            ContentStore(store.path, create=False).read_index()
+
+
+def test_a_document_that_is_no_file_is_not_waited_for(store: ContentStore) -> None:
+    for name in ("index.json", "oci-layout"):
+        (store.path / name).unlink()
+        os.mkfifo(store.path / name)
+        with pytest.raises(CorruptStoreError, match="no plain file"):
             ContentStore(store.path, create=False).read_index()
 
 

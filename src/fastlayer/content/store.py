@@ -90,12 +90,19 @@ class ContentStore:
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there."""
-        return self.path_of(digest).is_file()
+        try:
+            self.size(digest)
+        except NotFoundError:
+            return False
+        return True
 
     def size(self, digest: str) -> int:
         """Bytes of the blob. Raises ``NotFoundError``."""
         with _found(digest, self.path):
-            return self.path_of(digest).stat().st_size
+            status = os.lstat(self.path_of(digest))
+        if not stat.S_ISREG(status.st_mode):
+            raise _no_file(self.path_of(digest))
+        return status.st_size
 
     def open(self, digest: str) -> BinaryIO:
         """The blob for reading, unbuffered; ``fileno`` works. Raises ``NotFoundError``."""
@@ -287,13 +294,21 @@ def read_index(path: Path) -> ImageIndex:
 def open_blob(path: Path, digest: str) -> BinaryIO:
     """A blob of a layout, which must be a plain file."""
     checked = Digest(digest)
-    blob = path / "blobs" / checked.algorithm / checked.encoded
     with _found(digest, path):
-        fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return _open_plain(path / "blobs" / checked.algorithm / checked.encoded, os.O_NOFOLLOW)
+
+
+def _open_plain(path: Path, flags: int = 0) -> BinaryIO:
+    """A plain file for reading; anything else is refused before it can block or do something."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | flags)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise CorruptStoreError(f"{show_path(os.fspath(blob))}: is no plain file: remove it and load the image again")
+        raise _no_file(path)
     return cast(BinaryIO, open(fd, "rb", buffering=0))
+
+
+def _no_file(path: Path) -> CorruptStoreError:
+    return CorruptStoreError(f"{show_path(os.fspath(path))}: is no plain file: remove it and load the image again")
 
 
 def read_blob(path: Path, digest: str, limit: int) -> bytes:
@@ -311,8 +326,10 @@ def read_blob(path: Path, digest: str, limit: int) -> bytes:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
-    with explained("read", path, but=FileNotFoundError), open(path, "rb") as file:
-        data = file.read(limit + 1)
+    with explained("read", path, but=FileNotFoundError), _open_plain(path) as file:
+        data = b""
+        while len(data) <= limit and (piece := file.read(limit + 1 - len(data))):
+            data += piece
     if len(data) > limit:
         raise CorruptStoreError(f"{show_path(os.fspath(path))}: has more than {limit} bytes")
     return data
