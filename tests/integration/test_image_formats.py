@@ -139,9 +139,7 @@ class Podman:
         root.mkdir()
         (root / "policy.json").write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
         # locks in /dev/shm would stay there
-        (root / "containers.conf").write_text(
-            '[engine]\nlock_type = "file"\n'
-        )
+        (root / "containers.conf").write_text('[engine]\nlock_type = "file"\n')
         self.root = root
 
     def __call__(self, *words: str | Path) -> str:
