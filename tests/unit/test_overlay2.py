@@ -85,6 +85,34 @@ def test_one_layer_alone_shows_no_marks(found: Snapshotter) -> None:
         assert [name for name in os.listxattr(where / "a") if "overlay" in name] == []
 
 
+def test_whiteouts_that_hide_nothing_are_not_listed(engine: Engine, found: Snapshotter) -> None:
+    """The kernel would list them in directories that no lower layer has."""
+    commit_layer(found, "base", {"there": b"1", "dir/": None, "dir/there": b"1", "odd/": None, ".wh.no": None})
+    top = {
+        ".wh.there": None,
+        ".wh.not": None,
+        "dir/": None,
+        "dir/.wh.there": None,
+        "dir/.wh.not": None,
+        "new/": None,
+        "new/.wh.not": None,
+        "new/file": b"1",
+        "odd/": None,
+        "odd/.wh..wh..opq": None,
+        "odd/new/": None,
+        "odd/new/.wh.not": None,
+    }
+    commit_layer(found, "top", top, "base")
+    diff = found.driver.root / str(found.number("top")[0]) / "diff"
+    assert names(diff) == ["dir", "dir/there", "new", "new/file", "odd", "odd/new", "there"]
+    assert (diff / "new").stat().st_mtime == 1_000_000
+    with mounted(found, "top") as where:
+        assert names(where) == ["dir", "new", "new/file", "odd", "odd/new"]
+    with mounted(found, "base") as where:
+        assert names(where) == ["dir", "dir/there", "odd", "there"]
+    assert {(str(c.kind), c.name) for c in found.changes("top")} >= {("D", "/there"), ("D", "/dir/there")}
+
+
 def test_two_writable_ones_do_not_see_each_other(engine: Engine, found: Snapshotter, image: str) -> None:
     for key in ("one", "two"):
         found.prepare(key, image)
