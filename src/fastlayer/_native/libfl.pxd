@@ -354,3 +354,13 @@ cdef extern from "fl_mount.h" nogil:
         FL_MOUNT_ROOT
     int fl_mount_id(int fd, bint plain, uint64_t *ret_id, fl_error *err)
     int fl_mount_userns(const char *uid_map, const char *gid_map, fl_error *err)
+
+# ---- fl_usage.h -------------------------------------------------------------------------------
+cdef extern from "fl_usage.h" nogil:
+    struct fl_usage:
+        uint64_t bytes
+        uint64_t inodes
+        uint64_t shared
+    int fl_usage_init(fl_usage *u, int root_fd, fl_error *err)
+    void fl_usage_free(fl_usage *u)
+    int fl_usage_step(fl_usage *u, fl_error *err)
