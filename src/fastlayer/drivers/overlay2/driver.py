@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from fastlayer.drivers import quota
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.overlay2.lookup import decides, provider
+from fastlayer.drivers.overlay2.whiteouts import drop_pointless
 from fastlayer.drivers.system import refusals
 from fastlayer.errors import DriverError, StorageError, UnsafeEntryError, UsageError, show_path
 from fastlayer.mounts.mount import Mount
@@ -94,6 +95,8 @@ class Overlay2:
     @contextmanager
     def layer_target(self, number: int, parents: Sequence[int]) -> Iterator[LayerTarget]:
         diff, form = self._diff(number), self._layout().format
+        with refusals("cannot prepare the layer"):
+            (self._place(number) / "extracted").touch()
         if parents:
             yield LayerTarget(diff, form)
             return
@@ -110,11 +113,14 @@ class Overlay2:
 
     def seal(self, number: int, parents: Sequence[int]) -> None:
         place, diff = self._place(number), self._diff(number)
-        implied = place / "implied"
+        extracted, implied = place / "extracted", place / "implied"
         with refusals("cannot seal the snapshot"):
+            if extracted.exists():
+                drop_pointless(diff, [Path(lower) for lower in self._lowers(parents)])
             if parents and implied.exists():
                 copy_root(self._diff(parents[0]), diff)
-            implied.unlink(missing_ok=True)
+            for note in (extracted, implied):
+                note.unlink(missing_ok=True)
             if project := quota.project(diff):
                 quota.unlimit(diff, project)
             _remove_tree(place, b"work")
