@@ -46,6 +46,9 @@ struct fl_diff_options {
     bool details;  /* decide CONTENT also where something else changed          */
     bool threaded; /* walk directories in threads                               */
     const struct fl_pick_keys *only; /* look at these paths of directories, or NULL: all */
+    /* Not 0: two directories are one file system at two moments (snapshots of
+     * a block device), and were the same at this one. Nanoseconds since 1970. */
+    int64_t shared_until_ns;
 };
 
 /* A pair equal but for content that only hashing can prove. */

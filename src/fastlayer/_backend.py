@@ -107,12 +107,15 @@ class Columns(NamedTuple):
 
 
 class Differ(Protocol):
-    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=, only=None)``.
+    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=, only=None,
+    shared_until_ns=0)``.
 
     a, b: a directory fd (int), Columns, or None (an empty tree).
 
     Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path; top
     lower first.
+    ``shared_until_ns``: two directories are one file system at two moments (snapshots of a block device) and were the
+    same until then, so an equal inode with an equal ctime before it proves equal content; 0: they are not.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
     ``only`` (Differ, directories): look at these paths instead of everything, sorted, the root ``b""`` first;
     ``path/`` means all below path. The answer is that about the whole trees if every path that differs is named, every

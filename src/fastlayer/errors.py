@@ -121,7 +121,7 @@ class DriverError(StoreError):
 
 
 class StorageError(FastlayerError, OSError):
-    """The operating system refused. ``errno``, ``filename`` and ``op`` say what; ``detail`` is the kernel's own word."""
+    """The operating system refused. ``errno``, ``filename``, ``op`` say what; ``detail`` is the kernel's own word."""
 
     def __init__(self, errnum: int, op: str, path: str | bytes | None = None, detail: str = "") -> None:
         OSError.__init__(self, errnum, os.strerror(errnum))

@@ -63,12 +63,14 @@ class Differ:
         details: bool = False,
         threads: int = 0,
         only: Sequence[bytes] | None = None,
+        shared_until_ns: int = 0,
     ) -> None:
         check_policies(compare, xattrs)
         self.entries = 0
         self.bytes_compared = 0
         self._a, self._b = a, b
         self._compare, self._details = compare, details
+        self._shared_until_ns = shared_until_ns
         self._changes: list[Change] = []
         self._gone: set[bytes] = set()  # directories of A that B has no directory for
         self._sockets = 0
@@ -174,11 +176,12 @@ class Differ:
 
     def _proven(self, a: Entry, b: Entry) -> bool:
         """Equal without reading: one file seen twice or, against an index, unchanged since it was indexed."""
-        if a.place is not None and b.place is not None:
-            return a.inode == b.inode or a.place == b.place
-        if (a.place is None) == (b.place is None) or self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME:
+        both = a.place is not None and b.place is not None
+        if both and (a.inode == b.inode or a.place == b.place):
+            return True
+        if self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME or (a.place is None and b.place is None):
             return False
-        racy_ns = (self._a if a.place is None else self._b).racy_ns
+        racy_ns = self._shared_until_ns if both else (self._a if a.place is None else self._b).racy_ns
         return a.ino == b.ino != 0 and a.ctime_ns == b.ctime_ns and a.ctime_ns < racy_ns
 
     def _same_bytes(self, a: tuple[int, bytes], b: tuple[int, bytes]) -> bool:

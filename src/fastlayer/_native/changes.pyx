@@ -213,7 +213,10 @@ cdef class Differ:
     cdef bint busy   # a step runs without the GIL
     cdef bytes keys  # the walk reads from it
 
-    def __init__(self, a, b, *, str compare="auto", str xattrs="all", bint details=False, int threads=2, only=None):
+    def __init__(
+        self, a, b, *, str compare="auto", str xattrs="all", bint details=False, int threads=2, only=None,
+        int64_t shared_until_ns=0,
+    ):
         cdef fl_diff_options options
         cdef fl_pick_keys keys
         cdef fl_error err
@@ -233,6 +236,7 @@ cdef class Differ:
         options.threaded = threads > 0
         self.keys = pick_keys(only, &keys)
         options.only = NULL if only is None else &keys
+        options.shared_until_ns = shared_until_ns
         if fl_diff_init(&self.diff, &options, &err) < 0:
             raise_error(&err)
         self.open = True

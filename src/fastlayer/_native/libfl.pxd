@@ -159,6 +159,7 @@ cdef extern from "fl_diff.h" nogil:
         bint details
         bint threaded
         const fl_pick_keys *only
+        int64_t shared_until_ns
     struct fl_diff_unverified:
         uint32_t row
         uint32_t entry

@@ -1,7 +1,7 @@
 """Lists of things: ``--format table``, ``json``, or a template in the subset of Go's that people use with Docker.
 
-``{{.Field}}``, ``{{json .}}``, ``{{json .Field}}``, ``{{upper .Field}}``, ``{{lower .Field}}``; ``table`` before a template
-makes a table of it. ``\\t`` and ``\\n`` are understood.
+``{{.Field}}``, ``{{json .}}``, ``{{json .Field}}``, ``{{upper .Field}}``, ``{{lower .Field}}``; ``table`` before a
+template makes a table of it. ``\\t`` and ``\\n`` are understood.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fastlayer.cli import output
 
 SCHEMA = 1
 Row = dict[str, Any]  # field -> value, in Docker's field names
+Columns = Sequence[tuple[str, str]]  # (heading, field) of a table
 
 _ACTION = re.compile(r"\{\{\s*(?:(json|upper|lower)\s+)?\.([A-Za-z]*)\s*\}\}")
 _ANY_ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
@@ -24,11 +25,17 @@ _ANY_ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 def format_option(function: Any) -> Any:
     """--format."""
     return click.option(
-        "--format", "format_", default="table", metavar="table|json|TEMPLATE", help="json: an object per line; or Go-style."
+        "--format",
+        "format_",
+        default="table",
+        metavar="table|json|TEMPLATE",
+        help="json: an object per line; or Go-style.",
     )(function)
 
 
-def show(format_: str, columns: Sequence[tuple[str, str]], rows: Iterable[Row], right: frozenset[str] = frozenset()) -> None:
+def show(
+    format_: str, columns: Sequence[tuple[str, str]], rows: Iterable[Row], right: frozenset[str] = frozenset()
+) -> None:
     """Prints rows. ``columns``: (heading, field) of the table; ``right``: fields to the right."""
     if format_ == "json":
         output.write_lines(output.json_line({"schema": SCHEMA, **row}) for row in rows)
@@ -64,12 +71,12 @@ def _value(row: Row, function: str | None, field: str) -> str:
     return text.upper() if function == "upper" else text.lower() if function == "lower" else text
 
 
-def _table(columns: Sequence[tuple[str, str]], cells: list[list[str]], right: frozenset[str]) -> None:
+def _table(columns: Columns, cells: list[list[str]], right: frozenset[str]) -> None:
     aligned = frozenset(number for number, (_, field) in enumerate(columns) if field in right)
     output.table(tuple(heading for heading, _ in columns), [tuple(row) for row in cells], aligned)
 
 
-def _table_of(text: str, columns: Sequence[tuple[str, str]], rows: Iterable[Row]) -> None:
+def _table_of(text: str, columns: Columns, rows: Iterable[Row]) -> None:
     headings = {field: heading for heading, field in columns}
     fill = template(text)
     fields = [found[2] for found in _ACTION.finditer(text)]

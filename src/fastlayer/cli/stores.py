@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from fastlayer.errors import FastlayerError
     from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
 
@@ -26,9 +27,9 @@ def store_options(function: F) -> F:
 
 def platform_option(function: F) -> F:
     """--platform."""
-    return click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of several (default: this machine's).")(
-        function
-    )
+    return click.option(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of several (default: this machine's)."
+    )(function)
 
 
 def open_store(given: dict[str, Any], *, create: bool = False) -> Store:
@@ -54,7 +55,9 @@ def short(digest: str | None, *, full: bool = False) -> str:
 
 
 def familiar(name: str) -> tuple[str, str]:
-    """(REPOSITORY, TAG) as Docker shows a name."""
+    """(REPOSITORY, TAG) as Docker shows a name; an image without one has a digest instead."""
+    if name.startswith("sha256:"):
+        return "<none>", "<none>"
     from fastlayer.oci.reference import parse_reference
 
     reference = parse_reference(name)
@@ -84,3 +87,19 @@ def elapsed(seconds: float) -> str:
         count = seconds // 60
         return "About an hour" if count >= 60 else f"{count} minute{'s' if count > 1 else ''}"
     return "Less than a second" if seconds < 1 else f"{seconds} second{'s' if seconds > 1 else ''}"
+
+
+def shown(name: str) -> str:
+    """A name as people write it; an id shortened."""
+    return short(name) if name.startswith("sha256:") else ":".join(familiar(name))
+
+
+def all_failed(errors: list[FastlayerError]) -> int:
+    """The exit code of a verb that went through several things: each failure is a line of its own."""
+    import sys
+
+    for error in errors[:-1]:
+        print(f"fastlayer: {error}", file=sys.stderr)
+    if errors:
+        raise errors[-1]
+    return 0

@@ -46,7 +46,7 @@ def commit(
     images, snapshotter = Images(store), writable.snapshotter_of(store, layer)
     base = images.find(str(layer.manifest))
     config = images.config(base)
-    with store.leases.hold(f"commit {layer.name}") as lease:
+    with store.lease(f"commit {layer.name}") as lease:
         copy = f"commit-{secrets.token_hex(8)}"
         written = _freeze(store, snapshotter, lease, layer, copy, source_date_epoch, jobs, progress)
         chain = str(chain_ids([*config.diff_ids, written.diff_id])[-1])

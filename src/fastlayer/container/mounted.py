@@ -63,14 +63,13 @@ class Made(NamedTuple):
     depth: int
 
 
-def remember(
-    store: Store, target: str, driver: str, key: str, image: str, layer: str | None, made: Made
-) -> Mounted:
+def remember(store: Store, target: str, driver: str, key: str, image: str, layer: str | None, made: Made) -> Mounted:
     """Notes a mount that has just been made; the snapshot stays from now on, whoever made it."""
     with store.database.write() as db:
         _forget_row(db, target)
         db.execute(
-            "INSERT INTO mounts (target, driver, key, image, writable, mount_number, depth, boot_id, mount_ns, created_ns)"
+            "INSERT INTO mounts"
+            " (target, driver, key, image, writable, mount_number, depth, boot_id, mount_ns, created_ns)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (target, driver, key, image, layer, *made, _boot_id(), _namespace(), time.time_ns()),
         )

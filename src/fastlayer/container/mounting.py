@@ -13,10 +13,12 @@ from fastlayer.container import writable
 from fastlayer.container.mounted import Made, Mounted, find, forget, refuse_mounted, remember
 from fastlayer.errors import DriverError, NotFoundError, UsageError, show_path
 from fastlayer.image.images import Image, Images
+from fastlayer.image.unpack import ensure_unpacked
 
 if TYPE_CHECKING:
     from fastlayer.container.writable import Writable
     from fastlayer.mounts.mount import Mount
+    from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
 
 
@@ -25,8 +27,8 @@ def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> M
     place = _place(target)
     snapshotter = store.snapshotter
     key = f"mount-{secrets.token_hex(8)}"
-    parent = _chain(image)
-    with store.leases.hold(f"mount {image.name}") as lease:
+    parent = _chain(store, image)
+    with store.lease(f"mount {image.name}") as lease:
         mounts = snapshotter.view(key, parent, lease=lease)
         try:
             return _mount(store, mounts, place, snapshotter.driver.name, key, image.name, None)
@@ -64,9 +66,9 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
 def temporary(store: Store, image: Image) -> Iterator[Path]:
     """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory."""
     snapshotter = store.snapshotter
-    with store.leases.hold(f"look at {image.name}") as lease:
+    with store.lease(f"look at {image.name}") as lease:
         key = f"look-{lease.id}"
-        mounts = snapshotter.view(key, _chain(image), lease=lease)
+        mounts = snapshotter.view(key, _chain(store, image), lease=lease)
         try:
             with _as_directory(mounts) as path:
                 yield path
@@ -132,22 +134,31 @@ def _existing(store: Store, image: str | None, name: str | None) -> Writable | N
     return layer
 
 
-def open_writable(store: Store, image: str | None, name: str | None, *, size: int | None = None) -> Writable:
+def open_writable(
+    store: Store,
+    image: str | None,
+    name: str | None,
+    *,
+    size: int | None = None,
+    platform: Platform | None = None,
+) -> Writable:
     """The layer ``name``, or a new one on ``image``."""
     layer = _existing(store, image, name)
     if layer is None and image is None:
         raise NotFoundError(f"{name}: no writable layer of that name: name an image to make one")
     if layer is not None and size is not None:
         raise UsageError(f"{layer.name}: its size is given when it is made")
-    return layer or writable.create(store, Images(store).find(image or ""), name, size=size)
+    return layer or writable.create(store, Images(store).find(image or "", platform), name, size=size)
 
 
 # ---- doing it --------------------------------------------------------------------------------------
 
 
-def _chain(image: Image) -> str:
+def _chain(store: Store, image: Image) -> str:
+    """The snapshot of all layers, unpacked now if need be."""
     if image.chain_id is None:
         raise DriverError(f"{image.name}: has no layers, so there is nothing to mount")
+    ensure_unpacked(store, image)
     return str(image.chain_id)
 
 
@@ -158,7 +169,9 @@ def _place(target: str | os.PathLike[str]) -> str:
     return path
 
 
-def _mount(store: Store, mounts: list[Mount], place: str, driver: str, key: str, image: str, layer: str | None) -> None:
+def _mount(
+    store: Store, mounts: list[Mount], place: str, driver: str, key: str, image: str, layer: str | None
+) -> Mounted:
     """Mounts and remembers it, in this order, undone together; only then is a view no longer the lease's."""
     from fastlayer.mounts.mounting import mount as mount_at
     from fastlayer.mounts.mounting import umount

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastlayer.container.mounted import refuse_mounted
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
+from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def create(store: Store, image: Image, name: str | None = None, *, size: int | N
             raise AlreadyExistsError(f"{name}: exists already: choose another name, or `fastlayer rm {name}`")
     snapshotter = store.snapshotter
     layer = Writable(name, snapshotter.driver.name, f"writable/{name}", image.name, image.manifest, time.time_ns())
-    with store.leases.hold(f"create {name}") as lease:
+    ensure_unpacked(store, image)
+    with store.lease(f"create {name}") as lease:
         snapshotter.prepare(layer.key, image.chain_id, size=size, lease=lease)
         with store.database.write() as db:
             db.execute(
@@ -76,7 +78,7 @@ def remove(store: Store, name: str) -> None:
     """Removes the layer with all that was written to it, nothing else. Raises ``InUseError`` while it is mounted."""
     layer = find(store, name)
     refuse_mounted(store, layer)
-    with store.leases.hold(f"remove {name}") as lease:
+    with store.lease(f"remove {name}") as lease:
         snapshotter = store.snapshotter_of(layer.driver)
         with store.database.write() as db:
             if _row(db, name) is None:

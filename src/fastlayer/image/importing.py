@@ -38,7 +38,7 @@ def import_image(
     """
     full = new_name(name)
     created = timestamp(source_date_epoch)
-    with store.leases.hold(f"import {full or ''}".strip()) as lease:
+    with store.lease(f"import {full or ''}".strip()) as lease:
         if isinstance(source, (str, bytes, os.PathLike)) and os.path.isdir(source):
             layer = _directory(store, lease, source, source_date_epoch, ignore_chown, jobs, progress)
         else:

@@ -34,7 +34,7 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
     Raises ``CorruptStoreError`` when a snapshot does not give the digest that was recorded.
     """
     made: list[Digest] = []
-    with store.leases.hold(f"materialize {image.name}") as lease:
+    with store.lease(f"materialize {image.name}") as lease:
         with store.database.write() as db:
             lease.add(db, "blob", [layer.digest for layer in image.layers])
         chain = chain_ids(layer.diff_id for layer in image.layers)

@@ -34,6 +34,7 @@ _TYPES = {
 _ROW_SIZE = 64  # struct fl_row
 _ROW_KIND = 62  # offset of its `kind`
 _BATCH = 1024
+_TICK_NS = 20_000_000  # ctimes are taken from a clock that ticks every 1 to 10 ms
 _SETTLE = 4096  # pairs that may wait for a hash
 _MAX_SECONDS = (1 << 63) // 10**9 - 1  # a time in nanoseconds fits 64 bits
 
@@ -315,6 +316,27 @@ def diff(
             operand.close()
         raise
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
+
+
+def diff_snapshots(a: Any, b: Any, *, shared_until_ns: int, xattrs: XattrPolicy = "all") -> Changes:
+    """``diff`` of two directories that are one file system at two moments: snapshots of its block device.
+
+    They were the same at ``shared_until_ns`` (nanoseconds since 1970), so files with an equal inode number and an equal
+    ctime of more than a clock tick before are not read.
+    """
+    opened: list[Operand] = []
+    try:
+        opened += [of_directory(a)]
+        opened += [of_directory(b)]
+        differ = _backend.engine().changes.Differ(
+            opened[0].side, opened[1].side, xattrs=xattrs, details=True, shared_until_ns=shared_until_ns - _TICK_NS
+        )
+        table = _run(differ, opened[0].directory, default_jobs(None), Reporter(None))
+        return Changes(table, *opened, _warnings(table, opened, "auto"))
+    except BaseException:
+        for operand in opened:
+            operand.close()
+        raise
 
 
 @overload

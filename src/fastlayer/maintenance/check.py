@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.errors import CorruptStoreError, FastlayerError, NotFoundError
 from fastlayer.image.images import Image, Images
-from fastlayer.image.unpack import LayerSource, unpack
+from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.layer.pipeline import default_jobs, map_ordered
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
@@ -92,7 +92,8 @@ class _Checker:
     def blobs(self, jobs: int | None, progress: Progress | None) -> None:
         digests = sorted(self.store.content.digests())
         self.blob_count = len(digests)
-        for number, (digest, why) in enumerate(map_ordered(self._blob, digests, default_jobs(jobs)), 1):
+        for number, (digest, size, why) in enumerate(map_ordered(self._blob, digests, default_jobs(jobs)), 1):
+            self.byte_count += size
             if why:
                 self._damaged.add(digest)
                 self._find("blob", digest, why, self._drop_damaged(digest))
@@ -100,15 +101,17 @@ class _Checker:
                 progress(number, len(digests))
         self._presence()
 
-    def _blob(self, digest: Digest) -> tuple[Digest, str]:
+    def _blob(self, digest: Digest) -> tuple[Digest, int, str]:
+        """Its bytes, and what is wrong with it."""
+        size = 0
         try:
-            self.byte_count += self.store.content.size(digest)
+            size = self.store.content.size(digest)
             self.store.content.check(digest)
         except NotFoundError:
-            return digest, ""  # collected meanwhile
+            return digest, 0, ""  # collected meanwhile
         except FastlayerError as exc:
-            return digest, str(exc)
-        return digest, ""
+            return digest, size, str(exc)
+        return digest, size, ""
 
     def _drop_damaged(self, digest: Digest) -> bool:
         """A damaged layer goes when its snapshot can give it again."""
@@ -225,27 +228,20 @@ class _Checker:
         if not self.repair:
             return False
         target, names = images.target_of(name)
-        with self.store.leases.hold(f"repair {name}") as lease:
+        with self.store.lease(f"repair {name}") as lease:
             images.put(names, target, lease=lease)
         return True
 
     def _unpack(self, image: Image) -> bool:
         if not self.repair or not all(self.store.content.has(layer.digest) for layer in image.layers):
             return False
-        content = self.store.content
-
-        def source(digest: Digest) -> Callable[[], object]:
-            return lambda: content.path_of(digest)
-
-        layers = [LayerSource(layer.diff_id, layer.digest, layer.size, source(layer.digest)) for layer in image.layers]
-        with self.store.leases.hold(f"repair {image.name}") as lease:
-            unpack(self.store, lease, layers)
+        ensure_unpacked(self.store, image)
         return True
 
     def index(self) -> None:
         """The layout's own list of images."""
         images = Images(self.store)
-        with self.store.leases.hold("check index.json") as lease, self.store.database.write() as db:
+        with self.store.lease("check index.json") as lease, self.store.database.write() as db:
             wanted = images.index_bytes(db)
             try:
                 with open(self.store.content.path / "index.json", "rb") as file:

@@ -13,7 +13,9 @@ class Mount(NamedTuple):
     of a bind, the device of a block file system, ``overlay`` otherwise. ``options``: as mount(8) writes them (``ro``,
     ``rw``, ``noatime``, ``userxattr``, ``upperdir=...``). ``lowers``: lower directories of an overlay, top first; they
     are no option, for they do not fit into one: each is passed by itself (``lowerdir+`` of the new mount API).
-    ``id_map``: ``(inside, outside, count)`` ranges for an idmapped mount of the lower directories, or none.
+    ``id_map``: ``(inside, outside, count)`` ranges by which all directories of an overlay are mapped, or none.
+    ``subdirectory``: of a block file system, the directory in it that is shown as its root (``X-mount.subdir=`` of
+    mount(8)).
     """
 
     type: str
@@ -21,6 +23,7 @@ class Mount(NamedTuple):
     options: tuple[str, ...] = ()
     lowers: tuple[str, ...] = ()
     id_map: tuple[tuple[int, int, int], ...] = ()
+    subdirectory: str = ""
 
     @property
     def readonly(self) -> bool:
@@ -33,6 +36,8 @@ class Mount(NamedTuple):
             value["lowers"] = list(self.lowers)
         if self.id_map:
             value["id_map"] = [list(entry) for entry in self.id_map]
+        if self.subdirectory:
+            value["subdirectory"] = self.subdirectory
         return value
 
 

@@ -1,7 +1,7 @@
 """Mounting mount values onto a directory, and taking them off again.
 
-``mount`` and ``umount`` for callers that keep the books themselves, ``temporary`` for a block. The new mount API is used
-where the kernel has it: a mount is made complete with all its attributes and only then appears; mount(2) otherwise.
+``mount`` and ``umount`` for callers that keep the books themselves, ``temporary`` for a block. The new mount API is
+used where the kernel has it - a mount is made complete with all its attributes and only then appears - else mount(2).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _CHOOSES_ATIME = frozenset({"noatime", "strictatime", "relatime"})
 
 
 class Plan(NamedTuple):
-    """``attributes`` and ``clear`` for the new mount API, ``flags`` for mount(2), and what the file system itself gets."""
+    """``attributes`` and ``clear`` for the new mount API, ``flags`` for mount(2), what the file system itself gets."""
 
     attributes: int
     clear: int

@@ -14,13 +14,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Literal
 
 from fastlayer import _backend
 from fastlayer.errors import DriverError, StorageError
-from fastlayer.mounts.idmap import user_namespace
+from fastlayer.mounts.idmap import as_mapped_root, user_namespace
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.options import Plan
 
@@ -78,27 +78,29 @@ def _takes(context: int, key: bytes, value: bytes | int) -> bool:
 
 def make(mount: Mount, plan: Plan) -> int:
     """The overlay as a detached mount, by the first two means."""
-    with _lowers(mount) as lowers:
-        return _make(lowers, plan)
+    with _layers(mount, plan) as (lowers, parameters):
+        if not mount.id_map:
+            return _make(lowers, parameters, plan.attributes)
+        return as_mapped_root(mount.id_map, lambda: _make(lowers, parameters, plan.attributes))
 
 
-def _make(lowers: Sequence[bytes | int], plan: Plan) -> int:
+def _make(lowers: Sequence[bytes | int], others: Sequence[Parameter], attributes: int) -> int:
     api = _backend.engine().mountapi
     context = api.open_fs(b"overlay")
     try:
         api.set_parameters(context, [(b"source", b"overlay")])
-        with closing(_parameters(lowers, plan)) as parameters:
+        with closing(_parameters(lowers, others)) as parameters:
             api.set_parameters(context, parameters)
-        return int(api.create_mount(context, plan.attributes))
+        return int(api.create_mount(context, attributes))
     finally:
         os.close(context)
 
 
-def _parameters(lowers: Sequence[bytes | int], plan: Plan) -> Iterator[Parameter]:
+def _parameters(lowers: Sequence[bytes | int], others: Sequence[Parameter]) -> Generator[Parameter, None, None]:
     """One after the other, so that no more than one layer is open at a time."""
     for lower in lowers:
         yield from _layer(b"lowerdir+", lower)
-    for key, value in plan.parameters:
+    for key, value in others:
         if key in _UPPERS and value is not None:
             yield from _layer(key, value)
         else:
@@ -130,21 +132,38 @@ def _open(path: bytes) -> int:
 
 
 @contextmanager
-def _lowers(mount: Mount) -> Iterator[Sequence[bytes | int]]:
-    """The lower directories, by name or as (idmapped) mounts that last as long as the block."""
+def _layers(mount: Mount, plan: Plan) -> Iterator[tuple[Sequence[bytes | int], Sequence[Parameter]]]:
+    """Lower directories and parameters: layers by name, or in idmapped mounts that last as long as the block."""
     if len(mount.lowers) > MAX_LOWERS:
         raise DriverError(f"overlay: {len(mount.lowers)} layers: the kernel stacks at most {MAX_LOWERS}")
     names = [os.fsencode(lower) for lower in mount.lowers]
     if not mount.id_map:
-        yield names
+        yield names, plan.parameters
         return
+    uppers = {key: value for key, value in plan.parameters if key in _UPPERS and value is not None}
     with ExitStack() as stack:
         with user_namespace(mount.id_map) as namespace:
-            mapped = [_mapped(stack, name, namespace) for name in names]
-        if means() == "descriptors" and _takes_detached(mapped[0]):
-            yield mapped
-        else:
-            yield [_attached(stack, fd) for fd in mapped]
+            mapped: list[bytes | int] = [_mapped(stack, name, namespace) for name in names]
+            if uppers:  # both must be reached through one mount
+                common = os.path.commonpath(list(uppers.values()))
+                mapped.append(_mapped(stack, common, namespace))
+        if means() != "descriptors" or not _takes_detached(mapped[0]):
+            mapped = [_attached(stack, int(fd)) for fd in mapped]
+        if not uppers:
+            yield mapped, plan.parameters
+            return
+        whole = mapped.pop()
+        inner = {key: _within(stack, whole, os.path.relpath(path, common)) for key, path in uppers.items()}
+        yield mapped, [(key, inner.get(key, value)) for key, value in plan.parameters]
+
+
+def _within(stack: ExitStack, mount: bytes | int, name: bytes) -> bytes | int:
+    """A directory in an idmapped mount."""
+    if isinstance(mount, bytes):
+        return os.path.join(mount, name)
+    fd = os.open(name, _DIRECTORY, dir_fd=mount)
+    stack.callback(os.close, fd)
+    return fd
 
 
 def _mapped(stack: ExitStack, path: bytes, namespace: int) -> int:
@@ -163,7 +182,7 @@ def _mapped(stack: ExitStack, path: bytes, namespace: int) -> int:
     return fd
 
 
-def _takes_detached(mount: int) -> bool:
+def _takes_detached(mount: bytes | int) -> bool:
     """Linux 6.15 takes a layer that is mounted nowhere."""
     context = _backend.engine().mountapi.open_fs(b"overlay")
     try:
@@ -191,11 +210,11 @@ def _attached(stack: ExitStack, mount: int) -> bytes:
 
 def mount_by_page(mount: Mount, plan: Plan, target: int) -> None:
     """By mount(2), straight onto the directory that ``target`` is open on."""
-    with _lowers(mount) as lowers:
+    with _layers(mount, plan) as (lowers, parameters):
         names = [lower for lower in lowers if isinstance(lower, bytes)]
-        uppers = [value for key, value in plan.parameters if key in _UPPERS and value is not None]
+        uppers = [value for key, value in parameters if key in _UPPERS and isinstance(value, bytes)]
         common = os.path.commonpath([*map(os.path.dirname, names), *map(os.path.dirname, uppers)])
-        data = _page(names, plan, common)
+        data = _page(names, parameters, common)
         if len(data) > _MAX_PAGE:
             raise DriverError(
                 f"overlay: {len(names)} layers do not fit into the mount options of this kernel: "
@@ -203,18 +222,23 @@ def mount_by_page(mount: Mount, plan: Plan, target: int) -> None:
             )
         cwd = os.open(common, _DIRECTORY)
         try:
-            where = b"/proc/self/fd/%d" % target
-            _backend.engine().mountapi.mount_old(b"overlay", where, b"overlay", plan.flags, data, cwd=cwd)
+            where, api = b"/proc/self/fd/%d" % target, _backend.engine().mountapi
+            if mount.id_map:
+                as_mapped_root(
+                    mount.id_map, lambda: api.mount_old(b"overlay", where, b"overlay", plan.flags, data, cwd=cwd)
+                )
+            else:
+                api.mount_old(b"overlay", where, b"overlay", plan.flags, data, cwd=cwd)
         finally:
             os.close(cwd)
 
 
-def _page(lowers: Sequence[bytes], plan: Plan, common: bytes) -> bytes:
+def _page(lowers: Sequence[bytes], parameters: Sequence[Parameter], common: bytes) -> bytes:
     parts = [b"lowerdir=" + b":".join(_escaped(os.path.relpath(name, common), b"\\:,") for name in lowers)]
-    for key, value in plan.parameters:
-        if key in _UPPERS and value is not None:
+    for key, value in parameters:
+        if key in _UPPERS and isinstance(value, bytes):
             value = _escaped(os.path.relpath(value, common), b"\\,")
-        parts.append(key if value is None else key + b"=" + value)
+        parts.append(key + b"=" + value if isinstance(value, bytes) else key)
     return b",".join(parts)
 
 

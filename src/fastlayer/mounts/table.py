@@ -60,7 +60,7 @@ def entries(path: str = "/proc/self/mountinfo") -> Iterator[Entry]:
 def _entry(line: bytes) -> Entry:
     before, _, after = line.partition(b" - ")
     number, parent, device, root, target, options, *tags = before.split(b" ")
-    fs_type, source, super_options = (after.split(b" ", 2) + [b"", b""])[:3]
+    fs_type, source, super_options = [*after.split(b" ", 2), b"", b""][:3]
     major, _, minor = device.partition(b":")
     return Entry(
         int(number),

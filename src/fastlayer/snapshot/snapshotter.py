@@ -254,17 +254,15 @@ class Snapshotter:
             "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?", [(lease, n) for n in numbers]
         )
 
-    def clear_dead(self, dead: list[str]) -> int:
-        """Undoes what the holders of dead leases were making or removing; returns how many snapshots went."""
-        if not dead:
-            return 0
+    def clear_dead(self) -> int:
+        """Undoes what was being made or removed by those who are dead; returns how many snapshots went."""
         with self.database.read() as db:
-            marks = ",".join("?" * len(dead))
             rows = db.execute(
-                f"SELECT number FROM snapshots WHERE driver = ? AND lease IN ({marks}) ORDER BY number DESC",
-                (self.driver.name, *dead),
+                "SELECT number, parent, lease FROM snapshots WHERE driver = ? AND lease IS NOT NULL",
+                (self.driver.name,),
             ).fetchall()
-        numbers = [int(row[0]) for row in rows]
+        dead = {row["lease"] for row in rows if not self.leases.alive(row["lease"])}
+        numbers = children_first({int(r["number"]): r["parent"] for r in rows if r["lease"] in dead})
         self.finish_removal(numbers)
         return len(numbers)
 
@@ -331,6 +329,19 @@ _SELECT = (
     "SELECT s.number, s.key, s.kind, s.parent, p.key AS parent_key, s.labels, s.created_ns, s.bytes, s.inodes "
     "FROM snapshots s LEFT JOIN snapshots p ON p.number = s.parent"
 )
+
+
+def children_first(parents: Mapping[int, int | None]) -> list[int]:
+    """Numbers in an order in which they can be removed. ``parents``: number -> the one below it."""
+    order: list[int] = []
+    left = dict(parents)
+    while left:
+        needed = set(left.values())
+        leaves = sorted((number for number in left if number not in needed), reverse=True)
+        order += leaves
+        for number in leaves:
+            del left[number]
+    return order
 
 
 def _ancestors(db: sqlite3.Connection, number: int) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.oci.digest import Digest
+from fastlayer.snapshot.snapshotter import children_first
 
 if TYPE_CHECKING:
     import sqlite3
@@ -71,10 +72,9 @@ def claim_snapshots(store: Store, lease: Lease, driver: str, names: Iterable[str
 
 def clear_dead(store: Store) -> int:
     """Undoes what killed processes left behind; returns how many leases, snapshots and half-written blobs went."""
-    dead = store.leases.dead()
     cleared = 0
     for driver in store.drivers_in_use():
-        cleared += store.snapshotter_of(driver).clear_dead(dead)
+        cleared += store.snapshotter_of(driver).clear_dead()
     cleared += store.content.sweep(store.leases.alive)
     return cleared + store.leases.sweep()
 
@@ -83,7 +83,7 @@ def collect(store: Store, *, dry_run: bool = False) -> Collected:
     """Removes everything nobody can reach; with ``dry_run`` only tells what would go."""
     if not dry_run:
         clear_dead(store)
-    with store.leases.hold("garbage collection") as lease:
+    with store.lease("garbage collection") as lease:
         with store.database.write() as db:
             blobs = _unreachable_blobs(store, db)
             doomed = _unreachable_snapshots(db)
@@ -109,17 +109,12 @@ def _unreachable_blobs(store: Store, db: sqlite3.Connection) -> list[Digest]:
 
 
 def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
-    """(driver, number), children before parents: a child's number is always the larger, unless it was rebased."""
+    """(driver, number), children before parents."""
     kept = {int(row[0]) for row in db.execute(_KEPT_SNAPSHOTS)}
     rows = db.execute("SELECT driver, number, parent FROM snapshots WHERE state = 'ready'").fetchall()
     doomed = {int(row["number"]): row for row in rows if row["number"] not in kept}
-    order: list[tuple[str, int]] = []
-    left = dict(doomed)
-    while left:
-        parents = {row["parent"] for row in left.values()}
-        leaves = [number for number in left if number not in parents]
-        order += [(str(left.pop(number)["driver"]), number) for number in sorted(leaves, reverse=True)]
-    return order
+    order = children_first({number: row["parent"] for number, row in doomed.items()})
+    return [(str(doomed[number]["driver"]), number) for number in order]
 
 
 def _forget(store: Store, db: sqlite3.Connection, blobs: list[Digest]) -> None:

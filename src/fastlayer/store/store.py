@@ -14,7 +14,8 @@ Opening is cheap: nothing is scanned. Any number of processes and threads use on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fastlayer.content.store import ContentStore
 from fastlayer.drivers import registry
 from fastlayer.errors import OperandError, StorageError, StoreError, show_path
 from fastlayer.metadata.database import Database
-from fastlayer.metadata.leases import Leases
+from fastlayer.metadata.leases import Lease, Leases
 from fastlayer.snapshot.driver import Driver
 from fastlayer.snapshot.snapshotter import Snapshotter
 
@@ -78,6 +79,23 @@ class Store:
         """The drivers that have snapshots here."""
         with self.database.read() as db:
             return [str(row[0]) for row in db.execute("SELECT DISTINCT driver FROM snapshots ORDER BY driver")]
+
+    @contextmanager
+    def lease(self, what: str) -> Iterator[Lease]:
+        """A lease for the block (``metadata/leases.py``). Snapshots that are still the lease's at the end go."""
+        with self.leases.hold(what) as lease:
+            try:
+                yield lease
+            finally:
+                self._clear(lease)
+
+    def _clear(self, lease: Lease) -> None:
+        with self.database.read() as db:
+            rows = db.execute(
+                "SELECT driver, number FROM snapshots WHERE lease = ? ORDER BY number DESC", (lease.id,)
+            ).fetchall()
+        for row in rows:
+            self.snapshotter_of(row["driver"]).finish_removal([int(row["number"])])
 
     def close(self) -> None:
         self.database.close()
