@@ -89,6 +89,15 @@ def test_a_sealed_snapshot_is_read_only_for_everyone(driver: Btrfs, engine: _bac
     driver.seal(1, [])  # again, after a kill
 
 
+def test_a_child_seals_its_parent_if_nobody_could(driver: Btrfs, engine: _backend.Engine) -> None:
+    driver.create(1, [], "active")
+    nest(tree(driver, 1) / "n")
+    driver.create(2, [1], "active")
+    assert (tree(driver, 2) / "n/deeper/still").read_text() == "more"
+    with pytest.raises(OSError, match="Read-only"):
+        (tree(driver, 1) / "new").write_text("x")
+
+
 def test_unsynced_writes_are_seen(driver: Btrfs, engine: _backend.Engine) -> None:
     base(driver)
     driver.create(2, [1], "active")

@@ -18,6 +18,7 @@ makes snapshots and their removal slower the more snapshots share data; btrfs-qu
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ class Btrfs:
         self._subvolumes().mkdir(mode=0o700, exist_ok=True)
         path = self._path(number)
         if parents:
+            self.seal(parents[0], parents[1:])  # who committed it may have been killed right before
             subvolumes.snapshot(self._path(parents[0]), path)
         else:
             subvolumes.create(path)
@@ -77,6 +79,7 @@ class Btrfs:
         with subvolumes.opened(path) as fd:
             if _engine().info(fd).readonly:
                 return
+            fcntl.flock(fd, fcntl.LOCK_EX)
             subvolumes.flatten(path)
             _engine().set_readonly(fd, True)
 

@@ -4,7 +4,7 @@ btrfs writes trees copy-on-write: what changed since a transaction is in leaves 
 that changed in any way has a later ``transid`` (csrc/fl_btrfs.h). From the changed inodes that were there before follow
 the paths to look at:
 
-* a file: each of its names, in either tree;
+* a file: each of its names (one it had before is missing from a directory that changed);
 * a directory at the same path in both trees: itself, and each name whose entry is not the same. What is a directory
   now and was not that one before is looked at whole: it is new, or came from elsewhere with all that is in it;
 * a directory that moved: its old and its new parent have changed, too, and that finds it;
@@ -84,7 +84,7 @@ def differing(parent_fd: int, child_fd: int, since: int) -> list[bytes]:
         if is_directory:
             keys |= _changed_directory(parent, child, ino)
         else:
-            keys.update(parent.names(ino), child.names(ino))
+            keys.update(child.names(ino))
     for path in parent.nested() + child.nested():
         keys |= {path, path + b"/"}
     return _with_links(parent, child, keys)

@@ -139,7 +139,9 @@ def _replace(subvolume: Path, place: Path) -> None:
     beside = place.parent / f"{_MOVED}{place.name}"[:255]
     above = os.lstat(place.parent)
     delete(beside)
-    clone(subvolume, beside)
+    folders.make(beside)
+    with opened(beside) as fd:
+        clone(subvolume, fd)  # in place: no name that a killed process would leave unknown
     if subvolume == place:
         _exchange(beside, place)
         delete(beside)
