@@ -26,7 +26,7 @@ _POOL = re.compile(
     r"\d+ thin-pool (\d+) (\d+)/(\d+) (\d+)/(\d+) (?:-|\d+) (?P<mode>rw|ro|out_of_data_space)(?P<rest>(?: .*)?)"
 )
 _lock: ContextVar[tuple[int, ...]] = ContextVar("lock", default=())
-_ABSENT = "Device does not exist."
+_ABSENT = re.compile(r"Device does not exist\.|Device \S+ not found")
 
 
 class DmError(StorageError):
@@ -118,7 +118,7 @@ def _error(command: str, device: str, stderr: str) -> DmError:
     if found is not None:
         return DmError(_ERRNOS.get(found["why"].strip(), errno.EIO), f"dmsetup {command}", device, found["why"].strip())
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and line.strip() != "Command failed."]
-    if _ABSENT in lines:
+    if any(_ABSENT.fullmatch(line) for line in lines):
         return DmError(errno.ENXIO, f"dmsetup {command}", device, "there is no such device")
     return DmError(errno.EIO, f"dmsetup {command}", device, lines[0] if lines else "failed without a word")
 
@@ -213,6 +213,12 @@ def status(name: str) -> Sequence[str] | None:
             return None
         raise
     return line.split()[1:]
+
+
+def names(prefix: str) -> list[str]:
+    """The devices there are whose names begin so."""
+    lines = run("ls").splitlines()
+    return [name for name in (line.split()[0] for line in lines if "\t" in line) if name.startswith(prefix)]
 
 
 def targets() -> set[str]:

@@ -202,7 +202,7 @@ class DeviceMapper:
             with filesystem.looked_at(self._kind, self._pool.path_of(number)) as root:
                 yield root / ROOTFS
             return
-        name = f"{self._pool.name_of(number)}-look-{secrets.token_hex(4)}"
+        name = self._pool.look_prefix(book.device) + secrets.token_hex(4)
         dmsetup.create(name, self._pool.thin_table(book), readonly=True)
         try:
             with filesystem.mounted(self._kind, dmsetup.path_of(name), readonly=True) as root:

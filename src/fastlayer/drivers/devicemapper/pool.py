@@ -57,6 +57,10 @@ class Pool:
     def path_of(self, number: int) -> str:
         return dmsetup.path_of(self.name_of(number))
 
+    def look_prefix(self, number: int) -> str:
+        """How the names of devices begin that are there for one look at a sealed snapshot."""
+        return f"{self.name_of(number)}-look-"
+
     # ---- life --------------------------------------------------------------------------------
 
     @contextmanager
@@ -138,8 +142,9 @@ class Pool:
 
     def stop(self) -> None:
         """Takes all devices and the pool away until they are needed again. Raises ``InUseError`` while one is open."""
-        for number in sorted(self.books.numbers() | {BASE}):
-            self.deactivate(number)
+        for name in dmsetup.names(f"fastlayer-{self.book.identity}-"):
+            if name != self.name:
+                self._take_away(name)
         try:
             dmsetup.remove(self.name)
         except DmError as exc:
@@ -231,9 +236,15 @@ class Pool:
         try:
             return self._change(status, "delete", device, "delete", str(device))
         except DmError as exc:
-            if exc.errno != errno.ENODATA:
+            status = status._replace(transaction=status.transaction + 1)
+            if exc.errno == errno.ENODATA:
+                return status
+            looks = dmsetup.names(self.look_prefix(device))
+            if exc.errno != errno.EBUSY or not looks:
                 raise
-            return status._replace(transaction=status.transaction + 1)
+        for name in looks:  # of a process that was killed before it had mounted it
+            self._take_away(name)
+        return self.delete(status, device)
 
     def with_base(self, status: PoolStatus) -> PoolStatus:
         """The base file system, made once: mkfs costs more than all the rest."""
@@ -273,11 +284,14 @@ class Pool:
 
     def deactivate(self, number: int) -> None:
         """Raises ``InUseError`` when it is mounted or open."""
+        self._take_away(self.name_of(number))
+
+    def _take_away(self, name: str) -> None:
         try:
-            dmsetup.remove(self.name_of(number))
+            dmsetup.remove(name)
         except DmError as exc:
             if exc.errno == errno.EBUSY:
-                raise InUseError(f"snapshot {number}: {self.path_of(number)} is mounted or open: unmount it") from exc
+                raise InUseError(f"{dmsetup.path_of(name)}: is mounted or open: unmount it") from exc
             raise
 
     def give_back(self, number: int, book: SnapshotBook) -> None:
