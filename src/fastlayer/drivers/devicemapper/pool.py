@@ -83,7 +83,9 @@ class Pool:
                 _refuse_used(options.metadata)
             self._book = self.books.make_pool(options)
         fields = dmsetup.status(self.name)
-        if fields is None:
+        if fields is not None and not fields:  # without a table: a dmsetup that was killed left it
+            dmsetup.remove(self.name)
+        if not fields:
             self._start()
             fields = dmsetup.status(self.name) or []
         return self._reconciled(dmsetup.pool_status(fields, self.name))
@@ -92,7 +94,8 @@ class Pool:
         data, metadata = self._devices()
         try:
             total = loop.device_size(data)
-            dmsetup.create(self.name, self._table(total, _numbers(data), _numbers(metadata)))
+            table = self._table(total, _numbers(data), _numbers(metadata))
+            dmsetup.create(self.name, table, keep=(data, metadata))
         except DmError as exc:
             raise DriverError(
                 f"{self.root}: the thin pool does not start ({exc.text}): see dmesg; `thin_check` and `thin_repair` "
@@ -271,16 +274,20 @@ class Pool:
     def activate(self, number: int, book: SnapshotBook, *, writable: bool) -> None:
         """Makes the device of a snapshot usable, if it is not yet, writable or not."""
         name, found = self.name_of(number), self.info(number)
-        if found is not None and found.readonly == writable and found.open == 0:
+        if found is not None and (not found.live or found.readonly == writable) and found.open == 0:
             dmsetup.remove(name)
             found = None
         if found is None:
-            dmsetup.make_node(self.name)
-            dmsetup.create(name, self.thin_table(book), readonly=not writable)
+            self.start(number, book, writable=writable)
         elif found.suspended:
             dmsetup.resume(name)
         else:
             dmsetup.make_node(name)
+
+    def start(self, number: int, book: SnapshotBook, *, writable: bool) -> None:
+        """``activate`` of a device that is not there."""
+        dmsetup.make_node(self.name)
+        dmsetup.create(self.name_of(number), self.thin_table(book), readonly=not writable)
 
     def deactivate(self, number: int) -> None:
         """Raises ``InUseError`` when it is mounted or open."""
@@ -297,17 +304,18 @@ class Pool:
     def give_back(self, number: int, book: SnapshotBook) -> None:
         """Before a deletion: space of the pool's file that only this snapshot uses goes back to the file's system.
 
-        The pool itself gets it back by the deletion.
+        The pool itself gets it back by the deletion. The device is not there, before and after.
         """
         if self.options.data is not None:
             return
         with suppress(StorageError, OSError):
-            self.activate(number, book._replace(sealed=False), writable=True)
+            self.start(number, book, writable=True)
             fd = os.open(self.path_of(number), os.O_RDWR | os.O_CLOEXEC)
             try:
                 loop.discard(fd, loop.device_size(fd))
             finally:
                 os.close(fd)
+        self.deactivate(number)
 
     # ---- growing -----------------------------------------------------------------------------
 
