@@ -484,6 +484,8 @@ static int open_side(struct fl_diff_side *s, const struct fl_diff_operand *opera
     s->operand = *operand;
     if (operand->columns != NULL)
         s->source = fl_table_open(operand->columns, o->xattrs, err);
+    else if (operand->root >= 0 && o->only != NULL)
+        s->source = fl_pick_open(operand->root, o->only, o->xattrs, err);
     else if (operand->root >= 0)
         s->source = fl_walk_open(operand->root, o->xattrs, o->threaded, err);
     else
@@ -503,6 +505,7 @@ int fl_diff_init(struct fl_diff *d, const struct fl_diff_options *options,
         fl_diff_free(d);
         return -1;
     }
+    d->options.only = NULL; /* the sources have copied it */
     return 0;
 }
 

@@ -121,18 +121,19 @@ class DriverError(StoreError):
 
 
 class StorageError(FastlayerError, OSError):
-    """The operating system refused. ``errno``, ``filename`` and ``op`` say what."""
+    """The operating system refused. ``errno``, ``filename``, ``op`` say what; ``detail`` is the kernel's own word."""
 
-    def __init__(self, errnum: int, op: str, path: str | bytes | None = None) -> None:
+    def __init__(self, errnum: int, op: str, path: str | bytes | None = None, detail: str = "") -> None:
         OSError.__init__(self, errnum, os.strerror(errnum))
         self.op = op
         self.filename = path
+        self.detail = detail
 
     def __str__(self) -> str:
         text = f"{self.op}: {os.strerror(self.errno or 0)}"
         if self.filename:
             text = f"{show_path(self.filename)}: {text}"
-        return text
+        return f"{text} ({self.detail})" if self.detail else text
 
 
 class NoSpaceError(StorageError):

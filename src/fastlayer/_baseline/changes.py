@@ -10,9 +10,10 @@ import errno
 import stat
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fastlayer._baseline.pick import pick
 from fastlayer._baseline.table import (
     CONTENT,
     DEVICE,
@@ -61,6 +62,7 @@ class Differ:
         xattrs: str = "all",
         details: bool = False,
         threads: int = 0,
+        only: Sequence[bytes] | None = None,
         shared_until_ns: int = 0,
     ) -> None:
         check_policies(compare, xattrs)
@@ -75,7 +77,7 @@ class Differ:
         self._done = False
         self._links = HardLinks()
         self._verify: dict[int, tuple[bytes, bytes]] = {}  # row number -> path, key of the other side
-        self._pairs = lockstep(self._source(a, xattrs), self._source(b, xattrs))
+        self._pairs = lockstep(self._source(a, xattrs, only), self._source(b, xattrs, only))
 
     # ---- stepping
 
@@ -88,10 +90,12 @@ class Differ:
             self._take(*pair)
         return True
 
-    def _source(self, operand: Any, policy: str) -> Iterator[Entry]:
+    def _source(self, operand: Any, policy: str, only: Sequence[bytes] | None) -> Iterator[Entry]:
         if operand is None:
             return iter(())
-        return walk(operand, policy) if isinstance(operand, int) else walk_columns(operand, policy)
+        if not isinstance(operand, int):
+            return walk_columns(operand, policy)
+        return walk(operand, policy) if only is None else pick(operand, only, policy)
 
     def _take(self, a: Entry | None, b: Entry | None) -> None:
         self.entries += (a is not None) + (b is not None)

@@ -1,5 +1,6 @@
 """Change tables and the lockstep differ: contracts in ``fastlayer._backend``."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 class Row(NamedTuple):
@@ -49,6 +50,7 @@ class Differ:
         xattrs: str = "all",
         details: bool = False,
         threads: int = 2,
+        only: Sequence[bytes] | None = None,
         shared_until_ns: int = 0,
     ) -> None: ...
     def step(self) -> bool: ...

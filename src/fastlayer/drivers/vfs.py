@@ -82,6 +82,9 @@ class Vfs:
         tree = self._tree(number)
         return tree_usage(tree) if tree.exists() else Usage(0, 0)
 
+    def own_tree(self, number: int) -> Path | None:
+        return self._tree(number)
+
     def remove(self, number: int) -> None:
         folders.remove(self._folder(number))
 

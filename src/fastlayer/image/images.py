@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.content.store import IndexEntry
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
@@ -21,6 +20,7 @@ from fastlayer.oci.image_index import ImageIndex, walk
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
@@ -32,7 +32,10 @@ _SHORTEST_ID = 2
 
 
 class LayerInfo(NamedTuple):
-    """A layer as the store knows it: ``size`` of the blob, ``payload`` bytes of the files in it."""
+    """A layer as the store knows it: ``size`` of the blob, ``payload`` bytes of the files in it.
+
+    A layer that was never unpacked has ``tar_size`` 0, and its size for a payload.
+    """
 
     digest: Digest
     diff_id: Digest
@@ -80,13 +83,13 @@ class Images:
     # ---- looking -----------------------------------------------------------------------------
 
     def all(self) -> list[Image]:
-        """All images that have a name, and every platform of those that have several; by name."""
+        """All images, and every platform of those that have several; by name. Those without a name come first."""
         with self.store.database.read() as db:
             rows = db.execute(
                 "SELECT digest, media_type, size, group_concat(name, char(10)) AS names FROM images GROUP BY digest "
                 "ORDER BY min(name)"
             ).fetchall()
-            return [image for row in rows for image in _images(db, _target(row), row["names"].split("\n"))]
+            return [image for row in rows for image in _images(db, _target(row), _real(row["names"].split("\n")))]
 
     def find(self, text: str, platform: Platform | None = None) -> Image:
         """The image that a person means: a name, a digest, or the beginning of an id, in this order.
@@ -139,69 +142,53 @@ class Images:
         now. Raises ``ManifestError`` for an inconsistent image.
         """
         documents = self._documents(target)
-        now = time.time_ns()
         with self.store.database.write() as db:
             db.executemany(
                 "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present)",
+                "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present),"
+                " payload = CASE WHEN tar_size THEN payload ELSE excluded.payload END,"
+                " tar_size = max(tar_size, excluded.tar_size)",
                 [(*layer[:6], int(layer.present)) for layer in layers],
             )
             for record in documents:
                 record(db)
-            db.executemany(
-                "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated_ns) VALUES (?, ?, ?, ?, ?)",
-                [(name, target.digest, target.media_type, target.size, now) for name in names],
-            )
-            self.write_index(db, lease)
+            _give_names(db, list(names), target)
+            write_index(self.store, db, lease)
 
     def tag(self, text: str, name: str) -> str:
         """Gives the image another name; returns it in full."""
         full = str(parse_reference(name).with_default_tag())
         target, _ = self.target_of(text)
-        with self.store.leases.hold(f"tag {full}") as lease, self.store.database.write() as db:
+        with self.store.lease(f"tag {full}") as lease, self.store.database.write() as db:
             if not db.execute("SELECT 1 FROM images WHERE digest = ?", (target.digest,)).fetchone():
                 raise NotFoundError(f"{text}: has been removed meanwhile: load it again")
-            db.execute(
-                "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated_ns) VALUES (?, ?, ?, ?, ?)",
-                (full, target.digest, target.media_type, target.size, time.time_ns()),
-            )
-            self.write_index(db, lease)
+            _give_names(db, [full], target)
+            write_index(self.store, db, lease)
         return full
 
     def untag(self, text: str, *, force: bool = False) -> list[str]:
         """Takes a name away, or all names when ``text`` is an id; returns them. The garbage collector does the rest.
 
-        An id with several names needs ``force``. Raises ``InUseError`` when a writable layer is made of the image and
-        this was its last name.
+        An image without a name goes by its id. An id with several names needs ``force``. Raises ``InUseError`` when a
+        writable layer is made of the image and this was its last name.
         """
-        with self.store.leases.hold(f"untag {text}") as lease, self.store.database.write() as db:
+        with self.store.lease(f"untag {text}") as lease, self.store.database.write() as db:
             target, names = self._target_of(db, text)
             by_name = _by_name(db, text) is not None
-            doomed = [str(_reference(text))] if by_name else names
+            doomed = [str(_reference(text))] if by_name else [*names, str(target.digest)]
             if not by_name and len(names) > 1 and not force:
                 raise InUseError(f"{text}: has {len(names)} names ({', '.join(names)}): remove them, or use --force")
-            if len(doomed) == len(names) and not force:
+            if set(names) <= set(doomed) and not force:
                 _refuse_used(db, text, target)
             db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in doomed])
-            self.write_index(db, lease)
-        return doomed
+            write_index(self.store, db, lease)
+        return _real(doomed) or doomed
 
-    def write_index(self, db: sqlite3.Connection, lease: Lease) -> None:
-        """Within a write transaction: the layout's index.json says what the database says.
-
-        Images whose layers are not all there as blobs are left out: other tools could not read them.
-        """
-        lazy = {
-            str(row[0])
-            for row in db.execute(
-                "WITH RECURSIVE above(digest) AS (SELECT digest FROM layers WHERE present = 0"
-                " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest) SELECT digest FROM above"
-            )
-        }
-        rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
-        entries = [IndexEntry(row["name"], _target(row)) for row in rows if row["digest"] not in lazy]
-        self.store.content.write_index(entries, lease.id)
+    def nameless(self) -> list[Descriptor]:
+        """What has lost its name to another image, or never had one."""
+        with self.store.database.read() as db:
+            return [_target(row) for row in db.execute("SELECT * FROM images WHERE name = digest ORDER BY name")]
 
     def _documents(self, target: Descriptor) -> list[Callable[[sqlite3.Connection], None]]:
         """What is to be recorded for a target and all below it."""
@@ -311,7 +298,34 @@ def _layer(db: sqlite3.Connection, digest: str, diff_id: str) -> LayerInfo:
 
 
 def _names(db: sqlite3.Connection, digest: str) -> list[str]:
-    return [str(row[0]) for row in db.execute("SELECT name FROM images WHERE digest = ? ORDER BY name", (digest,))]
+    return _real(row[0] for row in db.execute("SELECT name FROM images WHERE digest = ? ORDER BY name", (digest,)))
+
+
+def _real(names: Iterable[str]) -> list[str]:
+    """Without the digest that stands for a name where there is none."""
+    return [str(name) for name in names if not name.startswith("sha256:")]
+
+
+def _give_names(db: sqlite3.Connection, names: list[str], target: Descriptor) -> None:
+    """As in Docker: what loses its last name stays, without one, until it is pruned; its digest stands for the name."""
+    marks = ",".join("?" * len(names))
+    losers = db.execute(
+        f"SELECT DISTINCT digest, media_type, size FROM images WHERE name IN ({marks}) AND digest != ?",
+        (*names, target.digest),
+    ).fetchall()
+    _insert_names(db, names or [str(target.digest)], target)
+    if names or _names(db, target.digest):
+        db.execute("DELETE FROM images WHERE name = ?", (target.digest,))
+    for loser in map(_target, losers):
+        if not _names(db, loser.digest):
+            _insert_names(db, [str(loser.digest)], loser)
+
+
+def _insert_names(db: sqlite3.Connection, names: Iterable[str], target: Descriptor) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO images (name, digest, media_type, size, updated_ns) VALUES (?, ?, ?, ?, ?)",
+        [(name, target.digest, target.media_type, target.size, time.time_ns()) for name in names],
+    )
 
 
 def _reference(text: str) -> Reference:

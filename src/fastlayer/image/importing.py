@@ -38,7 +38,7 @@ def import_image(
     """
     full = new_name(name)
     created = timestamp(source_date_epoch)
-    with store.leases.hold(f"import {full or ''}".strip()) as lease:
+    with store.lease(f"import {full or ''}".strip()) as lease:
         if isinstance(source, (str, bytes, os.PathLike)) and os.path.isdir(source):
             layer = _directory(store, lease, source, source_date_epoch, ignore_chown, jobs, progress)
         else:
@@ -59,30 +59,28 @@ def _directory(
     progress: ProgressCallback | None,
 ) -> LayerInfo:
     """The layer streams into the snapshot and is hashed on the way."""
-    from fastlayer.image.pipe import through_pipe
-    from fastlayer.layer.apply import apply
+    from fastlayer.image.pipe import stream_layer
     from fastlayer.layer.diff import diff
 
-    key = f"import-{lease.id}"
-    store.snapshotter.prepare(key, lease=lease)
-    number, parents = store.snapshotter.number(key)
-    with (
-        tempfile.TemporaryDirectory(prefix="fastlayer-") as empty,
-        store.snapshotter.driver.layer_target(number, parents) as target,
-    ):
-        written, _ = through_pipe(
+    name = f"import-{lease.id}"
+    with tempfile.TemporaryDirectory(prefix="fastlayer-") as empty:
+        written = stream_layer(
+            store.snapshotter,
+            lease,
+            name,
+            None,
             lambda out: diff(
                 empty,
                 source,
                 out,
                 compression="none",
                 source_date_epoch=source_date_epoch,
-                progress=progress,
                 jobs=jobs,
+                progress=progress,
             ),
-            lambda layer: apply([layer], target.path, format=target.format, ignore_chown=ignore_chown),
+            ignore_chown=ignore_chown,
         )
-    _name(store, lease, key, str(written.diff_id))
+    _name(store, lease, name, str(written.diff_id))
     return of_written(written, present=store.content.has(written.digest))
 
 
@@ -115,18 +113,19 @@ def _tar(
         with store.database.write() as db:
             lease.add(db, "blob", [layer.digest])
         blob.commit(layer.digest)
-    _name(store, lease, key, str(layer.diff_id))
+    store.snapshotter.commit(f"{key}-done", key, lease=lease)
+    _name(store, lease, f"{key}-done", str(layer.diff_id))
     return of_applied(layer)
 
 
-def _name(store: Store, lease: Lease, key: str, chain_id: str) -> None:
+def _name(store: Store, lease: Lease, name: str, chain_id: str) -> None:
     """The snapshot gets the name of its only layer, unless there is one of that name already."""
     with store.database.write() as db:
         lease.add(db, "snapshot", [chain_id])
     try:
-        store.snapshotter.commit(chain_id, key)
+        store.snapshotter.rename(chain_id, name)
     except AlreadyExistsError:
-        store.snapshotter.remove(key)
+        store.snapshotter.remove(name)
 
 
 def _last_part(source: Any) -> str:

@@ -1,7 +1,7 @@
 """Blobs that were never written: made again, byte by byte, from the snapshot of their layer when someone needs them.
 
-A layer that was committed or imported from a directory here is a plain tar; its digest was computed while it streamed by.
-Its snapshot never changes, and the encoder gives the same bytes for the same tree, so the tar can wait.
+A layer that was committed or imported from a directory here is a plain tar; its digest was computed while it streamed
+by. Its snapshot never changes, and the encoder gives the same bytes for the same tree, so the tar can wait.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.errors import CorruptStoreError
-from fastlayer.image.images import Image, Images, LayerInfo
+from fastlayer.image.images import Image, LayerInfo
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
@@ -34,7 +35,7 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
     Raises ``CorruptStoreError`` when a snapshot does not give the digest that was recorded.
     """
     made: list[Digest] = []
-    with store.leases.hold(f"materialize {image.name}") as lease:
+    with store.lease(f"materialize {image.name}") as lease:
         with store.database.write() as db:
             lease.add(db, "blob", [layer.digest for layer in image.layers])
         chain = chain_ids(layer.diff_id for layer in image.layers)
@@ -46,7 +47,7 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
             db.executemany(
                 "UPDATE layers SET present = 1 WHERE digest = ?", [(layer.digest,) for layer in image.layers]
             )
-            Images(store).write_index(db, lease)
+            write_index(store, db, lease)
     return made
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.snapshot.snapshotter import Snapshotter
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +51,31 @@ def through_pipe(write: Callable[[int], T], read: Callable[[int], R]) -> tuple[T
     if failed:
         raise failed[0]
     return done[0], result
+
+
+def stream_layer(
+    snapshotter: Snapshotter,
+    lease: Lease,
+    name: str,
+    parent: str | None,
+    write: Callable[[int], T],
+    *,
+    ignore_chown: bool = False,
+) -> T:
+    """The committed snapshot ``name`` on ``parent``, extracted from the layer that ``write`` writes to a descriptor."""
+    from fastlayer.layer.apply import apply
+
+    key = f"stream-{name}"
+    rebase = snapshotter.driver.independent
+    snapshotter.prepare(key, None if rebase else parent, lease=lease)
+    number, parents = snapshotter.number(key)
+    with snapshotter.driver.layer_target(number, parents) as target:
+        place = target
+        result, _ = through_pipe(
+            write, lambda layer: apply([layer], place.path, format=place.format, ignore_chown=ignore_chown)
+        )
+    snapshotter.commit(name, key, parent=parent if rebase else None, lease=lease)
+    return result
 
 
 def _widen(fd: int) -> None:

@@ -8,9 +8,10 @@ extracted onto a snapshot of the one below. Extraction verifies; what is not com
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastlayer.errors import AlreadyExistsError
+from fastlayer.errors import AlreadyExistsError, NotFoundError
 from fastlayer.layer.apply import AppliedLayer, apply
 from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
 from fastlayer.oci.chain import chain_ids
@@ -18,6 +19,7 @@ from fastlayer.oci.digest import Digest
 from fastlayer.store.collect import claim_snapshots
 
 if TYPE_CHECKING:
+    from fastlayer.image.images import Image
     from fastlayer.layer.progress import Progress, ProgressCallback
     from fastlayer.metadata.leases import Lease
     from fastlayer.snapshot.snapshotter import Snapshotter
@@ -25,12 +27,15 @@ if TYPE_CHECKING:
 
 
 class LayerSource(NamedTuple):
-    """A layer to be unpacked. ``open`` gives its blob to ``fastlayer.apply``: a path, descriptor or file object."""
+    """A layer to be unpacked. ``open`` gives its blob to ``fastlayer.apply`` (a path, descriptor or file object).
+
+    It is left without an exception when the layer was extracted and verified.
+    """
 
     diff_id: Digest
     digest: Digest | None
     size: int
-    open: Callable[[], Any]
+    open: Callable[[], AbstractContextManager[Any]]
 
 
 class Unpacked(NamedTuple):
@@ -38,6 +43,31 @@ class Unpacked(NamedTuple):
 
     layers: tuple[AppliedLayer | None, ...]
     warnings: tuple[str, ...]
+
+
+def ensure_unpacked(
+    store: Store, image: Image, *, ignore_chown: bool = False, progress: ProgressCallback | None = None
+) -> None:
+    """Makes the snapshots of an image that the driver in use has not got yet, from its blobs.
+
+    Raises ``NotFoundError`` for a blob that is not there.
+    """
+    if image.chain_id is None or store.snapshotter.exists(image.chain_id):
+        return
+    layers = [of_blob(store, layer.diff_id, layer.digest, layer.size) for layer in image.layers]
+    with store.lease(f"unpack {image.name}") as lease:
+        unpack(store, lease, layers, ignore_chown=ignore_chown, progress=progress)
+
+
+def of_blob(store: Store, diff_id: Digest, digest: Digest, size: int) -> LayerSource:
+    """A layer whose blob is in the store."""
+
+    def open_blob() -> AbstractContextManager[Any]:
+        if not store.content.has(digest):
+            raise NotFoundError(f"{digest}: the layer is not in the store: load the image again")
+        return nullcontext(store.content.path_of(digest))
+
+    return LayerSource(diff_id, digest, size, open_blob)
 
 
 def unpack(
@@ -115,9 +145,9 @@ class _Unpacking:
         parent = None if independent or not number else self._chain[number - 1]
         self._snapshotter.prepare(key, parent, lease=self._lease)
         place, parents = self._snapshotter.number(key)
-        with self._snapshotter.driver.layer_target(place, parents) as target:
+        with self._snapshotter.driver.layer_target(place, parents) as target, layer.open() as blob:
             stats = apply(
-                [layer.open()],
+                [blob],
                 target.path,
                 format=target.format,
                 digest=[layer.digest],

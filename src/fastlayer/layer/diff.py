@@ -326,13 +326,14 @@ def diff_snapshots(a: Any, b: Any, *, shared_until_ns: int, xattrs: XattrPolicy 
     """
     opened: list[Operand] = []
     try:
-        opened += [of_directory(a)]
-        opened += [of_directory(b)]
+        for value in (a, b):
+            opened.append(of_directory(value))
+        left, right = opened
         differ = _backend.engine().changes.Differ(
-            opened[0].side, opened[1].side, xattrs=xattrs, details=True, shared_until_ns=shared_until_ns - _TICK_NS
+            left.side, right.side, xattrs=xattrs, details=True, shared_until_ns=shared_until_ns - _TICK_NS
         )
-        table = _run(differ, opened[0].directory, default_jobs(None), Reporter(None))
-        return Changes(table, *opened, _warnings(table, opened, "auto"))
+        table = _run(differ, left.directory, default_jobs(None), Reporter(None))
+        return Changes(table, left, right, _warnings(table, opened, "auto"))
     except BaseException:
         for operand in opened:
             operand.close()
@@ -405,6 +406,27 @@ def diff_upper(
             operand.close()
         raise
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
+
+
+def diff_only(a: Any, b: Any, only: Sequence[bytes]) -> Changes:
+    """``diff`` of two directories for those who know where they may differ.
+
+    ``only``: sorted paths, as ``fastlayer._backend.Differ`` describes them. If nothing else differs, the changes and
+    their layer are those of ``diff(a, b)``, but for warnings about sockets at other places.
+    """
+    check_descriptors(a, b)
+    opened: list[Operand] = []
+    try:
+        opened.append(of_directory(a))
+        opened.append(of_directory(b))
+        left, right = opened
+        differ = _backend.engine().changes.Differ(left.side, right.side, details=True, threads=0, only=only)
+        table = _run(differ, left.directory, 1, Reporter(None))
+        return Changes(table, left, right, _warnings(table, [], "auto"))
+    except BaseException:
+        for operand in opened:
+            operand.close()
+        raise
 
 
 def _deliver(

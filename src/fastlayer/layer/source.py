@@ -78,6 +78,10 @@ class Source:
         except OSError as exc:
             raise StorageError(exc.errno or 0, "read", self.name) from exc
 
+    def fileno(self) -> int:
+        """The descriptor; -1 for a file object."""
+        return self._fd
+
     def close(self) -> None:
         if self._owned:
             os.close(self._fd)

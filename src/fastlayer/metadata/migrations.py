@@ -90,7 +90,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             key TEXT NOT NULL,
             image TEXT NOT NULL,
             writable TEXT,
-            mount_id INTEGER,
+            mount_number INTEGER NOT NULL,
+            depth INTEGER NOT NULL,
             boot_id TEXT NOT NULL,
             mount_ns INTEGER NOT NULL,
             created_ns INTEGER NOT NULL

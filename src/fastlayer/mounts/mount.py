@@ -13,7 +13,7 @@ class Mount(NamedTuple):
     of a bind, the device of a block file system, ``overlay`` otherwise. ``options``: as mount(8) writes them (``ro``,
     ``rw``, ``noatime``, ``userxattr``, ``upperdir=...``). ``lowers``: lower directories of an overlay, top first; they
     are no option, for they do not fit into one: each is passed by itself (``lowerdir+`` of the new mount API).
-    ``id_map``: ``(inside, outside, count)`` ranges for an idmapped mount of the lower directories, or none.
+    ``id_map``: ``(inside, outside, count)`` ranges by which all directories of an overlay are mapped, or none.
     ``subdirectory``: of a block file system, the directory in it that is shown as its root (``X-mount.subdir=`` of
     mount(8)).
     """

@@ -24,6 +24,21 @@ def refuse(what: str, why: str) -> NoReturn:
 
 def parse_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
     """The JSON object in ``data``, which may have ``limit`` bytes. ``ManifestError`` begins with ``what``."""
+    value = _parse(data, what, limit)
+    if not isinstance(value, dict):
+        refuse(what, f"is a JSON {_kind(value)}, not an object")
+    return value
+
+
+def parse_objects(data: bytes, what: str, limit: int) -> list[dict[str, Any]]:
+    """The JSON array of objects in ``data``."""
+    value = _parse(data, what, limit)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        refuse(what, "is not a JSON array of objects")
+    return value
+
+
+def _parse(data: bytes, what: str, limit: int) -> Any:
     if len(data) > limit:
         refuse(what, f"has {len(data)} bytes; the limit is {limit}")
     _check_depth(data, what)
@@ -34,8 +49,6 @@ def parse_object(data: bytes, what: str, limit: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as exc:  # the depth is bounded, but not how deep our caller is
         reason = "too deeply nested" if isinstance(exc, RecursionError) else str(exc).splitlines()[0]
         refuse(what, f"is not valid JSON ({reason})")
-    if not isinstance(value, dict):
-        refuse(what, f"is a JSON {_kind(value)}, not an object")
     if rb"\ud" in data.lower():
         _check_surrogates(value, what)
     return value

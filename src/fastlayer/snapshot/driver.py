@@ -110,6 +110,10 @@ class Driver(Protocol):
         """What the snapshot takes for itself now."""
         ...
 
+    def own_tree(self, number: int) -> Path | None:
+        """The directory whose files are the snapshot's own, for measuring; None where it lies in no directory."""
+        ...
+
     def remove(self, number: int) -> None:
         """Clears away the snapshot, or what a killed process left of it. Nobody has it mounted."""
         ...

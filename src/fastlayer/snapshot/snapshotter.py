@@ -188,9 +188,10 @@ class Snapshotter:
 
     # ---- committing --------------------------------------------------------------------------
 
-    def commit(self, name: str, key: str, *, parent: str | None = None) -> None:
+    def commit(self, name: str, key: str, *, parent: str | None = None, lease: Lease | None = None) -> None:
         """The active snapshot ``key`` becomes the committed one ``name``. Nobody has it mounted.
 
+        ``lease``: until it is renamed it lives no longer than its holder.
         ``parent``: what it lies on from now on, for a snapshot that was made without a parent by an independent driver.
         Raises ``AlreadyExistsError`` when the name is taken; the active snapshot stays then.
         """
@@ -204,24 +205,35 @@ class Snapshotter:
                     raise UsageError(f"snapshot {key}: its parent is given when it is made")
                 above = self._committed(db, parent)
             db.execute(
-                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = NULL WHERE number = ?",
-                (name, above, row["number"]),
+                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = ? WHERE number = ?",
+                (name, above, lease.id if lease else None, row["number"]),
             )
             parents = [] if above is None else [above, *_ancestors(db, above)]
         self.driver.seal(row["number"], parents)
 
-    def duplicate(self, name: str, key: str) -> None:
-        """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use."""
+    def duplicate(self, name: str, key: str, *, lease: Lease | None = None) -> None:
+        """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use.
+
+        ``lease``: until it is renamed the new one lives no longer than its holder.
+        """
         _check_key(name)
-        with self.leases.hold(f"commit {key}") as lease:
+        with nullcontext(lease) if lease else self.leases.hold(f"commit {key}") as holder:
             with self.database.write() as db:
                 row = self._active(db, key)
                 self._refuse_taken(db, name)
                 parents = _ancestors(db, row["number"])
-                number = self._insert(db, name, "committed", row["parent"], lease.id, {}, None)
+                number = self._insert(db, name, "committed", row["parent"], holder.id, {}, None)
             with self._undone_on_failure(number):
                 self.driver.duplicate(number, parents, row["number"])
-                self._finish(number)
+                self._finish(number, lease)
+
+    def rename(self, name: str, key: str) -> None:
+        """Gives a committed snapshot another name. Raises ``AlreadyExistsError``."""
+        _check_key(name)
+        with self.database.write() as db:
+            row = self._row(db, key)
+            self._refuse_taken(db, name)
+            db.execute("UPDATE snapshots SET key = ?, lease = NULL WHERE number = ?", (name, row["number"]))
 
     # ---- removing ----------------------------------------------------------------------------
 
@@ -242,18 +254,23 @@ class Snapshotter:
             "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?", [(lease, n) for n in numbers]
         )
 
-    def clear_dead(self, dead: list[str]) -> int:
-        """Undoes what the holders of dead leases were making or removing; returns how many snapshots went."""
+    def clear_dead(self) -> int:
+        """Undoes what was being made or removed by those who are dead; returns how many snapshots went.
+
+        What is found dead is looked at again under the write lock: its holder may just have finished.
+        """
+        found = "SELECT number, parent, lease FROM snapshots WHERE driver = ? AND lease IS NOT NULL"
+        with self.database.read() as db:
+            leases = {str(row["lease"]) for row in db.execute(found, (self.driver.name,))}
+        dead = {lease for lease in leases if not self.leases.alive(lease)}
         if not dead:
             return 0
-        with self.database.read() as db:
-            marks = ",".join("?" * len(dead))
-            rows = db.execute(
-                f"SELECT number FROM snapshots WHERE driver = ? AND lease IN ({marks}) ORDER BY number DESC",
-                (self.driver.name, *dead),
-            ).fetchall()
-        numbers = [int(row[0]) for row in rows]
-        self.finish_removal(numbers)
+        with self.leases.hold("clear what the dead left") as lease:
+            with self.database.write() as db:
+                rows = [row for row in db.execute(found, (self.driver.name,)).fetchall() if row["lease"] in dead]
+                numbers = children_first({int(row["number"]): row["parent"] for row in rows})
+                self.mark_removed(db, numbers, lease.id)
+            self.finish_removal(numbers)
         return len(numbers)
 
     def finish_removal(self, numbers: list[int]) -> None:
@@ -319,6 +336,19 @@ _SELECT = (
     "SELECT s.number, s.key, s.kind, s.parent, p.key AS parent_key, s.labels, s.created_ns, s.bytes, s.inodes "
     "FROM snapshots s LEFT JOIN snapshots p ON p.number = s.parent"
 )
+
+
+def children_first(parents: Mapping[int, int | None]) -> list[int]:
+    """Numbers in an order in which they can be removed. ``parents``: number -> the one below it."""
+    order: list[int] = []
+    left = dict(parents)
+    while left:
+        needed = set(left.values())
+        leaves = sorted((number for number in left if number not in needed), reverse=True)
+        order += leaves
+        for number in leaves:
+            del left[number]
+    return order
 
 
 def _ancestors(db: sqlite3.Connection, number: int) -> list[int]:

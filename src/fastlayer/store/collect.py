@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.oci.digest import Digest
+from fastlayer.snapshot.snapshotter import children_first
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
@@ -71,10 +73,9 @@ def claim_snapshots(store: Store, lease: Lease, driver: str, names: Iterable[str
 
 def clear_dead(store: Store) -> int:
     """Undoes what killed processes left behind; returns how many leases, snapshots and half-written blobs went."""
-    dead = store.leases.dead()
     cleared = 0
     for driver in store.drivers_in_use():
-        cleared += store.snapshotter_of(driver).clear_dead(dead)
+        cleared += store.snapshotter_of(driver).clear_dead()
     cleared += store.content.sweep(store.leases.alive)
     return cleared + store.leases.sweep()
 
@@ -83,13 +84,15 @@ def collect(store: Store, *, dry_run: bool = False) -> Collected:
     """Removes everything nobody can reach; with ``dry_run`` only tells what would go."""
     if not dry_run:
         clear_dead(store)
-    with store.leases.hold("garbage collection") as lease:
+    with store.lease("garbage collection") as lease:
         with store.database.write() as db:
             blobs = _unreachable_blobs(store, db)
             doomed = _unreachable_snapshots(db)
             sizes = sum(store.content.size(digest) for digest in blobs)
             if not dry_run:
                 _forget(store, db, blobs)
+                _note_blobs(store, db)
+                write_index(store, db, lease)
                 db.executemany(
                     "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?",
                     [(lease.id, number) for _, number in doomed],
@@ -109,17 +112,19 @@ def _unreachable_blobs(store: Store, db: sqlite3.Connection) -> list[Digest]:
 
 
 def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
-    """(driver, number), children before parents: a child's number is always the larger, unless it was rebased."""
+    """(driver, number), children before parents."""
     kept = {int(row[0]) for row in db.execute(_KEPT_SNAPSHOTS)}
     rows = db.execute("SELECT driver, number, parent FROM snapshots WHERE state = 'ready'").fetchall()
     doomed = {int(row["number"]): row for row in rows if row["number"] not in kept}
-    order: list[tuple[str, int]] = []
-    left = dict(doomed)
-    while left:
-        parents = {row["parent"] for row in left.values()}
-        leaves = [number for number in left if number not in parents]
-        order += [(str(left.pop(number)["driver"]), number) for number in sorted(leaves, reverse=True)]
-    return order
+    order = children_first({number: row["parent"] for number, row in doomed.items()})
+    return [(str(doomed[number]["driver"]), number) for number in order]
+
+
+def _note_blobs(store: Store, db: sqlite3.Connection) -> None:
+    """A process may have been killed between making a blob and noting it."""
+    missing = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present = 0")]
+    there = [(digest,) for digest in missing if store.content.has(digest)]
+    db.executemany("UPDATE layers SET present = 1 WHERE digest = ?", there)
 
 
 def _forget(store: Store, db: sqlite3.Connection, blobs: list[Digest]) -> None:

@@ -14,7 +14,8 @@ Opening is cheap: nothing is scanned. Any number of processes and threads use on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -22,10 +23,9 @@ from fastlayer.content.store import ContentStore
 from fastlayer.drivers import registry
 from fastlayer.errors import OperandError, StorageError, StoreError, show_path
 from fastlayer.metadata.database import Database
-from fastlayer.metadata.leases import Leases
+from fastlayer.metadata.leases import Lease, Leases
+from fastlayer.snapshot.driver import Driver
 from fastlayer.snapshot.snapshotter import Snapshotter
-
-Durability = str  # none | syncfs
 
 
 def default_root() -> Path:
@@ -66,8 +66,17 @@ class Store:
 
     @cached_property
     def snapshotter(self) -> Snapshotter:
-        """The snapshots of the driver that was asked for, or of the first that works. Raises ``DriverError``."""
-        return self._open(registry.choose(self.root, self._wanted or self._driver_in_use()))
+        """The snapshots of the driver that was asked for, or of the first that works. Raises ``DriverError``.
+
+        A store goes on with the driver it began with, unless another is demanded; that one is not tried again.
+        """
+        wanted = self._wanted or os.environ.get("FASTLAYER_DRIVER")
+        found = self.drivers_in_use()
+        if wanted in found:
+            return self.snapshotter_of(str(wanted))
+        if not wanted and len(found) == 1:
+            return self.snapshotter_of(found[0])
+        return self._open(registry.choose(self.root, wanted))
 
     def snapshotter_of(self, driver: str) -> Snapshotter:
         """The snapshots of a certain driver: what is there may have been made by another than is used now."""
@@ -80,6 +89,23 @@ class Store:
         with self.database.read() as db:
             return [str(row[0]) for row in db.execute("SELECT DISTINCT driver FROM snapshots ORDER BY driver")]
 
+    @contextmanager
+    def lease(self, what: str) -> Iterator[Lease]:
+        """A lease for the block (``metadata/leases.py``). Snapshots that are still the lease's at the end go."""
+        with self.leases.hold(what) as lease:
+            try:
+                yield lease
+            finally:
+                self._clear(lease)
+
+    def _clear(self, lease: Lease) -> None:
+        with self.database.read() as db:
+            rows = db.execute(
+                "SELECT driver, number FROM snapshots WHERE lease = ? ORDER BY number DESC", (lease.id,)
+            ).fetchall()
+        for row in rows:
+            self.snapshotter_of(row["driver"]).finish_removal([int(row["number"])])
+
     def close(self) -> None:
         self.database.close()
 
@@ -89,14 +115,7 @@ class Store:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def _driver_in_use(self) -> str | None:
-        """A store goes on with the driver it began with, unless another is demanded."""
-        if os.environ.get("FASTLAYER_DRIVER"):
-            return None
-        found = self.drivers_in_use()
-        return found[0] if len(found) == 1 else None
-
-    def _open(self, driver: Callable[[Path], registry.Driver]) -> Snapshotter:
+    def _open(self, driver: Callable[[Path], Driver]) -> Snapshotter:
         name = str(getattr(driver, "name", ""))
         if name not in self._drivers:
             place = self.root / name
