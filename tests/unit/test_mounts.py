@@ -351,10 +351,24 @@ def test_a_temporary_mount(engine: Engine, place: Path) -> None:
 def test_not_permitted(engine: Engine, place: Path) -> None:
     """In a child that is nobody."""
     place.chmod(0o755)
-    environment = {**os.environ, "FASTLAYER_BACKEND": engine.name}
-    done = subprocess.run([*as_nobody, sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.startswith("DriverError"), done
-    assert "not permitted to mount bind: run as root, or inside `unshare -Urm`" in done.stdout
+    identity = table.identity(place)  # everything is loaded before the way to it may be closed
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(54321, 54321, 54321)
+            os.setresuid(54321, 54321, 54321)
+        try:
+            mounting.mount([Mount("bind", "/")], place / "target")
+        except BaseException as exc:
+            os.write(writing, f"{type(exc).__name__} {exc}".encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    said = os.read(reading, 4096).decode()
+    os.close(reading)
+    assert said.startswith("DriverError") and identity is not None
+    assert "not permitted to mount bind: run as root, or inside `unshare -Urm`" in said
 
 
 @needs_root
@@ -376,27 +390,8 @@ def test_a_part_of_a_file_system_is_mounted_alone(engine: Engine, api: str, plac
             with mounting.temporary([Mount("ext4", device, options, subdirectory="rootfs")]) as path:
                 assert os.listdir(path) == ["inside"]
                 assert bool(os.statvfs(path).f_flag & os.ST_RDONLY) == ("ro" in options)
-        before = [entry.target for entry in table.entries()]
         with pytest.raises(StorageError):
             mounting.mount([Mount("ext4", device, ("rw",), subdirectory="nothing")], place / "target")
-        assert [entry.target for entry in table.entries()] == before
+        assert not [entry.target for entry in table.entries() if entry.source == os.fsencode(device)]
     finally:
         subprocess.run(["losetup", "-d", device], check=True)
-    identity = table.identity(place)  # everything is loaded before the way to it may be closed
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setresgid(54321, 54321, 54321)
-            os.setresuid(54321, 54321, 54321)
-        try:
-            mounting.mount([Mount("bind", "/")], place / "target")
-        except BaseException as exc:
-            os.write(writing, f"{type(exc).__name__} {exc}".encode())
-        os._exit(0)
-    os.close(writing)
-    os.waitpid(child, 0)
-    said = os.read(reading, 4096).decode()
-    os.close(reading)
-    assert said.startswith("DriverError") and identity is not None
-    assert "not permitted to mount bind: run as root, or inside `unshare -Urm`" in said
