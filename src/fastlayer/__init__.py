@@ -55,7 +55,8 @@ _HOME = {
     "errors": (
         "AlreadyExistsError BackendError CorruptStoreError DigestMismatchError DriverError FastlayerError "
         "FileChangedError InUseError IndexFormatError LayerError LayerFormatError LimitError ManifestError "
-        "NoSpaceError NotFoundError OperandError ReferenceFormatError StorageError StoreError UnsafeEntryError UsageError"
+        "NoSpaceError NotFoundError OperandError ReferenceFormatError StorageError StoreError UnsafeEntryError "
+        "UsageError"
     ),
     "layer.apply": "AppliedLayer ApplyStats Limits apply",
     "layer.chunks": "chunks",

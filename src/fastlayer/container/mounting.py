@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ from fastlayer.container import writable
 from fastlayer.container.mounted import Made, Mounted, find, forget, refuse_mounted, remember
 from fastlayer.errors import DriverError, NotFoundError, UsageError, show_path
 from fastlayer.image.images import Image, Images
-from fastlayer.image.unpack import ensure_unpacked
 
 if TYPE_CHECKING:
     from fastlayer.container.writable import Writable
@@ -29,7 +27,7 @@ def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> M
     """Mounts an image read-only at ``target``, an existing directory. Raises ``DriverError`` without the right to."""
     place = _place(target)
     snapshotter = store.snapshotter
-    key = f"mount-{secrets.token_hex(8)}"
+    key = f"mount-{os.urandom(8).hex()}"
     parent = _chain(store, image)
     with store.lease(f"mount {image.name}") as lease:
         mounts = snapshotter.view(key, parent, lease=lease)
@@ -162,7 +160,10 @@ def _chain(store: Store, image: Image) -> str:
     """The snapshot of all layers, unpacked now if need be."""
     if image.chain_id is None:
         raise DriverError(f"{image.name}: has no layers, so there is nothing to mount")
-    ensure_unpacked(store, image)
+    if not store.snapshotter.exists(image.chain_id):
+        from fastlayer.image.unpack import ensure_unpacked
+
+        ensure_unpacked(store, image)
     return str(image.chain_id)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,7 +43,7 @@ def temporary_name(lease: str) -> str:
     """A new name in ``ingest/`` that tells the lease."""
     if not _LEASE.fullmatch(lease):
         raise UsageError(f"{lease!a} is no name of a lease: 1 to 64 letters and digits")
-    return f"{lease}-{secrets.token_hex(6)}"
+    return f"{lease}-{os.urandom(6).hex()}"
 
 
 def lease_of(name: str) -> str:

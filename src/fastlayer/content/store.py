@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from fastlayer.content.files import (
     Durability,
@@ -36,14 +36,16 @@ from fastlayer.errors import CorruptStoreError, NotFoundError, UsageError, show_
 from fastlayer.oci import jsontext
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.oci.image_index import ImageIndex, new_index, parse_index
-from fastlayer.oci.manifest import MAX_MANIFEST
+
+if TYPE_CHECKING:
+    from fastlayer.oci.image_index import ImageIndex
 
 LAYOUT_VERSION = "1.0.0"
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
 MAX_INDEX = 64 << 20  # bytes of index.json: room for a hundred thousand names
 _PIECE = 1 << 20
+_MAX_MANIFEST = 4 << 20  # bytes, as in oci/manifest.py
 
 
 class IndexEntry(NamedTuple):
@@ -79,7 +81,7 @@ class ContentStore:
             if not (self.path / "index.json").exists():
                 with self.index_lock():
                     if not (self.path / "index.json").exists():  # someone else may have been faster, and named images
-                        self._replace("index.json", new_index(()).to_bytes(), "new")
+                        self._replace("index.json", index_of(()).to_bytes(), "new")
 
     # ---- reading ----
 
@@ -108,7 +110,7 @@ class ContentStore:
         """The blob for reading, unbuffered; ``fileno`` works. Raises ``NotFoundError``."""
         return open_blob(self.path, digest)
 
-    def read(self, digest: str, limit: int = MAX_MANIFEST) -> bytes:
+    def read(self, digest: str, limit: int = _MAX_MANIFEST) -> bytes:
         """A small blob, verified. Raises ``NotFoundError``, and ``CorruptStoreError`` for more than ``limit`` bytes."""
         return read_blob(self.path, digest, limit)
 
@@ -266,6 +268,8 @@ def index_of(entries: Iterable[IndexEntry]) -> ImageIndex:
         kept = {key: item for key, item in descriptor.annotations.items() if key not in (CONTAINERD_NAME, REF_NAME)}
         names = {CONTAINERD_NAME: name, REF_NAME: name} if name else {}
         named.append(descriptor._replace(annotations=dict(sorted({**kept, **names}.items()))))
+    from fastlayer.oci.image_index import new_index
+
     return new_index(named)
 
 
@@ -288,6 +292,8 @@ def read_index(path: Path) -> ImageIndex:
         data = _read_bounded(path / "index.json", MAX_INDEX)
     except FileNotFoundError:
         raise CorruptStoreError(f"{what}: is missing: the layout is incomplete") from None
+    from fastlayer.oci.image_index import parse_index
+
     return parse_index(data, what=what, limit=MAX_INDEX)
 
 

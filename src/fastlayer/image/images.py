@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
 from fastlayer.oci import mediatypes
-from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.oci.image_index import ImageIndex, walk
-from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
 from fastlayer.store.layout_index import write_index
@@ -26,9 +23,12 @@ if TYPE_CHECKING:
     import sqlite3
 
     from fastlayer.metadata.leases import Lease
+    from fastlayer.oci.config import ImageConfig
+    from fastlayer.oci.manifest import Manifest
     from fastlayer.store.store import Store
 
 _SHORTEST_ID = 2
+_MAX_MANIFEST = 4 << 20  # bytes, as in oci/manifest.py
 
 
 class LayerInfo(NamedTuple):
@@ -123,13 +123,17 @@ class Images:
 
     def manifest(self, image: Image) -> Manifest:
         """The manifest of an image. Raises ``CorruptStoreError`` when its blob is damaged."""
+        from fastlayer.oci.manifest import parse_manifest
+
         return parse_manifest(self.read(image.manifest), "", image.name)
 
     def config(self, image: Image) -> ImageConfig:
         """The configuration of an image."""
+        from fastlayer.oci.config import MAX_CONFIG, parse_config
+
         return parse_config(self.read(image.id, MAX_CONFIG), image.name)
 
-    def read(self, digest: Digest, limit: int = MAX_MANIFEST) -> bytes:
+    def read(self, digest: Digest, limit: int = _MAX_MANIFEST) -> bytes:
         """A small blob, verified."""
         return self.store.content.read(digest, limit)
 
@@ -192,6 +196,8 @@ class Images:
 
     def _documents(self, target: Descriptor) -> list[Callable[[sqlite3.Connection], None]]:
         """What is to be recorded for a target and all below it."""
+        from fastlayer.oci.image_index import ImageIndex, walk
+
         has = self.store.content.has
         records: list[Callable[[sqlite3.Connection], None]] = []
         nodes = walk(target, lambda d, limit: self.read(d.digest, limit), lambda d: not has(d.digest))
@@ -200,11 +206,13 @@ class Images:
             if isinstance(document, ImageIndex):
                 here = [child.digest for child in document.manifests if has(child.digest)]
                 records.append(_recorder_of_refs(document.digest, here))
-            elif isinstance(document, Manifest):
+            elif document is not None:
                 records += self._manifest_records(document)
         return records
 
     def _manifest_records(self, manifest: Manifest) -> list[Callable[[sqlite3.Connection], None]]:
+        from fastlayer.oci.config import MAX_CONFIG, check_consistent, parse_config
+
         refs = [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
         records = [_recorder_of_refs(manifest.digest, refs)]
         if manifest.is_image:

@@ -5,7 +5,7 @@ What a kill -9 leaves is told by the books (``books.py``); how the pool is kept 
 
 from __future__ import annotations
 
-import secrets
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -205,7 +205,7 @@ class DeviceMapper:
             with filesystem.looked_at(self._kind, self._pool.path_of(number)) as root:
                 yield root / ROOTFS
             return
-        name = self._pool.look_prefix(book.device) + secrets.token_hex(4)
+        name = self._pool.look_prefix(book.device) + os.urandom(4).hex()
         dmsetup.create(name, self._pool.thin_table(book), readonly=True)
         try:
             with filesystem.mounted(self._kind, dmsetup.path_of(name), readonly=True) as root:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +165,8 @@ class Overlay2:
                 )
             if last is None:
                 note.write_text(boot + "\n")
+            import shutil
+
             shutil.rmtree(place / "work" / "work" / "incompat", ignore_errors=True)
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -213,7 +212,7 @@ def save_oci_layout(path: str | os.PathLike[str], images: Iterable[ArchivedImage
             check_layout(target)
         _fill(target, given, blobs)
         return
-    staging = target.with_name(f".{target.name[:200]}.fastlayer-{secrets.token_hex(6)}")
+    staging = target.with_name(f".{target.name[:200]}.fastlayer-{os.urandom(6).hex()}")
     try:
         _fill(staging, given, blobs)
         try:
