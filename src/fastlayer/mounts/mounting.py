@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +83,8 @@ def temporary(mounts: Sequence[Mount], *, directory: Any = None) -> Iterator[Pat
 
     ``directory``: where that directory is made (default: the system's for temporary files).
     """
+    import tempfile
+
     where = Path(os.fsdecode(tempfile.mkdtemp(prefix="fastlayer-mount-", dir=directory)))
     try:
         mount(mounts, where)
@@ -290,6 +291,8 @@ def _device(value: Mount, plan: Plan, target: int) -> None:
 
 def _part_of_device(value: Mount, plan: Plan, target: int) -> None:
     """Mounted where nobody looks, and from there only the directory bound onto the target."""
+    import tempfile
+
     place = os.fsencode(tempfile.mkdtemp(prefix="fastlayer-mount-"))
     try:
         fd = _open_target(place)

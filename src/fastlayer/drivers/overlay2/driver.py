@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fastlayer.drivers import quota
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.overlay2.lookup import decides, provider
 from fastlayer.drivers.overlay2.whiteouts import drop_pointless
@@ -87,6 +86,8 @@ class Overlay2:
             os.mkdir(work, 0o700)
             os.chmod(diff, 0o755)
             if size is not None:
+                from fastlayer.drivers import quota
+
                 quota.limit((diff, work), size)
             if parents:
                 copy_root(self._diff(parents[0]), diff)
@@ -120,6 +121,8 @@ class Overlay2:
                 copy_root(self._diff(parents[0]), diff)
             for note in (extracted, implied):
                 note.unlink(missing_ok=True)
+            from fastlayer.drivers import quota
+
             if project := quota.project(diff):
                 quota.unlimit(diff, project)
             _remove_tree(place, b"work")
@@ -210,6 +213,8 @@ class Overlay2:
     # ---- removing ----------------------------------------------------------------------------
 
     def remove(self, number: int) -> None:
+        from fastlayer.drivers import quota
+
         with refusals("cannot remove the snapshot"):
             project = quota.project(self._diff(number))
             try:
