@@ -78,6 +78,7 @@ int fl_btrfs_info(int fd, struct fl_btrfs_info *ret, struct fl_error *err)
     ret->generation = args.generation;
     ret->changed = args.ctransid;
     ret->created = args.otransid;
+    ret->created_sec = (int64_t)args.otime.sec;
     ret->readonly = (args.flags & BTRFS_ROOT_SUBVOL_RDONLY) != 0;
     memcpy(ret->uuid, args.uuid, sizeof(ret->uuid));
     memcpy(ret->parent_uuid, args.parent_uuid, sizeof(ret->parent_uuid));

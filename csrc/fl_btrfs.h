@@ -21,6 +21,7 @@ struct fl_btrfs_info {
     uint64_t generation;     /* of the root node: making a snapshot raises it   */
     uint64_t changed;        /* ctransid: when an inode was last changed        */
     uint64_t created;        /* otransid: when it was made                      */
+    int64_t created_sec;     /* the same by the clock, seconds since 1970       */
     bool readonly;
     uint8_t uuid[16];
     uint8_t parent_uuid[16]; /* of what it is a snapshot of, or zeros           */
@@ -68,8 +69,13 @@ struct fl_btrfs_inode {
 /* Appends every inode that was there and has changed since, by number. Anything that
  * changes a file, its attributes or a directory's names puts the transaction into
  * the inode (btrfs_inode_item.transid); leaves that are older are not read. New
- * inodes are left out: each has a name in a directory that is new or has changed. */
-int fl_btrfs_changed(int fd, uint64_t transid, struct fl_buf *ret, struct fl_error *err);
+ * inodes are left out: each has a name in a directory that is new or has changed.
+ * So are those that were only read, which changes their access time: their ctime is
+ * still that in `parent`, the subvolume as it was in that transaction, and lies more
+ * than a second before `sec`, the time of it (nearer than that a change may have
+ * come in the same tick of the clock). */
+int fl_btrfs_changed(int fd, int parent, uint64_t transid, int64_t sec, struct fl_buf *ret,
+                     struct fl_error *err);
 
 /* Appends { u64 parent inode, u16 length, name } for each name of an inode. */
 int fl_btrfs_names(int fd, uint64_t ino, struct fl_buf *ret, struct fl_error *err);

@@ -129,20 +129,54 @@ static bool read_inode(const struct cursor *c, uint64_t transid, struct fl_btrfs
     return le64toh(item.transid) > transid;
 }
 
-int fl_btrfs_changed(int fd, uint64_t transid, struct fl_buf *ret, struct fl_error *err)
+static bool read_ctime(const struct cursor *c, struct btrfs_timespec *ret)
+{
+    if (c->item.type != BTRFS_INODE_ITEM_KEY || c->item.len < sizeof(struct btrfs_inode_item))
+        return false;
+    memcpy(ret, c->data + offsetof(struct btrfs_inode_item, ctime), sizeof(*ret));
+    return true;
+}
+
+/* Has the inode at c only been read? 1 yes, 0 no, -1 failed. */
+static int only_read(const struct cursor *c, struct cursor *parent, int64_t sec, struct fl_error *err)
+{
+    struct btrfs_ioctl_search_key *key = &parent->args->key;
+    struct btrfs_timespec now, then;
+    int r;
+
+    if (!read_ctime(c, &now) || (int64_t)le64toh(now.sec) >= sec - 1)
+        return 0;
+    key->min_objectid = key->max_objectid = c->item.objectid;
+    key->min_type = key->max_type = BTRFS_INODE_ITEM_KEY;
+    key->min_offset = 0;
+    parent->left = 0;
+    parent->ended = false;
+    r = cursor_next(parent, err);
+    if (r <= 0)
+        return r;
+    return read_ctime(parent, &then) && now.sec == then.sec && now.nsec == then.nsec;
+}
+
+int fl_btrfs_changed(int fd, int parent_fd, uint64_t transid, int64_t sec, struct fl_buf *ret,
+                     struct fl_error *err)
 {
     cleanup_cursor struct cursor c = { 0 };
+    cleanup_cursor struct cursor parent = { 0 };
     struct fl_btrfs_inode inode;
     int r;
 
     if (cursor_open(&c, fd, 0, BTRFS_FIRST_FREE_OBJECTID, BTRFS_LAST_FREE_OBJECTID,
-                    BTRFS_INODE_ITEM_KEY, UINT8_MAX, err) < 0)
+                    BTRFS_INODE_ITEM_KEY, UINT8_MAX, err) < 0 ||
+        cursor_open(&parent, parent_fd, 0, 0, 0, 0, 0, err) < 0)
         return -1;
     c.args->key.min_transid = transid + 1;
-    while ((r = cursor_next(&c, err)) > 0)
-        if (read_inode(&c, transid, &inode) && inode.generation <= transid &&
-            fl_buf_add(ret, &inode, sizeof(inode), NULL, err) < 0)
+    while ((r = cursor_next(&c, err)) > 0) {
+        if (!read_inode(&c, transid, &inode) || inode.generation > transid)
+            continue;
+        r = only_read(&c, &parent, sec, err);
+        if (r < 0 || (r == 0 && fl_buf_add(ret, &inode, sizeof(inode), NULL, err) < 0))
             return -1;
+    }
     return r;
 }
 

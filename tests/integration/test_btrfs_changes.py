@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -274,3 +275,55 @@ def test_a_parent_with_a_subvolume_inside(driver: Btrfs, engine: _backend.Engine
     assert driver._keys(2, 1) == [b"", b"d", b"d/"]
     with driver.changes(2, [1]) as changes:  # the time of such a directory is always now
         assert [(change.kind, change.path) for change in changes] == [("C", b"d"), ("D", b"d/f")]
+
+
+def test_what_was_only_read_is_no_candidate(driver: Btrfs, engine: _backend.Engine, tmp_path: Path) -> None:
+    """Reading changes access times, and with them inodes."""
+    driver.create(1, [], "active")
+    before(tree(driver, 1))
+    for path in tree(driver, 1).rglob("*"):
+        os.utime(path, ns=(0, WHEN))  # relatime writes the time of the first read
+    time.sleep(2.1)  # nearer to the fork the ctime proves nothing
+    driver.create(2, [1], "active")
+    driver.create(3, [1], "active")
+    for path in sorted(tree(driver, 2).rglob("*")):
+        list(path.iterdir()) if path.is_dir() else path.read_bytes()
+    assert (tree(driver, 2) / "g").stat().st_atime_ns > WHEN
+    assert driver._keys(2, 1) == [b""]
+    driver.duplicate(4, [1], 2)
+    assert driver._keys(4, 1) == [b""]
+    same_size_and_time(tree(driver, 2))
+    assert driver._keys(2, 1) == [b"", b"g"]
+    assert same_as_a_walk(driver, 2, 1, tmp_path) == 1
+
+
+def test_both_engines_say_the_same(driver: Btrfs) -> None:
+    driver.create(1, [], "active")
+    editor(driver, 1, 1).edit(60)
+    driver.seal(1, [])
+    driver.create(2, [1], "active")
+    editor(driver, 2, 2).edit(40)
+    subvolumes.create(tree(driver, 2) / "nested")
+    names_beyond_one_item(with_empty(driver))
+    answers = []
+    with subvolumes.opened(tree(driver, 1)) as parent, subvolumes.opened(tree(driver, 2)) as child:
+        for name in ("native", "baseline"):
+            engine = _backend._load(name).subvolume
+            engine.sync(child)
+            own = engine.info(child)
+            found: list[object] = [tuple(own), engine.nested(child, own.id), engine.usage(child, own.created)]
+            found += [engine.usage(child, 0), changed := engine.changed(child, parent, own.created, own.created_sec)]
+            for ino, is_directory in changed:
+                found.append(engine.names(child, ino))
+                if is_directory:
+                    found.append(engine.compare_names(parent, child, ino))
+            answers.append(found)
+    assert answers[0] == answers[1]
+    assert len(answers[0]) > 10
+
+
+def with_empty(driver: Btrfs) -> Path:
+    root = tree(driver, 2)
+    (root / "empty").mkdir()
+    put(root / "f", b"f")
+    return root

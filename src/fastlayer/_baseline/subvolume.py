@@ -39,7 +39,7 @@ def _request(direction: int, number: int, size: int) -> int:
 
 _NAMED = struct.Struct(f"=qQQ32x{_NAME_MAX + 1}s")  # btrfs_ioctl_vol_args_v2
 _OLD_NAMED = struct.Struct(f"=q{_OLD_NAME_MAX + 1}s")  # btrfs_ioctl_vol_args
-_INFO = struct.Struct("=Q256sQQQQ16s16s16sQQQQ64x64x")  # btrfs_ioctl_get_subvol_info_args
+_INFO = struct.Struct("=Q256sQQQQ16s16s16sQQQQ16xq40x64x")  # btrfs_ioctl_get_subvol_info_args
 _LIMIT = struct.Struct("=QQQQQQ")
 _PAIR = struct.Struct("=QQ")
 _WRITE, _READ = 1, 2
@@ -55,7 +55,8 @@ _RESCAN_WAIT = _request(0, 46, 0)
 _QGROUP_CREATE = _request(_WRITE, 42, _PAIR.size)
 _QGROUP_LIMIT = _request(_READ, 43, _LIMIT.size)
 
-_INODE = struct.Struct("<QQQQQIIII")  # generation, transid, size, nbytes, block group, nlink, uid, gid, mode
+# generation, transid, size, nbytes, block group, nlink, uid, gid, mode, rdev, flags, sequence, reserved, atime, ctime
+_INODE = struct.Struct("<QQQQQIIIIQQQ32x12xqI")
 _DIR_ITEM = struct.Struct("<17sQHHB")  # location, transid, data_len, name_len, type
 _ROOT_REF = struct.Struct("<QQH")
 _EXTENT_HEAD = struct.Struct("<QQBBHB")  # generation, ram_bytes, compression, encryption, other, type
@@ -71,6 +72,7 @@ class Info(NamedTuple):
     generation: int
     changed: int
     created: int
+    created_sec: int
     readonly: bool
     uuid: bytes
     parent_uuid: bytes
@@ -118,8 +120,8 @@ def set_readonly(fd: int, readonly: bool) -> None:
 def info(fd: int) -> Info:
     buffer = bytearray(_INFO.size)
     _call(fd, _GET_INFO, buffer, "subvolume info")
-    number, _, _, _, generation, flags, uuid, parent, _, changed_in, created_in, _, _ = _INFO.unpack(buffer)
-    return Info(number, generation, changed_in, created_in, bool(flags & 1), uuid, parent)
+    number, _, _, _, generation, flags, uuid, parent, _, changed_in, created_in, _, _, sec = _INFO.unpack(buffer)
+    return Info(number, generation, changed_in, created_in, sec, bool(flags & 1), uuid, parent)
 
 
 def sync(fd: int) -> None:
@@ -166,18 +168,27 @@ class _Inode(NamedTuple):
     generation: int
     transid: int
     mode: int
+    ctime: tuple[int, int]  # seconds, nanoseconds
 
 
 def _inode(item: Item) -> _Inode:
     if len(item.data) < _INODE.size:
         raise damaged(item)
-    generation, transid, *_, mode = _INODE.unpack_from(item.data)
-    return _Inode(item.objectid, generation, transid, mode)
+    generation, transid, _, _, _, _, _, _, mode, _, _, _, sec, nsec = _INODE.unpack_from(item.data)
+    return _Inode(item.objectid, generation, transid, mode, (sec, nsec))
 
 
-def changed(fd: int, transid: int) -> list[tuple[int, bool]]:
+def changed(fd: int, parent_fd: int, transid: int, sec: int) -> list[tuple[int, bool]]:
     inodes = (_inode(item) for item in whole_tree(fd, transid) if item.type == INODE_ITEM)
-    return [(i.ino, stat.S_ISDIR(i.mode)) for i in inodes if i.transid > transid >= i.generation]
+    old = (inode for inode in inodes if inode.transid > transid >= inode.generation)
+    return [(inode.ino, stat.S_ISDIR(inode.mode)) for inode in old if not _only_read(inode, parent_fd, sec)]
+
+
+def _only_read(inode: _Inode, parent_fd: int, sec: int) -> bool:
+    if inode.ctime[0] >= sec - 1:
+        return False
+    key = (inode.ino, INODE_ITEM, 0)
+    return any(_inode(item).ctime == inode.ctime for item in search(parent_fd, 0, key, key))
 
 
 def names(fd: int, ino: int) -> list[tuple[int, bytes]]:
@@ -254,7 +265,7 @@ class _Reference(NamedTuple):
 
 def usage(fd: int, transid: int) -> tuple[int, int, int]:
     total = inodes = 0
-    last = _Inode(0, 0, 0, 0)
+    last = _Inode(0, 0, 0, 0, (0, 0))
     extents: dict[int, list[_Reference]] = {}
     for item in whole_tree(fd, transid):
         if item.type == INODE_ITEM and (inode := _inode(item)).transid > transid:

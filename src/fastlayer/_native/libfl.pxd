@@ -369,6 +369,7 @@ cdef extern from "fl_btrfs.h" nogil:
         uint64_t generation
         uint64_t changed
         uint64_t created
+        int64_t created_sec
         bint readonly
         uint8_t uuid[16]
         uint8_t parent_uuid[16]
@@ -391,7 +392,7 @@ cdef extern from "fl_btrfs.h" nogil:
     int fl_btrfs_qgroup_limit(int fd, uint64_t id, uint64_t exclusive, fl_error *err)
     int fl_btrfs_qgroup_create(int fd, uint64_t id, bint create, fl_error *err)
     int fl_btrfs_qgroup_usage(int fd, uint64_t id, uint64_t *ret_referenced, uint64_t *ret_exclusive, fl_error *err)
-    int fl_btrfs_changed(int fd, uint64_t transid, fl_buf *ret, fl_error *err)
+    int fl_btrfs_changed(int fd, int parent, uint64_t transid, int64_t sec, fl_buf *ret, fl_error *err)
     int fl_btrfs_names(int fd, uint64_t ino, fl_buf *ret, fl_error *err)
     int fl_btrfs_compare_names(int a, int b, uint64_t ino, fl_buf *ret, fl_error *err)
     int fl_btrfs_nested(int fd, uint64_t id, fl_buf *ret, fl_error *err)

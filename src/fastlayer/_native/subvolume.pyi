@@ -12,12 +12,13 @@ DIRECTORY: int
 
 class Info(NamedTuple):
     """``generation`` is that of the root node, ``changed`` the transaction that changed an inode last, ``created`` the
-    one it was made in; ``parent_uuid`` is what it is a snapshot of, or zeros."""
+    one it was made in, ``created_sec`` when that was (seconds since 1970); ``parent_uuid`` is what it is a snapshot of, or zeros."""
 
     id: int
     generation: int
     changed: int
     created: int
+    created_sec: int
     readonly: bool
     uuid: bytes
     parent_uuid: bytes
@@ -37,8 +38,9 @@ def qgroup_limit(fd: int, id: int, exclusive: int | None) -> None:
 def qgroup_usage(fd: int, id: int) -> tuple[int, int] | None:
     """(referenced, exclusive) bytes; None where quotas are off."""
 
-def changed(fd: int, transid: int) -> list[tuple[int, bool]]:
-    """(inode, is a directory) of all that were there in that transaction and have changed since."""
+def changed(fd: int, parent_fd: int, transid: int, sec: int) -> list[tuple[int, bool]]:
+    """(inode, is a directory) of all that were there in that transaction, at ``sec``, and were not only read since.
+    ``parent_fd``: the subvolume as it was then."""
 
 def names(fd: int, ino: int) -> list[tuple[int, bytes]]:
     """(inode of the directory, name) of each name of an inode."""

@@ -1,6 +1,6 @@
 """btrfs subvolumes: the contract is csrc/fl_btrfs.h."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from fastlayer._native.errors cimport raise_error
@@ -23,6 +23,7 @@ class Info(NamedTuple):
     generation: int
     changed: int
     created: int
+    created_sec: int
     readonly: bool
     uuid: bytes
     parent_uuid: bytes
@@ -72,8 +73,8 @@ def info(int fd):
     cdef fl_btrfs_info found
     if fl_btrfs_get_info(fd, &found, &err) < 0:
         raise_error(&err)
-    return Info(found.id, found.generation, found.changed, found.created, bool(found.readonly),
-                (<char *>found.uuid)[:16], (<char *>found.parent_uuid)[:16])
+    return Info(found.id, found.generation, found.changed, found.created, found.created_sec,
+                bool(found.readonly), (<char *>found.uuid)[:16], (<char *>found.parent_uuid)[:16])
 
 
 def sync(int fd):
@@ -156,14 +157,14 @@ cdef class _Answer:
         return (<char *>self.buf.data)[self.at - length:self.at]
 
 
-def changed(int fd, uint64_t transid):
+def changed(int fd, int parent_fd, uint64_t transid, int64_t sec):
     cdef fl_error err
     cdef _Answer answer = _Answer()
     cdef fl_btrfs_inode inode
     cdef list found = []
     cdef int r
     with nogil:
-        r = fl_btrfs_changed(fd, transid, &answer.buf, &err)
+        r = fl_btrfs_changed(fd, parent_fd, transid, sec, &answer.buf, &err)
     if r < 0:
         raise_error(&err)
     while answer.more():

@@ -3,7 +3,7 @@
 ::
 
     <root>/subvolumes/<number>    the snapshot; a view has none, it is a read-only bind mount of its parent
-    <root>/forks/<number>         of a duplicate: what it was forked from, and in which transaction
+    <root>/forks/<number>         of a duplicate: the UUID of what it was forked from, the transaction, the seconds
     <root>/empty                  what a snapshot without a parent is compared with
 
 A child is a btrfs snapshot of its parent: made in one transaction, sharing everything. Sealing sets the read-only
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastlayer import _backend
 from fastlayer.drivers import folders
 from fastlayer.drivers.btrfs import subvolumes
+from fastlayer.drivers.btrfs.generation import Fork
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
 from fastlayer.mounts.mount import Mount
@@ -117,13 +118,13 @@ class Btrfs:
         """Where to look for changes; None: everywhere."""
         from fastlayer.drivers.btrfs.generation import differing
 
-        since = self._since(number, parent)
-        if since is None:
+        fork = self._forked(number, parent)
+        if fork is None:
             return None
         with subvolumes.opened(self._path(parent)) as parent_fd, subvolumes.opened(self._path(number)) as fd:
             _engine().sync(fd)
             try:
-                return differing(parent_fd, fd, since)
+                return differing(parent_fd, fd, fork)
             except StorageError as exc:
                 if exc.errno in _FORBIDDEN:
                     return None
@@ -138,12 +139,12 @@ class Btrfs:
         path = self._path(number)
         if not path.exists():
             return Usage(0, 0)
-        since = self._since(number, parents[0]) if parents else 0
+        fork = self._forked(number, parents[0]) if parents else Fork(0, 0)
         try:
-            if since is not None:
+            if fork is not None:
                 with subvolumes.opened(path) as fd:
                     _engine().sync(fd)
-                    return Usage(*_engine().usage(fd, since))
+                    return Usage(*_engine().usage(fd, fork.transaction))
         except StorageError as exc:
             if exc.errno not in _FORBIDDEN:
                 raise
@@ -199,22 +200,24 @@ class Btrfs:
     def _fork(self, number: int) -> Path:
         return self.root / "forks" / str(number)
 
-    def _since(self, number: int, parent: int) -> int | None:
-        """The transaction in which a snapshot left its parent; None when nobody knows."""
+    def _forked(self, number: int, parent: int) -> Fork | None:
+        """When a snapshot left its parent; None when nobody knows."""
         with subvolumes.opened(self._path(number)) as fd, subvolumes.opened(self._path(parent)) as parent_fd:
             own, above = _engine().info(fd), _engine().info(parent_fd)
         if own.parent_uuid == above.uuid:
-            return int(own.created)
+            return Fork(own.created, own.created_sec)
         try:
-            uuid, _, since = self._fork(number).read_text().partition(" ")
-        except OSError:
+            uuid, *when = self._fork(number).read_text().split()
+        except (OSError, ValueError):
             return None
-        return int(since) if uuid == above.uuid.hex() and since.strip().isdecimal() else None
+        if uuid != above.uuid.hex() or len(when) != 2 or not all(word.isdecimal() for word in when):
+            return None
+        return Fork(*map(int, when))
 
     def _note_fork(self, number: int, source: int, parent: int) -> None:
         """The duplicate is a snapshot of its source, which may go: what it has to be compared with is lost then."""
-        since = self._since(source, parent)
-        if since is None:
+        fork = self._forked(source, parent)
+        if fork is None:
             return
         with subvolumes.opened(self._path(parent)) as fd:
             uuid = _engine().info(fd).uuid.hex()
@@ -222,7 +225,7 @@ class Btrfs:
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(path, "w") as file:
-                file.write(f"{uuid} {since}\n")
+                file.write(f"{uuid} {fork.transaction} {fork.seconds}\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as exc:

@@ -1,8 +1,8 @@
 """Where a subvolume differs from the one it is a snapshot of, found by generation instead of by a walk.
 
 btrfs writes trees copy-on-write: what changed since a transaction is in leaves with a later generation, and an inode
-that changed in any way has a later ``transid`` (csrc/fl_btrfs.h). From the changed inodes that were there before follow
-the paths to look at:
+that changed in any way has a later ``transid``; those that were only read are told by their ctime (csrc/fl_btrfs.h).
+From the changed inodes that were there before follow the paths to look at:
 
 * a file: each of its names (one it had before is missing from a directory that changed);
 * a directory at the same path in both trees: itself, and each name whose entry is not the same. What is a directory
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from fastlayer import _backend
 
@@ -75,12 +76,19 @@ def below(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
-def differing(parent_fd: int, child_fd: int, since: int) -> list[bytes]:
-    """The keys (``Differ(only=)``) that tell all differences between a subvolume and what it was in transaction
-    ``since``, which ``parent_fd`` still is. Everything must have been written out (``sync``)."""
+class Fork(NamedTuple):
+    """When a subvolume left its parent: the transaction, and the time in seconds since 1970."""
+
+    transaction: int
+    seconds: int
+
+
+def differing(parent_fd: int, child_fd: int, fork: Fork) -> list[bytes]:
+    """The keys (``Differ(only=)``) that tell all differences between a subvolume and what it was at the fork, which
+    ``parent_fd`` still is. Everything must have been written out (``sync``)."""
     parent, child = Places(parent_fd), Places(child_fd)
     keys: set[bytes] = set()
-    for ino, is_directory in _backend.engine().subvolume.changed(child_fd, since):
+    for ino, is_directory in _backend.engine().subvolume.changed(child_fd, parent_fd, *fork):
         if is_directory:
             keys |= _changed_directory(parent, child, ino)
         else:
