@@ -12,7 +12,8 @@ DIRECTORY: int
 
 class Info(NamedTuple):
     """``generation`` is that of the root node, ``changed`` the transaction that changed an inode last, ``created`` the
-    one it was made in, ``created_sec`` when that was (seconds since 1970); ``parent_uuid`` is what it is a snapshot of, or zeros."""
+    one it was made in, ``created_sec`` when that was (seconds since 1970); ``parent_uuid`` is what it is a snapshot of,
+    or zeros."""
 
     id: int
     generation: int

@@ -17,7 +17,7 @@ from fastlayer.layer.pipeline import default_jobs, map_ordered
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import parse_index
-from fastlayer.store.collect import clear_dead
+from fastlayer.store.collect import clear_dead, reachable_blobs
 from fastlayer.store.layout_index import index_bytes, write_index
 
 if TYPE_CHECKING:
@@ -136,8 +136,9 @@ class _Checker:
     def _presence(self) -> None:
         """Blobs that should be there. One that is noted as missing may well be: noting it comes after making it."""
         with self.store.database.read() as db:
-            noted = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present")]
-        for digest in noted:
+            noted = {str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present")}
+            noted &= reachable_blobs(db)
+        for digest in sorted(noted):
             if not self.store.content.has(digest):
                 self._find("layer", digest, "is missing", self._note_missing(digest))
 

@@ -3,7 +3,7 @@
 Words: a *snapshot* row's ``number`` is its folder in the driver's directory; ``key`` names an active one or a view,
 ``name`` (the same column) a committed one, where image layers are named by their chain id. ``state``: ``making`` and
 ``removing`` rows belong to a lease, and so do temporary ones; when its holder is dead the next garbage collection
-clears them away.
+clears them away. ``sealing``: the lease of whoever is making a committed snapshot read-only.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             labels TEXT NOT NULL DEFAULT '{}',
             size_limit INTEGER,
             created_ns INTEGER NOT NULL,
+            sealing TEXT,
             bytes INTEGER,
-            inodes INTEGER
+            inodes INTEGER,
+            shared INTEGER
         )""",
         "CREATE UNIQUE INDEX snapshot_keys ON snapshots(driver, key) WHERE state != 'removing'",
         "CREATE INDEX snapshot_parents ON snapshots(parent)",

@@ -162,13 +162,11 @@ class Snapshotter:
         """What the snapshot takes for itself. That of a committed one is measured once and remembered."""
         number, parents, row = self._place(key)
         if row["kind"] == "committed" and row["bytes"] is not None:
-            return Usage(row["bytes"], row["inodes"])
+            return Usage(row["bytes"], row["inodes"], row["shared"])
         found = self.driver.usage(number, parents)
         if row["kind"] == "committed":
             with self.database.write() as db:
-                db.execute(
-                    "UPDATE snapshots SET bytes = ?, inodes = ? WHERE number = ?", (found.bytes, found.inodes, number)
-                )
+                db.execute("UPDATE snapshots SET bytes = ?, inodes = ?, shared = ? WHERE number = ?", (*found, number))
         return found
 
     def changes(self, key: str) -> Changes:
@@ -196,20 +194,28 @@ class Snapshotter:
         Raises ``AlreadyExistsError`` when the name is taken; the active snapshot stays then.
         """
         _check_key(name)
+        with self.leases.hold(f"commit snapshot {name}") as sealer:
+            with self.database.write() as db:
+                row = self._active(db, key)
+                self._refuse_taken(db, name)
+                above = row["parent"]
+                if parent is not None:
+                    if above is not None or not self.driver.independent:
+                        raise UsageError(f"snapshot {key}: its parent is given when it is made")
+                    above = self._committed(db, parent)
+                db.execute(
+                    "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = ?, sealing = ? "
+                    "WHERE number = ?",
+                    (name, above, lease.id if lease else None, sealer.id, row["number"]),
+                )
+            self._seal(row["number"])
+
+    def _seal(self, number: int) -> None:
+        with self.database.read() as db:
+            parents = _ancestors(db, number)
+        self.driver.seal(number, parents)
         with self.database.write() as db:
-            row = self._active(db, key)
-            self._refuse_taken(db, name)
-            above = row["parent"]
-            if parent is not None:
-                if above is not None or not self.driver.independent:
-                    raise UsageError(f"snapshot {key}: its parent is given when it is made")
-                above = self._committed(db, parent)
-            db.execute(
-                "UPDATE snapshots SET key = ?, kind = 'committed', parent = ?, lease = ? WHERE number = ?",
-                (name, above, lease.id if lease else None, row["number"]),
-            )
-            parents = [] if above is None else [above, *_ancestors(db, above)]
-        self.driver.seal(row["number"], parents)
+            db.execute("UPDATE snapshots SET sealing = NULL WHERE number = ?", (number,))
 
     def duplicate(self, name: str, key: str, *, lease: Lease | None = None) -> None:
         """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use.
@@ -255,23 +261,31 @@ class Snapshotter:
         )
 
     def clear_dead(self) -> int:
-        """Undoes what was being made or removed by those who are dead; returns how many snapshots went.
+        """Undoes what the dead were making or removing, finishes what they were committing; returns how many went.
 
         What is found dead is looked at again under the write lock: its holder may just have finished.
         """
-        found = "SELECT number, parent, lease FROM snapshots WHERE driver = ? AND lease IS NOT NULL"
+        found = (
+            "SELECT number, parent, lease, sealing FROM snapshots "
+            "WHERE driver = ? AND (lease IS NOT NULL OR sealing IS NOT NULL)"
+        )
         with self.database.read() as db:
-            leases = {str(row["lease"]) for row in db.execute(found, (self.driver.name,))}
+            rows = db.execute(found, (self.driver.name,)).fetchall()
+        leases = {str(lease) for row in rows for lease in (row["lease"], row["sealing"]) if lease is not None}
         dead = {lease for lease in leases if not self.leases.alive(lease)}
         if not dead:
             return 0
         with self.leases.hold("clear what the dead left") as lease:
             with self.database.write() as db:
-                rows = [row for row in db.execute(found, (self.driver.name,)).fetchall() if row["lease"] in dead]
-                numbers = children_first({int(row["number"]): row["parent"] for row in rows})
-                self.mark_removed(db, numbers, lease.id)
-            self.finish_removal(numbers)
-        return len(numbers)
+                rows = db.execute(found, (self.driver.name,)).fetchall()
+                gone = children_first({int(r["number"]): r["parent"] for r in rows if r["lease"] in dead})
+                unsealed = [int(r["number"]) for r in rows if r["sealing"] in dead and r["number"] not in gone]
+                self.mark_removed(db, gone, lease.id)
+                db.executemany("UPDATE snapshots SET sealing = ? WHERE number = ?", [(lease.id, n) for n in unsealed])
+            self.finish_removal(gone)
+            for number in unsealed:
+                self._seal(number)
+        return len(gone)
 
     def finish_removal(self, numbers: list[int]) -> None:
         """Clears away snapshots that were marked, children before parents."""
@@ -333,7 +347,8 @@ class _Undo:
 
 
 _SELECT = (
-    "SELECT s.number, s.key, s.kind, s.parent, p.key AS parent_key, s.labels, s.created_ns, s.bytes, s.inodes "
+    "SELECT s.number, s.key, s.kind, s.parent, p.key AS parent_key, s.labels, s.created_ns, s.bytes, s.inodes, "
+    "s.shared "
     "FROM snapshots s LEFT JOIN snapshots p ON p.number = s.parent"
 )
 

@@ -104,6 +104,11 @@ def collect(store: Store, *, dry_run: bool = False) -> Collected:
     return Collected(tuple(str(digest) for digest in blobs), sizes, len(doomed))
 
 
+def reachable_blobs(db: sqlite3.Connection) -> set[str]:
+    """What images, writable layers and leases keep."""
+    return {str(row[0]) for row in db.execute(_REACHABLE_BLOBS)}
+
+
 def _unreachable_blobs(store: Store, db: sqlite3.Connection) -> list[Digest]:
     db.execute("DROP TABLE IF EXISTS temp.reachable_blobs")
     db.execute(f"CREATE TEMP TABLE reachable_blobs AS {_REACHABLE_BLOBS}")

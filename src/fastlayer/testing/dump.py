@@ -20,7 +20,7 @@ def dump(root: Path, *, ignore: tuple[str, ...] = ()) -> dict[str, dict[str, Any
     top = os.fsencode(root)
     for path in _paths(top):
         name = os.fsdecode(os.path.relpath(path, top))
-        status = os.lstat(path)
+        status = os.stat(path) if path == top else os.lstat(path)  # the root may be given through a link
         found[name] = _entry(path, status)
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             groups.setdefault((status.st_dev, status.st_ino), []).append(name)
