@@ -38,8 +38,11 @@ def _run(*command: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def loop_fs(kind: str, size: int = MINIMUM) -> Iterator[Path]:
-    """A fresh, empty file system of ``kind`` (xfs, btrfs, ext4) in an image of ``size`` bytes, kept in memory."""
+def loop_fs(kind: str, size: int = MINIMUM, *, features: Sequence[str] = (), options: str = "") -> Iterator[Path]:
+    """A fresh, empty file system of ``kind`` (xfs, btrfs, ext4) in an image of ``size`` bytes, kept in memory.
+
+    ``features``: further arguments of mkfs; ``options``: further options of mount.
+    """
     need_root()
     require(_MKFS[kind][0])
     base = Path(tempfile.mkdtemp(prefix="fastlayer-fs-", dir=_MEMORY if _MEMORY.is_dir() else None))
@@ -48,8 +51,8 @@ def loop_fs(kind: str, size: int = MINIMUM) -> Iterator[Path]:
         where.mkdir()
         with open(image, "wb") as file:
             file.truncate(size)
-        _run(*_MKFS[kind], image)
-        _run("mount", "-o", "loop", image, where)
+        _run(*_MKFS[kind], *features, image)
+        _run("mount", "-o", f"loop,{options}".rstrip(","), image, where)
         try:
             lost = where / "lost+found"
             if lost.is_dir():

@@ -95,6 +95,23 @@ class Layout:
             self.add(name, manifest.descriptor)
         return manifest
 
+    def image_of_files(self, name: str, layers: list[Path]) -> Manifest:
+        """An image of layer files (tar.gz)."""
+        import gzip
+        import hashlib
+
+        descriptors, diff_ids = [], []
+        for path in layers:
+            packed = path.read_bytes()
+            diff_ids.append("sha256:" + hashlib.sha256(gzip.decompress(packed)).hexdigest())
+            descriptors.append(Descriptor(LAYER_GZIP, self.blob(packed), len(packed)))
+        config = new_config(host_platform(), diff_ids, created="2026-01-01T00:00:00Z")
+        self.blob(config.raw)
+        manifest = new_manifest(config.descriptor(), descriptors)
+        self.blob(manifest.raw)
+        self.add(name, manifest.descriptor)
+        return manifest
+
     def add(self, name: str, descriptor: Descriptor) -> None:
         from fastlayer.oci.image_index import new_index
 

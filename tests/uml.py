@@ -30,7 +30,7 @@ MODULES = (
     "drivers/md/dm-bio-prison",
     "drivers/md/dm-thin-pool",
 )
-_NOISE = (b"SELinux:", b"mmapper_init", b"Failed to initialize ubd", b"reboot: System halted")
+_NOISE = (b"SELinux:", b"mmapper_init", b"Failed to initialize ubd", b"reboot: ", b"sysrq: ")
 
 _INIT = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C.UTF-8
@@ -97,7 +97,7 @@ def _boot(init: Path, memory: str, seconds: float) -> None:
     guest = subprocess.Popen(
         [
             *(KERNEL, f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rw", f"init={init}"),
-            *(f"uml_dir={init.parent}/", "con=null", "con0=null,fd:1", "quiet", "panic=-1"),
+            *(f"uml_dir={init.parent}/", "con=null", "con0=null,fd:1", "quiet", "loglevel=2", "panic=-1"),
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -112,7 +112,7 @@ def _boot(init: Path, memory: str, seconds: float) -> None:
 
 
 def _stream(guest: subprocess.Popen[bytes], deadline: float) -> None:
-    """Prints what the guest prints, line by line, until it ends."""
+    """Prints what the guest prints until it ends."""
     import select
 
     assert guest.stdout is not None
@@ -125,13 +125,18 @@ def _stream(guest: subprocess.Popen[bytes], deadline: float) -> None:
             continue
         read = os.read(out, 65536)
         *lines, held = (held + read).split(b"\n")
-        if not read and held:
-            lines.append(held)
         for line in lines:
             if not line.startswith(_NOISE):
-                print(line.decode(errors="replace").rstrip("\r"), flush=True)
+                _show(line + b"\n")
+        if not any(noise.startswith(held) or held.startswith(noise) for noise in _NOISE):  # the dots of pytest
+            _show(held)
+            held = b""
         if not read:
             return
+
+
+def _show(text: bytes) -> None:
+    print(text.replace(b"\r", b"").decode(errors="replace"), end="", flush=True)
 
 
 def _end(guest: subprocess.Popen[bytes]) -> None:

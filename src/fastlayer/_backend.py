@@ -5,7 +5,7 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes upper encode extract tarread chunk clone scan mountapi subvolume``) with the same classes and
+names (``changes upper encode extract tarread chunk clone scan mountapi subvolume usage``) with the same classes and
 functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative
 to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic link out of its
 root. Errors are exceptions of ``fastlayer.errors``.
@@ -284,6 +284,20 @@ class Chunker(Protocol):
         ...
 
 
+class TreeUsage(Protocol):
+    """``usage.TreeUsage(root_fd)``: what a tree takes on the disk (csrc/fl_usage.h)."""
+
+    def step(self) -> bool:
+        """A batch of directories; True while there is more to do."""
+        ...
+
+    def sums(self) -> tuple[int, int, int]:
+        """Allocated bytes, inodes, and the bytes that other files share."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class MountApi(Protocol):
     """The module ``mountapi``: the steps of mounting, one system call each (csrc/fl_mount.h has the rules).
 
@@ -327,6 +341,7 @@ class Engine(Protocol):
     scan: Any
     mountapi: MountApi
     subvolume: Any  # btrfs: see csrc/fl_btrfs.h and _native/subvolume.pyi
+    usage: Any
 
 
 class _Engine:

@@ -138,11 +138,14 @@ class Podman:
         require("podman")
         root.mkdir()
         (root / "policy.json").write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
+        # locks in /dev/shm would stay there
+        (root / "containers.conf").write_text('[engine]\nlock_type = "file"\n')
         self.root = root
 
     def __call__(self, *words: str | Path) -> str:
         places = ["--root", self.root / "storage", "--runroot", self.root / "run", "--storage-driver", "vfs"]
-        return run("podman", *places, "--cgroup-manager", "cgroupfs", "--events-backend", "none", *words)
+        words = ("podman", *places, "--cgroup-manager", "cgroupfs", "--events-backend", "none", *words)
+        return run(*words, env={"CONTAINERS_CONF": str(self.root / "containers.conf")})
 
     def load(self, path: Path) -> None:
         self("load", "--signature-policy", self.root / "policy.json", "-i", path)

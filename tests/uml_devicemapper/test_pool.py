@@ -78,8 +78,8 @@ def test_lost_and_found_is_no_part_of_a_snapshot(driver: DeviceMapper, tmp_path:
 def test_a_committed_snapshot_is_read_only_as_a_device(driver: DeviceMapper) -> None:
     sealed(driver, 1, [], a=b"one")
     (mount,) = driver.mounts(1, [], "committed")
-    with pytest.raises(OSError) as caught, open(mount.source, "r+b"):
-        pass
+    with pytest.raises(OSError) as caught, open(mount.source, "r+b", buffering=0) as device:
+        device.write(bytes(4096))
     assert caught.value.errno in (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
@@ -260,7 +260,7 @@ def test_damage_is_one_line(driver: DeviceMapper, root: Path) -> None:
 @pytest.fixture
 def block_devices(tmp_path: Path) -> Iterator[list[str]]:
     found = []
-    for name, size in (("d", 128 * MIB), ("m", 4 * MIB)):
+    for name, size in (("data", 128 * MIB), ("metadata", 4 * MIB)):
         with open(tmp_path / name, "wb") as file:
             file.truncate(size)
         done = subprocess.run(
@@ -288,7 +288,7 @@ def test_block_devices(block_devices: list[str], root: Path, tmp_path: Path, mon
         DeviceMapper(other).create(1, [], "active")
     with pytest.raises(DriverError, match="grow /dev/loop"):
         driver.grow(data_size=1 << 30)
-    os.truncate(tmp_path / "d", 160 * MIB)
+    os.truncate(tmp_path / "data", 160 * MIB)
     subprocess.run(["losetup", "-c", block_devices[0]], check=True)
     assert driver.grow().data_total == 160 * MIB // EXT4.block_size
 

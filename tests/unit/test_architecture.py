@@ -28,7 +28,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "snapshot": {"metadata", "mounts", "oci", "layer"},
     "drivers": {"snapshot", "layer", "mounts", "_backend"},
     "store": {"content", "metadata", "snapshot", "drivers", "oci"},
-    "image": {"store", "content", "metadata", "snapshot", "layer", "oci"},
+    "image": {"store", "content", "metadata", "snapshot", "layer", "oci", "_backend"},
     "container": {"image", "store", "snapshot", "metadata", "mounts", "drivers", "layer", "oci"},
     "maintenance": {"container", "image", "store", "content", "snapshot", "metadata", "drivers", "layer", "oci"},
     "testing": {"snapshot", "drivers", "mounts", "metadata", ""},
@@ -156,7 +156,19 @@ def loaded_by(code: str, names: tuple[str, ...]) -> str:
 def test_engine_modules_have_the_same_names() -> None:
     native = {p.stem for p in (SOURCE / "_native").glob("*.pyi")}
     baseline = {p.stem for p in (SOURCE / "_baseline").glob("*.py")}
-    for name in ("changes", "upper", "encode", "extract", "tarread", "chunk", "clone", "scan", "mountapi", "subvolume"):
+    for name in (
+        "changes",
+        "upper",
+        "encode",
+        "extract",
+        "tarread",
+        "chunk",
+        "clone",
+        "scan",
+        "mountapi",
+        "subvolume",
+        "usage",
+    ):
         assert name in native, f"_native/{name}.pyi"
         assert name in baseline, f"_baseline/{name}.py"
 

@@ -28,6 +28,8 @@ from fastlayer.errors import (
     UnsafeEntryError,
 )
 from fastlayer.image.formats.archive import ArchiveFile, open_images
+from fastlayer.image.formats.load import load_blobs
+from fastlayer.image.formats.oci import OciLayout
 from fastlayer.image.formats.scan import Archive, StoreSink, scan
 from fastlayer.image.formats.source import ArchivedImage, Blobs
 from fastlayer.oci.digest import Digest
@@ -217,9 +219,47 @@ def test_labels_that_are_no_names(store: ContentStore) -> None:
         assert ([str(name) for name in image.names], image.labels) == (names, labels)
 
 
+@pytest.mark.parametrize("members", [oci_members, docker_members])
+def test_a_lease_hears_of_each_blob_before_it_can_be_collected(store: ContentStore, members: Any) -> None:
+    heard: dict[Digest, bool] = {}
+    sink = StoreSink(store, LEASE, lambda digest: heard.setdefault(digest, store.has(digest)))
+    scan(io.BytesIO(make_tar(members(ONE))), sink)
+    assert set(heard) == set(store.digests()) and not any(heard.values())
+
+
 def test_blobs_that_nobody_names_are_told(store: ContentStore) -> None:
     archive = read(store, make_tar([*docker_members(ONE), ("README", b"hello")]))
     assert archive.unused == (digest(b"hello"),)
+
+
+def test_a_layout_directory_into_a_store(store: ContentStore, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", ONE, TWO)
+    (layout / "blobs/sha256" / ("0" * 64)).write_bytes(b"belongs to nothing")
+    heard: set[Digest] = set()
+    archive = load_blobs(layout, store, LEASE, keep=heard.add)
+    assert archive == Archive("oci-layout", OciLayout(layout).images, ())
+    assert heard == set(store.digests()) == {*ONE.blobs, *TWO.blobs}
+    assert load_blobs(layout, store, LEASE) == archive
+    (tmp_path / "a.tar").write_bytes(make_tar(oci_members(ONE)))
+    assert load_blobs(tmp_path / "a.tar", store, LEASE).format == "oci-archive"
+    store.remove(digest(BASE))
+    (layout / blob_path(digest(BASE))).write_bytes(BASE[:-1] + b"x")
+    with pytest.raises(DigestMismatchError):
+        load_blobs(layout, store, LEASE)
+    (layout / blob_path(digest(BASE))).unlink()
+    with pytest.raises(NotFoundError):
+        load_blobs(layout, store, LEASE)
+    with pytest.raises(NotFoundError, match="no OCI image layout"):
+        load_blobs(tmp_path, store, LEASE)
+
+
+def test_descriptors_that_lie_about_sizes(store: ContentStore, tmp_path: Path) -> None:
+    manifest = json.loads(ONE.manifest)
+    manifest["layers"][0]["size"] += 1
+    lying = ONE._replace(manifest=json.dumps(manifest).encode())
+    refused(store, make_tar(oci_members(lying)), ManifestError, "not as long as its descriptor says")
+    with pytest.raises(ManifestError, match="not as long as its descriptor says"):
+        load_blobs(write_layout(tmp_path / "layout", lying), store, LEASE)
 
 
 # ---- where they are
@@ -388,6 +428,7 @@ BROKEN_INDEXES = [
     json.dumps({"schemaVersion": 2, "manifests": [{**ONE.entry, "size": 5}]}).encode(),
     json.dumps({"schemaVersion": 2, "manifests": [{**ONE.entry, "digest": digest(b"gone")}]}).encode(),
     json.dumps({"schemaVersion": 2, "layers": [], "manifests": []}).encode(),
+    b'{"schemaVersion": 2, "manifests": []}',
 ]
 
 

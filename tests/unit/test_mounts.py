@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -351,14 +350,48 @@ def test_a_temporary_mount(engine: Engine, place: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0 and not REAL_ROOT, reason="nobody to become in a user namespace")
 def test_not_permitted(engine: Engine, place: Path) -> None:
     """In a child that is nobody."""
-    code = (
-        "import sys; from fastlayer.mounts import mounting; from fastlayer.mounts.mount import Mount\n"
-        f"try: mounting.mount([Mount('bind', '/')], '{place / 'target'}')\n"
-        "except Exception as exc: print(type(exc).__name__, exc)"
-    )
-    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     place.chmod(0o755)
-    environment = {**os.environ, "FASTLAYER_BACKEND": engine.name}
-    done = subprocess.run([*as_nobody, sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.startswith("DriverError"), done
-    assert "not permitted to mount bind: run as root, or inside `unshare -Urm`" in done.stdout
+    identity = table.identity(place)  # everything is loaded before the way to it may be closed
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(54321, 54321, 54321)
+            os.setresuid(54321, 54321, 54321)
+        try:
+            mounting.mount([Mount("bind", "/")], place / "target")
+        except BaseException as exc:
+            os.write(writing, f"{type(exc).__name__} {exc}".encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    said = os.read(reading, 4096).decode()
+    os.close(reading)
+    assert said.startswith("DriverError") and identity is not None
+    assert "not permitted to mount bind: run as root, or inside `unshare -Urm`" in said
+
+
+@needs_root
+def test_a_part_of_a_file_system_is_mounted_alone(engine: Engine, api: str, place: Path) -> None:
+    """``subdirectory``: only that directory can be seen, with one mount to take off."""
+    image = place / "image"
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    device = subprocess.run(
+        ["losetup", "-f", "--show", image], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        whole = Mount("ext4", device, ("rw",))
+        with mounting.temporary([whole]) as path:
+            (path / "rootfs").mkdir()
+            (path / "rootfs/inside").write_text("x")
+        for options in (("rw", "noatime"), ("ro",)):
+            with mounting.temporary([Mount("ext4", device, options, subdirectory="rootfs")]) as path:
+                assert os.listdir(path) == ["inside"]
+                assert bool(os.statvfs(path).f_flag & os.ST_RDONLY) == ("ro" in options)
+        with pytest.raises(StorageError):
+            mounting.mount([Mount("ext4", device, ("rw",), subdirectory="nothing")], place / "target")
+        assert not [entry.target for entry in table.entries() if entry.source == os.fsencode(device)]
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)

@@ -397,3 +397,13 @@ cdef extern from "fl_btrfs.h" nogil:
     int fl_btrfs_compare_names(int a, int b, uint64_t ino, fl_buf *ret, fl_error *err)
     int fl_btrfs_nested(int fd, uint64_t id, fl_buf *ret, fl_error *err)
     int fl_btrfs_get_usage "fl_btrfs_usage"(int fd, uint64_t transid, fl_btrfs_usage *ret, fl_error *err)
+
+# ---- fl_usage.h -------------------------------------------------------------------------------
+cdef extern from "fl_usage.h" nogil:
+    struct fl_usage:
+        uint64_t bytes
+        uint64_t inodes
+        uint64_t shared
+    int fl_usage_init(fl_usage *u, int root_fd, fl_error *err)
+    void fl_usage_free(fl_usage *u)
+    int fl_usage_step(fl_usage *u, fl_error *err)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ def commit(
     base = images.find(str(layer.manifest))
     config = images.config(base)
     with store.lease(f"commit {layer.name}") as lease:
-        copy = f"commit-{secrets.token_hex(8)}"
+        copy = f"commit-{os.urandom(8).hex()}"
         written = _freeze(store, snapshotter, lease, layer, copy, source_date_epoch, jobs, progress)
         chain = str(chain_ids([*config.diff_ids, written.diff_id])[-1])
         _name(store, snapshotter, lease, chain, copy)

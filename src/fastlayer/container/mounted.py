@@ -10,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.errors import InUseError, NotFoundError, show_path
+from fastlayer.errors import InUseError, NotFoundError, OperandError, show_path
 
 if TYPE_CHECKING:
     import sqlite3
@@ -66,9 +66,8 @@ class Made(NamedTuple):
 def remember(store: Store, target: str, driver: str, key: str, image: str, layer: str | None, made: Made) -> Mounted:
     """Notes a mount that has just been made; the snapshot stays from now on, whoever made it."""
     with store.database.write() as db:
-        _forget_row(db, target)
         db.execute(
-            "INSERT INTO mounts"
+            "INSERT OR REPLACE INTO mounts"
             " (target, driver, key, image, writable, mount_number, depth, boot_id, mount_ns, created_ns)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (target, driver, key, image, layer, *made, _boot_id(), _namespace(), time.time_ns()),
@@ -106,23 +105,24 @@ def _is_gone(row: sqlite3.Row) -> bool:
         return True
     if row["mount_ns"] != _namespace():
         return False
-    top = identity(row["target"])
-    return top is None or not top.is_root or row["mount_number"] not in (0, top.number)
+    try:
+        top = identity(row["target"])
+    except OperandError:
+        return True  # not even the target is there
+    if top is None or not row["mount_number"]:
+        return False  # the kernel does not tell
+    return not top.is_root or top.number != row["mount_number"]
 
 
 def forget(store: Store, found: Mounted) -> None:
     """The mount is over; a view made for it goes, too."""
     with store.database.write() as db:
-        _forget_row(db, found.target)
+        db.execute("DELETE FROM mounts WHERE target = ? AND key = ?", (found.target, found.key))
     if found.writable is None:
         try:
             store.snapshotter_of(found.driver).remove(found.key)
         except NotFoundError:
             pass  # another process was faster
-
-
-def _forget_row(db: sqlite3.Connection, target: str) -> None:
-    db.execute("DELETE FROM mounts WHERE target = ?", (target,))
 
 
 def _boot_id() -> str:

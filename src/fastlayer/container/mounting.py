@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ from fastlayer.container import writable
 from fastlayer.container.mounted import Made, Mounted, find, forget, refuse_mounted, remember
 from fastlayer.errors import DriverError, NotFoundError, UsageError, show_path
 from fastlayer.image.images import Image, Images
-from fastlayer.image.unpack import ensure_unpacked
 
 if TYPE_CHECKING:
     from fastlayer.container.writable import Writable
@@ -22,11 +20,14 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 
+_PATIENCE = 1.0  # seconds: whoever lists mounts at this moment keeps them busy for microseconds
+
+
 def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> Mounted:
     """Mounts an image read-only at ``target``, an existing directory. Raises ``DriverError`` without the right to."""
     place = _place(target)
     snapshotter = store.snapshotter
-    key = f"mount-{secrets.token_hex(8)}"
+    key = f"mount-{os.urandom(8).hex()}"
     parent = _chain(store, image)
     with store.lease(f"mount {image.name}") as lease:
         mounts = snapshotter.view(key, parent, lease=lease)
@@ -55,7 +56,7 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
     found = find(store, text)
     if found.here:
         for _ in range(found.depth):
-            umount(found.target, detach=detach)
+            umount(found.target, detach=detach, patience=_PATIENCE)
     forget(store, found)
     if remove and found.writable:
         writable.remove(store, found.writable)
@@ -82,9 +83,10 @@ def _as_directory(mounts: list[Mount]) -> Iterator[Path]:
     if len(mounts) == 1 and mounts[0].type == "bind":
         yield Path(mounts[0].source)
         return
-    from fastlayer.mounts.mounting import temporary as mounted
+    from fastlayer.mounts.mounting import private
 
-    with mounted(mounts) as path:
+    (value,) = mounts
+    with private(value) as path:
         yield path
 
 
@@ -158,7 +160,10 @@ def _chain(store: Store, image: Image) -> str:
     """The snapshot of all layers, unpacked now if need be."""
     if image.chain_id is None:
         raise DriverError(f"{image.name}: has no layers, so there is nothing to mount")
-    ensure_unpacked(store, image)
+    if not store.snapshotter.exists(image.chain_id):
+        from fastlayer.image.unpack import ensure_unpacked
+
+        ensure_unpacked(store, image)
     return str(image.chain_id)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.container.mounted import refuse_mounted
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
-from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def create(store: Store, image: Image, name: str | None = None, *, size: int | N
 
     Raises ``UsageError`` for what is no name, ``AlreadyExistsError`` when it is taken.
     """
-    name = name or f"layer-{secrets.token_hex(4)}"
+    name = name or f"layer-{os.urandom(4).hex()}"
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r}: not a name: letters, digits, `_`, `.` and `-`, at most 128")
     with store.database.read() as db:
@@ -48,7 +47,10 @@ def create(store: Store, image: Image, name: str | None = None, *, size: int | N
             raise AlreadyExistsError(f"{name}: exists already: choose another name, or `fastlayer rm {name}`")
     snapshotter = store.snapshotter
     layer = Writable(name, snapshotter.driver.name, f"writable/{name}", image.name, image.manifest, time.time_ns())
-    ensure_unpacked(store, image)
+    if image.chain_id is not None and not snapshotter.exists(image.chain_id):
+        from fastlayer.image.unpack import ensure_unpacked
+
+        ensure_unpacked(store, image)
     with store.lease(f"create {name}") as lease:
         snapshotter.prepare(layer.key, image.chain_id, size=size, lease=lease)
         with store.database.write() as db:

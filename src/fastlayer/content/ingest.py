@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastlayer.content.files import Durability, explained, make_durable, new_file, sync_directory, write_all
 from fastlayer.errors import DigestMismatchError, StorageError, UsageError
 from fastlayer.oci.digest import Digest
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
 _LEASE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _HASHES = ("sha256", "sha384", "sha512")
 _PIECE = 1 << 20
+_WORTH_A_THREAD = 256 << 10  # bytes whose hashing takes much longer than telling a thread of them
+
+
+Keep = Callable[[Digest], object]  # is told of a digest before it is looked for or named
 
 
 class Stored(NamedTuple):
@@ -36,7 +43,7 @@ def temporary_name(lease: str) -> str:
     """A new name in ``ingest/`` that tells the lease."""
     if not _LEASE.fullmatch(lease):
         raise UsageError(f"{lease!a} is no name of a lease: 1 to 64 letters and digits")
-    return f"{lease}-{secrets.token_hex(6)}"
+    return f"{lease}-{os.urandom(6).hex()}"
 
 
 def lease_of(name: str) -> str:
@@ -57,14 +64,17 @@ class Ingest:
         *,
         trusted: bool,
         durability: Durability,
+        keep: Keep | None = None,
     ) -> None:
         self.size = 0
+        self._keep = keep
         self._store = store
         self._digest = digest
         self._wanted_size = size
         self._durability = durability
         self._algorithm = digest.algorithm if digest is not None else "sha256"
         self._hasher = None if trusted else new_hash(self._algorithm)
+        self._pool: ThreadPoolExecutor | None = None
         self._path: Path | None = store / "ingest" / temporary_name(lease)
         with explained("cannot write", self._path):
             self._fd = new_file(self._path)
@@ -76,10 +86,28 @@ class Ingest:
     def write(self, data: Any) -> None:
         """All of ``data``. Raises ``DigestMismatchError`` as soon as there is too much of it, ``NoSpaceError``."""
         self._grow(len(data))
-        if self._hasher is not None:
-            self._hasher.update(data)
+        if self._hasher is None or len(data) < _WORTH_A_THREAD:
+            if self._hasher is not None:
+                self._hasher.update(data)
+            self._write(data)
+            return
+        hashed = self._thread().submit(self._hasher.update, data)
+        try:
+            self._write(data)
+        finally:
+            hashed.result()  # the caller may use its buffer again
+
+    def _write(self, data: Any) -> None:
         with explained("cannot write", self._path):
             write_all(self._fd, data)
+
+    def _thread(self) -> ThreadPoolExecutor:
+        """Hashes while we write. Of this blob only: a thread does not survive a fork."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(1)
+        return self._pool
 
     def take(self, source: int, size: int, *, shared: bool = False) -> None:
         """The first ``size`` bytes of the file ``source``; when ``shared`` they are in the temporary file already."""
@@ -141,34 +169,38 @@ class Ingest:
     def commit(self, digest: str | None = None) -> Stored:
         """Verifies the blob and gives it its name. Raises ``DigestMismatchError``, ``StorageError``.
 
-        ``digest``: of a trusted blob that was begun without one; the caller has computed it from the same bytes.
+        ``digest``: of a trusted blob, when it was not known at the beginning.
         """
+        verified = self._verified(Digest(digest) if digest is not None else None)
+        if self._keep is not None:
+            self._keep(verified)
+        return self._name(verified)
+
+    def _name(self, digest: Digest) -> Stored:
         assert self._path is not None
-        if digest is not None:
-            self._digest = Digest(digest)
-        verified = self._verified()
-        target = self._store / "blobs" / verified.algorithm
-        with explained("cannot write", target / verified.encoded):
+        target = self._store / "blobs" / digest.algorithm
+        with explained("cannot write", target / digest.encoded):
             make_durable(self._fd, self._durability)
-            if verified.algorithm != "sha256":
+            if digest.algorithm != "sha256":
                 target.mkdir(exist_ok=True)
-            os.rename(self._path, target / verified.encoded)
+            os.rename(self._path, target / digest.encoded)
             self._path = None
             sync_directory(target, self._durability)
         self._close()
-        return Stored(verified, self.size)
+        return Stored(digest, self.size)
 
-    def _verified(self) -> Digest:
+    def _verified(self, given: Digest | None) -> Digest:
         if self._wanted_size is not None and self.size != self._wanted_size:
             name = f"{self._digest}: " if self._digest else ""
             raise DigestMismatchError(f"{name}has {self.size} bytes instead of {self._wanted_size}")
+        wanted = self._digest or given
         if self._hasher is None:
-            if self._digest is None:
+            if wanted is None:
                 raise UsageError("a trusted blob needs its digest")
-            return self._digest
+            return wanted
         found = Digest(f"{self._algorithm}:{self._hasher.hexdigest()}")
-        if self._digest is not None and found != self._digest:
-            raise DigestMismatchError(f"{self._digest}: the bytes hash to {found}: fetch it again")
+        if wanted is not None and found != wanted:
+            raise DigestMismatchError(f"{wanted}: the bytes hash to {found}: fetch it again")
         return found
 
     def abort(self) -> None:
@@ -180,6 +212,9 @@ class Ingest:
                 path.unlink(missing_ok=True)
 
     def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)

@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from fastlayer.content.files import (
     Durability,
@@ -31,19 +31,21 @@ from fastlayer.content.files import (
     sync_directory,
     write_all,
 )
-from fastlayer.content.ingest import Ingest, Stored, lease_of, new_hash, temporary_name
+from fastlayer.content.ingest import Ingest, Keep, Stored, lease_of, new_hash, temporary_name
 from fastlayer.errors import CorruptStoreError, NotFoundError, UsageError, show_path
 from fastlayer.oci import jsontext
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.oci.image_index import ImageIndex, new_index, parse_index
-from fastlayer.oci.manifest import MAX_MANIFEST
+
+if TYPE_CHECKING:
+    from fastlayer.oci.image_index import ImageIndex
 
 LAYOUT_VERSION = "1.0.0"
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
 MAX_INDEX = 64 << 20  # bytes of index.json: room for a hundred thousand names
 _PIECE = 1 << 20
+_MAX_MANIFEST = 4 << 20  # bytes, as in oci/manifest.py
 
 
 class IndexEntry(NamedTuple):
@@ -79,7 +81,7 @@ class ContentStore:
             if not (self.path / "index.json").exists():
                 with self.index_lock():
                     if not (self.path / "index.json").exists():  # someone else may have been faster, and named images
-                        self._replace("index.json", new_index(()).to_bytes(), "new")
+                        self._replace("index.json", index_of(()).to_bytes(), "new")
 
     # ---- reading ----
 
@@ -90,18 +92,25 @@ class ContentStore:
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there."""
-        return self.path_of(digest).is_file()
+        try:
+            self.size(digest)
+        except NotFoundError:
+            return False
+        return True
 
     def size(self, digest: str) -> int:
         """Bytes of the blob. Raises ``NotFoundError``."""
         with _found(digest, self.path):
-            return self.path_of(digest).stat().st_size
+            status = os.lstat(self.path_of(digest))
+        if not stat.S_ISREG(status.st_mode):
+            raise _no_file(self.path_of(digest))
+        return status.st_size
 
     def open(self, digest: str) -> BinaryIO:
         """The blob for reading, unbuffered; ``fileno`` works. Raises ``NotFoundError``."""
         return open_blob(self.path, digest)
 
-    def read(self, digest: str, limit: int = MAX_MANIFEST) -> bytes:
+    def read(self, digest: str, limit: int = _MAX_MANIFEST) -> bytes:
         """A small blob, verified. Raises ``NotFoundError``, and ``CorruptStoreError`` for more than ``limit`` bytes."""
         return read_blob(self.path, digest, limit)
 
@@ -128,16 +137,23 @@ class ContentStore:
     # ---- writing ----
 
     def ingest(
-        self, lease: str, *, digest: str | None = None, size: int | None = None, trusted: bool = False
+        self,
+        lease: str,
+        *,
+        digest: str | None = None,
+        size: int | None = None,
+        trusted: bool = False,
+        keep: Keep | None = None,
     ) -> Ingest:
         """A writer for one blob: ``with store.ingest(lease) as blob: blob.write(data); blob.commit()``.
 
         ``lease`` (letters and digits) says whose it is when the process is killed. ``digest``, ``size`` (bytes): what
-        it must come to. ``trusted``: the caller has computed ``digest`` from the same bytes, so they are not
-        hashed again; it may be given to ``commit`` instead.
+        it must come to. ``trusted``: the caller computes the digest from the same bytes, so they are not hashed again;
+        it is given here or to ``commit``. ``keep`` is told the digest just before the blob gets its name: from that
+        moment on it can be collected, unless someone holds it.
         """
         wanted = Digest(digest) if digest is not None else None
-        return Ingest(self.path, lease, wanted, size, trusted=trusted, durability=self.durability)
+        return Ingest(self.path, lease, wanted, size, trusted=trusted, durability=self.durability, keep=keep)
 
     def put(self, data: bytes, lease: str, *, digest: str | None = None) -> Stored:
         """A small blob at once."""
@@ -152,24 +168,32 @@ class ContentStore:
         *,
         digest: str | None = None,
         trusted: bool = False,
-        link: bool = False,
+        how: Literal["copy", "link", "move"] = "copy",
     ) -> Stored:
-        """Takes a whole file (path or descriptor) as a blob, sharing its data by reflink where the file system can.
+        """Takes a whole file (path or descriptor) as a blob, without copying its bytes where the file system can.
 
-        ``link``: where it cannot, the path may get a second name instead of being copied; then nobody may write into
-        the file any more. Otherwise the bytes are copied. What is in the store is hashed unless ``trusted``.
+        ``copy``: the file stays what it is; its data is shared by reflink, else copied. ``link``: where there is no
+        reflink a path may get a second name, and then nobody may write into the file any more. ``move``: the path is
+        gone afterwards. What is in the store is hashed unless ``trusted``.
         """
         with self.ingest(lease, digest=digest, trusted=trusted) as blob:
             if isinstance(source, int):
-                blob.take(source, os.fstat(source).st_size)
+                self._take(blob, source, source, "copy")
                 return blob.commit()
             with explained("cannot open", source), open(source, "rb", buffering=0) as file:
-                size = _regular(file, source)
-                shared = share(file.fileno(), blob.fileno())
-                if not shared and link and blob.link(source, file.fileno()):
-                    shared = True
-                blob.take(file.fileno(), size, shared=shared)
-            return blob.commit()
+                self._take(blob, source, file.fileno(), how)
+            stored = blob.commit()
+            if how == "move":
+                with explained("cannot remove", source):
+                    os.unlink(source)
+            return stored
+
+    @staticmethod
+    def _take(blob: Ingest, source: str | os.PathLike[str] | int, fd: int, how: str) -> None:
+        size = _regular(fd, source)
+        shared = how == "move" and blob.link(source, fd)
+        shared = shared or share(fd, blob.fileno()) or (how == "link" and blob.link(source, fd))
+        blob.take(fd, size, shared=shared)
 
     def remove(self, digest: str) -> bool:
         """Removes a blob; whether it was there."""
@@ -244,6 +268,8 @@ def index_of(entries: Iterable[IndexEntry]) -> ImageIndex:
         kept = {key: item for key, item in descriptor.annotations.items() if key not in (CONTAINERD_NAME, REF_NAME)}
         names = {CONTAINERD_NAME: name, REF_NAME: name} if name else {}
         named.append(descriptor._replace(annotations=dict(sorted({**kept, **names}.items()))))
+    from fastlayer.oci.image_index import new_index
+
     return new_index(named)
 
 
@@ -266,19 +292,29 @@ def read_index(path: Path) -> ImageIndex:
         data = _read_bounded(path / "index.json", MAX_INDEX)
     except FileNotFoundError:
         raise CorruptStoreError(f"{what}: is missing: the layout is incomplete") from None
+    from fastlayer.oci.image_index import parse_index
+
     return parse_index(data, what=what, limit=MAX_INDEX)
 
 
 def open_blob(path: Path, digest: str) -> BinaryIO:
     """A blob of a layout, which must be a plain file."""
     checked = Digest(digest)
-    blob = path / "blobs" / checked.algorithm / checked.encoded
     with _found(digest, path):
-        fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return _open_plain(path / "blobs" / checked.algorithm / checked.encoded, os.O_NOFOLLOW)
+
+
+def _open_plain(path: Path, flags: int = 0) -> BinaryIO:
+    """A plain file for reading; anything else is refused before it can block or do something."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | flags)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise CorruptStoreError(f"{show_path(os.fspath(blob))}: is no plain file: remove it and load the image again")
+        raise _no_file(path)
     return cast(BinaryIO, open(fd, "rb", buffering=0))
+
+
+def _no_file(path: Path) -> CorruptStoreError:
+    return CorruptStoreError(f"{show_path(os.fspath(path))}: is no plain file: remove it and load the image again")
 
 
 def read_blob(path: Path, digest: str, limit: int) -> bytes:
@@ -296,8 +332,10 @@ def read_blob(path: Path, digest: str, limit: int) -> bytes:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
-    with explained("read", path, but=FileNotFoundError), open(path, "rb") as file:
-        data = file.read(limit + 1)
+    with explained("read", path, but=FileNotFoundError), _open_plain(path) as file:
+        data = b""
+        while len(data) <= limit and (piece := file.read(limit + 1 - len(data))):
+            data += piece
     if len(data) > limit:
         raise CorruptStoreError(f"{show_path(os.fspath(path))}: has more than {limit} bytes")
     return data
@@ -318,8 +356,10 @@ def _found(digest: str, path: Path) -> Iterator[None]:
         raise NotFoundError(f"{digest}: no such blob in {show_path(os.fspath(path))}") from None
 
 
-def _regular(file: Any, source: Any) -> int:
-    status = os.fstat(file.fileno())
+def _regular(fd: int, source: Any) -> int:
+    """Bytes of the file."""
+    status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{show_path(os.fspath(source))}: is no plain file")
+        name = f"descriptor {source}" if isinstance(source, int) else show_path(os.fspath(source))
+        raise UsageError(f"{name}: is no plain file")
     return status.st_size

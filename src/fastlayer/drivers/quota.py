@@ -1,7 +1,8 @@
 """Size limits of directories: project quotas of XFS and ext4 (xfs_quota(8) "Project quota", quotactl(2)).
 
 What is limited becomes a project of its own; what is made in it inherits that. The limit is the kernel's: whoever
-writes beyond it gets ENOSPC (XFS) or EDQUOT (ext4).
+writes beyond it gets ENOSPC (XFS) or EDQUOT (ext4). On ext4 root may go beyond it in the directory itself, but nobody
+may through an overlay, for overlayfs gives that right up.
 """
 
 from __future__ import annotations

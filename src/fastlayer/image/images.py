@@ -11,24 +11,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.content.store import IndexEntry, index_of
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
 from fastlayer.oci import mediatypes
-from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.oci.image_index import ImageIndex, walk
-from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
 
     from fastlayer.metadata.leases import Lease
+    from fastlayer.oci.config import ImageConfig
+    from fastlayer.oci.manifest import Manifest
     from fastlayer.store.store import Store
 
 _SHORTEST_ID = 2
+_MAX_MANIFEST = 4 << 20  # bytes, as in oci/manifest.py
 
 
 class LayerInfo(NamedTuple):
@@ -123,13 +123,17 @@ class Images:
 
     def manifest(self, image: Image) -> Manifest:
         """The manifest of an image. Raises ``CorruptStoreError`` when its blob is damaged."""
+        from fastlayer.oci.manifest import parse_manifest
+
         return parse_manifest(self.read(image.manifest), "", image.name)
 
     def config(self, image: Image) -> ImageConfig:
         """The configuration of an image."""
+        from fastlayer.oci.config import MAX_CONFIG, parse_config
+
         return parse_config(self.read(image.id, MAX_CONFIG), image.name)
 
-    def read(self, digest: Digest, limit: int = MAX_MANIFEST) -> bytes:
+    def read(self, digest: Digest, limit: int = _MAX_MANIFEST) -> bytes:
         """A small blob, verified."""
         return self.store.content.read(digest, limit)
 
@@ -154,7 +158,7 @@ class Images:
             for record in documents:
                 record(db)
             _give_names(db, list(names), target)
-            self.write_index(db, lease)
+            write_index(self.store, db, lease)
 
     def tag(self, text: str, name: str) -> str:
         """Gives the image another name; returns it in full."""
@@ -164,7 +168,7 @@ class Images:
             if not db.execute("SELECT 1 FROM images WHERE digest = ?", (target.digest,)).fetchone():
                 raise NotFoundError(f"{text}: has been removed meanwhile: load it again")
             _give_names(db, [full], target)
-            self.write_index(db, lease)
+            write_index(self.store, db, lease)
         return full
 
     def untag(self, text: str, *, force: bool = False) -> list[str]:
@@ -182,7 +186,7 @@ class Images:
             if set(names) <= set(doomed) and not force:
                 _refuse_used(db, text, target)
             db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in doomed])
-            self.write_index(db, lease)
+            write_index(self.store, db, lease)
         return _real(doomed) or doomed
 
     def nameless(self) -> list[Descriptor]:
@@ -190,19 +194,10 @@ class Images:
         with self.store.database.read() as db:
             return [_target(row) for row in db.execute("SELECT * FROM images WHERE name = digest ORDER BY name")]
 
-    def write_index(self, db: sqlite3.Connection, lease: Lease) -> None:
-        """Within a write transaction: the layout's index.json says what the database says.
-
-        Images whose layers are not all there as blobs are left out: other tools could not read them.
-        """
-        self.store.content.write_index(_index_entries(db), lease.id)
-
-    def index_bytes(self, db: sqlite3.Connection) -> bytes:
-        """What ``write_index`` writes."""
-        return index_of(_index_entries(db)).to_bytes()
-
     def _documents(self, target: Descriptor) -> list[Callable[[sqlite3.Connection], None]]:
         """What is to be recorded for a target and all below it."""
+        from fastlayer.oci.image_index import ImageIndex, walk
+
         has = self.store.content.has
         records: list[Callable[[sqlite3.Connection], None]] = []
         nodes = walk(target, lambda d, limit: self.read(d.digest, limit), lambda d: not has(d.digest))
@@ -211,11 +206,13 @@ class Images:
             if isinstance(document, ImageIndex):
                 here = [child.digest for child in document.manifests if has(child.digest)]
                 records.append(_recorder_of_refs(document.digest, here))
-            elif isinstance(document, Manifest):
+            elif document is not None:
                 records += self._manifest_records(document)
         return records
 
     def _manifest_records(self, manifest: Manifest) -> list[Callable[[sqlite3.Connection], None]]:
+        from fastlayer.oci.config import MAX_CONFIG, check_consistent, parse_config
+
         refs = [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
         records = [_recorder_of_refs(manifest.digest, refs)]
         if manifest.is_image:
@@ -306,23 +303,6 @@ def _layer(db: sqlite3.Connection, digest: str, diff_id: str) -> LayerInfo:
         row["payload"],
         bool(row["present"]),
     )
-
-
-def _index_entries(db: sqlite3.Connection) -> list[IndexEntry]:
-    """The images that are there as blobs, all of them."""
-    lazy = {
-        str(row[0])
-        for row in db.execute(
-            "WITH RECURSIVE above(digest) AS (SELECT digest FROM layers WHERE present = 0"
-            " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest) SELECT digest FROM above"
-        )
-    }
-    rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
-    return [
-        IndexEntry(row["name"] if row["name"] != row["digest"] else "", _target(row))
-        for row in rows
-        if row["digest"] not in lazy
-    ]
 
 
 def _names(db: sqlite3.Connection, digest: str) -> list[str]:

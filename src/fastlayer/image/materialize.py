@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.errors import CorruptStoreError
-from fastlayer.image.images import Image, Images, LayerInfo
+from fastlayer.image.images import Image, LayerInfo
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
@@ -46,7 +47,7 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
             db.executemany(
                 "UPDATE layers SET present = 1 WHERE digest = ?", [(layer.digest,) for layer in image.layers]
             )
-            Images(store).write_index(db, lease)
+            write_index(store, db, lease)
     return made
 
 

@@ -326,13 +326,14 @@ def diff_snapshots(a: Any, b: Any, *, shared_until_ns: int, xattrs: XattrPolicy 
     """
     opened: list[Operand] = []
     try:
-        opened += [of_directory(a)]
-        opened += [of_directory(b)]
+        for value in (a, b):
+            opened.append(of_directory(value))
+        left, right = opened
         differ = _backend.engine().changes.Differ(
-            opened[0].side, opened[1].side, xattrs=xattrs, details=True, shared_until_ns=shared_until_ns - _TICK_NS
+            left.side, right.side, xattrs=xattrs, details=True, shared_until_ns=shared_until_ns - _TICK_NS
         )
-        table = _run(differ, opened[0].directory, default_jobs(None), Reporter(None))
-        return Changes(table, *opened, _warnings(table, opened, "auto"))
+        table = _run(differ, left.directory, default_jobs(None), Reporter(None))
+        return Changes(table, left, right, _warnings(table, opened, "auto"))
     except BaseException:
         for operand in opened:
             operand.close()

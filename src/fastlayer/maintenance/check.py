@@ -18,6 +18,7 @@ from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import parse_index
 from fastlayer.store.collect import clear_dead
+from fastlayer.store.layout_index import index_bytes, write_index
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
@@ -133,19 +134,18 @@ class _Checker:
         return False
 
     def _presence(self) -> None:
-        """What the database says of layers' blobs."""
+        """Blobs that should be there. One that is noted as missing may well be: noting it comes after making it."""
         with self.store.database.read() as db:
-            rows = db.execute("SELECT digest, present FROM layers").fetchall()
-        for row in rows:
-            there = self.store.content.has(row["digest"])
-            if bool(row["present"]) != there:
-                why = "is there, but noted as missing" if there else "is missing"
-                self._find("layer", row["digest"], why, self._note_presence(row["digest"], there))
+            noted = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present")]
+        for digest in noted:
+            if not self.store.content.has(digest):
+                self._find("layer", digest, "is missing", self._note_missing(digest))
 
-    def _note_presence(self, digest: str, there: bool) -> bool:
+    def _note_missing(self, digest: str) -> bool:
+        """What other tools are told is true then; whether anything is lost is seen with the images."""
         if self.repair:
             with self.store.database.write() as db:
-                db.execute("UPDATE layers SET present = ? WHERE digest = ?", (int(there), digest))
+                db.execute("UPDATE layers SET present = 0 WHERE digest = ?", (digest,))
         return self.repair
 
     # ---- snapshots ---------------------------------------------------------------------------
@@ -200,9 +200,10 @@ class _Checker:
         for image in found:
             for problem in self._image(images, image):
                 self._find("image", image.name, *problem)
+        seen = {image.target.digest for image in found}
         with self.store.database.read() as db:
-            known = {str(row[0]) for row in db.execute("SELECT name FROM images")}
-        for name in sorted(known - {name for image in found for name in image.names}):
+            unknown = [str(row[0]) for row in db.execute("SELECT name, digest FROM images") if row[1] not in seen]
+        for name in sorted(unknown):
             self._find("image", name, "what it names is not known", self._record_again(images, name))
 
     def _image(self, images: Images, image: Image) -> Iterator[tuple[str, bool]]:
@@ -240,9 +241,8 @@ class _Checker:
 
     def index(self) -> None:
         """The layout's own list of images."""
-        images = Images(self.store)
         with self.store.lease("check index.json") as lease, self.store.database.write() as db:
-            wanted = images.index_bytes(db)
+            wanted = index_bytes(db)
             try:
                 with open(self.store.content.path / "index.json", "rb") as file:
                     found = file.read()
@@ -250,7 +250,7 @@ class _Checker:
             except (FastlayerError, OSError):
                 same = False
             if not same and self.repair:
-                images.write_index(db, lease)
+                write_index(self.store, db, lease)
         if not same:
             self._find("index.json", "content", "does not name the images of the store", self.repair)
 

@@ -9,6 +9,7 @@ from fastlayer.image.images import Images
 from fastlayer.image.materialize import gives_the_same
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor
@@ -35,5 +36,5 @@ def _discard(store: Store, digest: Digest) -> None:
     """The note first: a process that is killed between leaves a blob that is noted as missing, which harms nobody."""
     with store.lease(f"discard {digest}") as lease, store.database.write() as db:
         db.execute("UPDATE layers SET present = 0 WHERE digest = ?", (digest,))
-        Images(store).write_index(db, lease)
+        write_index(store, db, lease)
         store.content.remove(digest)

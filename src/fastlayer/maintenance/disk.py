@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.container import writable
 from fastlayer.container.mounted import all_mounts
-from fastlayer.drivers.usage import disk_bytes
+from fastlayer.drivers.sharing import disk_bytes
 from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.oci.chain import chain_ids

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -98,7 +97,7 @@ class Leases:
 
     def _lock_new(self) -> tuple[str, int]:
         while True:
-            identity = secrets.token_hex(8)
+            identity = os.urandom(8).hex()
             path = self._directory / identity
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,8 +57,8 @@ def mount(mounts: Sequence[Mount], target: Any) -> int:
     return 0 if found is None else found.number
 
 
-def umount(target: Any, *, detach: bool = False, numbers: Collection[int] | None = None) -> None:
-    """Takes the top mount off ``target``.
+def umount(target: Any, *, detach: bool = False, numbers: Collection[int] | None = None, patience: float = 0.0) -> None:
+    """Takes the top mount off ``target``. ``patience``: seconds to try again while it is in use.
 
     ``numbers``: mounts as ``mount`` returned them: all of these are taken off as long as one lies on top, nothing else
     is touched. ``detach``: also when it is in use; it goes away with its last user.
@@ -68,11 +67,11 @@ def umount(target: Any, *, detach: bool = False, numbers: Collection[int] | None
     path = os.path.abspath(os.fsencode(target))
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if detach else 0)
     if numbers is None:
-        _detach(path, flags)
+        _detach_within(path, flags, patience)
         return
     count = 0
     while (top := table.identity(path)) is not None and top.is_root and top.number in numbers:
-        _detach(path, flags)
+        _detach_within(path, flags, patience)
         count += 1
     if count == 0:
         raise NotFoundError(f"{show_path(path)}: what was mounted there is not there any more")
@@ -84,6 +83,8 @@ def temporary(mounts: Sequence[Mount], *, directory: Any = None) -> Iterator[Pat
 
     ``directory``: where that directory is made (default: the system's for temporary files).
     """
+    import tempfile
+
     where = Path(os.fsdecode(tempfile.mkdtemp(prefix="fastlayer-mount-", dir=directory)))
     try:
         mount(mounts, where)
@@ -96,16 +97,56 @@ def temporary(mounts: Sequence[Mount], *, directory: Any = None) -> Iterator[Pat
         os.rmdir(where)
 
 
+@contextmanager
+def private(value: Mount) -> Iterator[Path]:
+    """A mount that is attached nowhere: for this process only, under a path below ``/proc/self/fd``.
+
+    It ends with the block, or with the process, however that ends. Where the kernel has no such mounts (before 5.2) it
+    is a temporary one.
+    """
+    fd = _detached(value, sort_out(value.options))
+    if fd is None:
+        with temporary([value]) as path:
+            yield path
+        return
+    try:
+        yield Path(f"/proc/self/fd/{fd}") / value.subdirectory
+    finally:
+        os.close(fd)
+
+
+def _detached(value: Mount, plan: Plan) -> int | None:
+    """Raises as ``mount`` does."""
+    try:
+        if value.type == "bind":
+            return _bound(os.fsencode(value.source), plan)
+        if value.type == "overlay":
+            return None if overlay.means() == "page" else overlay.make(value, plan)
+        return _made(value.type.encode(), os.fsencode(value.source), plan)
+    except StorageError as exc:
+        if exc.errno == errno.ENOSYS:
+            return None
+        raise _explained(exc, value, os.fsencode(value.source)) from exc
+
+
 def _detach_soon(path: bytes) -> None:
     """Someone who only looks (an indexer, a desktop) may keep it busy for a moment."""
-    end = time.monotonic() + _BUSY_SECONDS
-    while time.monotonic() < end:
+    try:
+        _detach_within(path, _UMOUNT_NOFOLLOW, _BUSY_SECONDS)
+    except InUseError:
+        _detach(path, _UMOUNT_NOFOLLOW | _MNT_DETACH)
+
+
+def _detach_within(path: bytes, flags: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
         try:
-            _detach(path, _UMOUNT_NOFOLLOW)
+            _detach(path, flags)
             return
         except InUseError:
-            time.sleep(0.01)
-    _detach(path, _UMOUNT_NOFOLLOW | _MNT_DETACH)
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.005)
 
 
 def _detach(path: bytes, flags: int) -> None:
@@ -143,6 +184,8 @@ def _mount_one(value: Mount, target: int, path: bytes) -> None:
             _bind(value, plan, target)
         elif value.type == "overlay":
             _overlay(value, plan, target)
+        elif value.subdirectory:
+            _part_of_device(value, plan, target)
         else:
             _device(value, plan, target)
     except StorageError as exc:
@@ -244,6 +287,26 @@ def _device(value: Mount, plan: Plan, target: int) -> None:
             _lacking.add("fsopen")
     data = b",".join(key if text is None else key + b"=" + text for key, text in plan.parameters)
     _backend.engine().mountapi.mount_old(source, b"/proc/self/fd/%d" % target, fs_type, plan.flags, data)
+
+
+def _part_of_device(value: Mount, plan: Plan, target: int) -> None:
+    """Mounted where nobody looks, and from there only the directory bound onto the target."""
+    import tempfile
+
+    place = os.fsencode(tempfile.mkdtemp(prefix="fastlayer-mount-"))
+    try:
+        fd = _open_target(place)
+        try:
+            _device(value, plan, fd)
+        finally:
+            os.close(fd)
+        try:
+            inner = os.path.join(os.fsdecode(place), value.subdirectory)
+            _bind(Mount("bind", inner), plan._replace(parameters=(), recursive=False), target)
+        finally:
+            _backend.engine().mountapi.detach(place, _UMOUNT_NOFOLLOW | _MNT_DETACH)
+    finally:
+        os.rmdir(place)
 
 
 def _made(fs_type: bytes, source: bytes, plan: Plan) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Literal
@@ -194,6 +193,8 @@ def _takes_detached(mount: bytes | int) -> bool:
 def _attached(stack: ExitStack, mount: int) -> bytes:
     """Mounts it on a private directory until the overlay has it (which keeps a mount of its own)."""
     api = _backend.engine().mountapi
+    import tempfile
+
     where = os.fsencode(tempfile.mkdtemp(prefix="fastlayer-layer-"))
     stack.callback(os.rmdir, where)
     target = os.open(where, _DIRECTORY)

@@ -255,15 +255,22 @@ class Snapshotter:
         )
 
     def clear_dead(self) -> int:
-        """Undoes what was being made or removed by those who are dead; returns how many snapshots went."""
+        """Undoes what was being made or removed by those who are dead; returns how many snapshots went.
+
+        What is found dead is looked at again under the write lock: its holder may just have finished.
+        """
+        found = "SELECT number, parent, lease FROM snapshots WHERE driver = ? AND lease IS NOT NULL"
         with self.database.read() as db:
-            rows = db.execute(
-                "SELECT number, parent, lease FROM snapshots WHERE driver = ? AND lease IS NOT NULL",
-                (self.driver.name,),
-            ).fetchall()
-        dead = {row["lease"] for row in rows if not self.leases.alive(row["lease"])}
-        numbers = children_first({int(r["number"]): r["parent"] for r in rows if r["lease"] in dead})
-        self.finish_removal(numbers)
+            leases = {str(row["lease"]) for row in db.execute(found, (self.driver.name,))}
+        dead = {lease for lease in leases if not self.leases.alive(lease)}
+        if not dead:
+            return 0
+        with self.leases.hold("clear what the dead left") as lease:
+            with self.database.write() as db:
+                rows = [row for row in db.execute(found, (self.driver.name,)).fetchall() if row["lease"] in dead]
+                numbers = children_first({int(row["number"]): row["parent"] for row in rows})
+                self.mark_removed(db, numbers, lease.id)
+            self.finish_removal(numbers)
         return len(numbers)
 
     def finish_removal(self, numbers: list[int]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.oci.digest import Digest
 from fastlayer.snapshot.snapshotter import children_first
+from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
@@ -90,6 +91,8 @@ def collect(store: Store, *, dry_run: bool = False) -> Collected:
             sizes = sum(store.content.size(digest) for digest in blobs)
             if not dry_run:
                 _forget(store, db, blobs)
+                _note_blobs(store, db)
+                write_index(store, db, lease)
                 db.executemany(
                     "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?",
                     [(lease.id, number) for _, number in doomed],
@@ -115,6 +118,13 @@ def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
     doomed = {int(row["number"]): row for row in rows if row["number"] not in kept}
     order = children_first({number: row["parent"] for number, row in doomed.items()})
     return [(str(doomed[number]["driver"]), number) for number in order]
+
+
+def _note_blobs(store: Store, db: sqlite3.Connection) -> None:
+    """A process may have been killed between making a blob and noting it."""
+    missing = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present = 0")]
+    there = [(digest,) for digest in missing if store.content.has(digest)]
+    db.executemany("UPDATE layers SET present = 1 WHERE digest = ?", there)
 
 
 def _forget(store: Store, db: sqlite3.Connection, blobs: list[Digest]) -> None:

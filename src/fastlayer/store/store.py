@@ -66,8 +66,17 @@ class Store:
 
     @cached_property
     def snapshotter(self) -> Snapshotter:
-        """The snapshots of the driver that was asked for, or of the first that works. Raises ``DriverError``."""
-        return self._open(registry.choose(self.root, self._wanted or self._driver_in_use()))
+        """The snapshots of the driver that was asked for, or of the first that works. Raises ``DriverError``.
+
+        A store goes on with the driver it began with, unless another is demanded; that one is not tried again.
+        """
+        wanted = self._wanted or os.environ.get("FASTLAYER_DRIVER")
+        found = self.drivers_in_use()
+        if wanted in found:
+            return self.snapshotter_of(str(wanted))
+        if not wanted and len(found) == 1:
+            return self.snapshotter_of(found[0])
+        return self._open(registry.choose(self.root, wanted))
 
     def snapshotter_of(self, driver: str) -> Snapshotter:
         """The snapshots of a certain driver: what is there may have been made by another than is used now."""
@@ -105,13 +114,6 @@ class Store:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-    def _driver_in_use(self) -> str | None:
-        """A store goes on with the driver it began with, unless another is demanded."""
-        if os.environ.get("FASTLAYER_DRIVER"):
-            return None
-        found = self.drivers_in_use()
-        return found[0] if len(found) == 1 else None
 
     def _open(self, driver: Callable[[Path], Driver]) -> Snapshotter:
         name = str(getattr(driver, "name", ""))

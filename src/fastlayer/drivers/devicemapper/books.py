@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +87,7 @@ class Books:
             raise self._damaged(self.root / "pool.json") from None
 
     def make_pool(self, options: Options) -> PoolBook:
-        book = PoolBook(secrets.token_hex(6), options)
+        book = PoolBook(os.urandom(6).hex(), options)
         self._snapshots.mkdir(exist_ok=True)
         self._write(self.root / "pool.json", {"identity": book.identity, **options._asdict()})
         return book

@@ -26,7 +26,7 @@ _POOL = re.compile(
     r"\d+ thin-pool (\d+) (\d+)/(\d+) (\d+)/(\d+) (?:-|\d+) (?P<mode>rw|ro|out_of_data_space)(?P<rest>(?: .*)?)"
 )
 _lock: ContextVar[tuple[int, ...]] = ContextVar("lock", default=())
-_ABSENT = "Device does not exist."
+_ABSENT = re.compile(r"Device does not exist\.|Device \S+ not found")
 
 
 class DmError(StorageError):
@@ -44,8 +44,9 @@ Mode = Literal["rw", "ro", "out_of_data_space", "Fail"]
 
 
 class DeviceInfo(NamedTuple):
-    """A device that exists. ``open``: how often it is open or mounted."""
+    """A device that exists. ``live``: it has a table; ``open``: how often it is open or mounted."""
 
+    live: bool
     suspended: bool
     readonly: bool
     open: int
@@ -81,12 +82,15 @@ def lock_descriptors() -> tuple[int, ...]:
     return _lock.get()
 
 
-def run(*arguments: str, device: str = "dmsetup") -> str:
-    """What ``dmsetup ARGUMENTS`` prints. Raises ``DmError``; ``DriverError`` where there is no dmsetup."""
-    return _execute(["dmsetup", *arguments], arguments[0], device)
+def run(*arguments: str, device: str = "dmsetup", also: Sequence[int] = ()) -> str:
+    """What ``dmsetup ARGUMENTS`` prints. Raises ``DmError``; ``DriverError`` where there is no dmsetup.
+
+    ``also``: descriptors that it keeps open until it ends, even when this process is killed.
+    """
+    return _execute(["dmsetup", *arguments], arguments[0], device, also)
 
 
-def _execute(command: Sequence[str], what: str, device: str) -> str:
+def _execute(command: Sequence[str], what: str, device: str, also: Sequence[int] = ()) -> str:
     env = {"PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C"}
     if not os.path.exists(_UDEV):
         env["DM_DISABLE_UDEV"] = "1"  # then libdevmapper makes and removes the nodes itself
@@ -99,7 +103,8 @@ def _execute(command: Sequence[str], what: str, device: str) -> str:
             errors="replace",
             timeout=_SECONDS,
             env=env,
-            pass_fds=lock_descriptors(),
+            pass_fds=(*lock_descriptors(), *also),
+            restore_signals=False,  # no SIGPIPE: it ends what it has begun when we are killed
             check=False,
         )
     except FileNotFoundError:
@@ -118,7 +123,7 @@ def _error(command: str, device: str, stderr: str) -> DmError:
     if found is not None:
         return DmError(_ERRNOS.get(found["why"].strip(), errno.EIO), f"dmsetup {command}", device, found["why"].strip())
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and line.strip() != "Command failed."]
-    if _ABSENT in lines:
+    if any(_ABSENT.fullmatch(line) for line in lines):
         return DmError(errno.ENXIO, f"dmsetup {command}", device, "there is no such device")
     return DmError(errno.EIO, f"dmsetup {command}", device, lines[0] if lines else "failed without a word")
 
@@ -126,11 +131,14 @@ def _error(command: str, device: str, stderr: str) -> DmError:
 # ---- devices -------------------------------------------------------------------------------------
 
 
-def create(name: str, table: str, *, readonly: bool = False) -> None:
-    """Makes and starts a device. ``DmError`` with EBUSY when the name is taken."""
+def create(name: str, table: str, *, readonly: bool = False, keep: Sequence[int] = ()) -> None:
+    """Makes and starts a device. ``DmError`` with EBUSY when the name is taken.
+
+    ``keep``: descriptors of devices it is made of, which would go without a user.
+    """
     uuid = f"FASTLAYER-{name}"
     more = ("--readonly",) if readonly else ()
-    run("create", name, "--uuid", uuid, *more, "--table", table, device=name)
+    run("create", name, "--uuid", uuid, *more, "--table", table, device=name, also=keep)
     make_node(name)
 
 
@@ -163,13 +171,14 @@ def remove(name: str, *, deferred: bool = False) -> bool:
 def info(name: str) -> DeviceInfo | None:
     """None when there is no such device."""
     try:
-        line = run("info", "-c", "--noheadings", "--separator", ":", "-o", "suspended,readonly,open", name, device=name)
+        columns = "tables_loaded,suspended,readonly,open"
+        line = run("info", "-c", "--noheadings", "--separator", ":", "-o", columns, name, device=name)
     except DmError as exc:
         if exc.errno == errno.ENXIO:
             return None
         raise
-    suspended, readonly, opened = (field.strip() for field in line.strip().split(":"))
-    return DeviceInfo(suspended == "Suspended", readonly == "Read-only", int(opened))
+    tables, suspended, readonly, opened = (field.strip() for field in line.strip().split(":"))
+    return DeviceInfo(tables in ("Live", "Both"), suspended == "Suspended", readonly == "Read-only", int(opened))
 
 
 def suspend(name: str) -> None:
@@ -213,6 +222,12 @@ def status(name: str) -> Sequence[str] | None:
             return None
         raise
     return line.split()[1:]
+
+
+def names(prefix: str) -> list[str]:
+    """The devices there are whose names begin so."""
+    lines = run("ls").splitlines()
+    return [name for name in (line.split()[0] for line in lines if "\t" in line) if name.startswith(prefix)]
 
 
 def targets() -> set[str]:

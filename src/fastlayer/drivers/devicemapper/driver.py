@@ -5,7 +5,7 @@ What a kill -9 leaves is told by the books (``books.py``); how the pool is kept 
 
 from __future__ import annotations
 
-import secrets
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -146,7 +146,10 @@ class DeviceMapper:
         found = self._pool.info(number)
         if found is not None and found.open:
             raise InUseError(f"snapshot {number}: {self._pool.path_of(number)} is mounted or open: unmount it first")
-        self._pool.activate(number, book, writable=True)
+        if found is None:
+            self._pool.start(number, book, writable=True)
+        elif not found.live or found.readonly or found.suspended:
+            self._pool.activate(number, book, writable=True)
         filesystem.recover(self._kind, self._pool.path_of(number))
         self._pool.deactivate(number)
         sealed = book._replace(sealed=True)
@@ -202,7 +205,7 @@ class DeviceMapper:
             with filesystem.looked_at(self._kind, self._pool.path_of(number)) as root:
                 yield root / ROOTFS
             return
-        name = f"{self._pool.name_of(number)}-look-{secrets.token_hex(4)}"
+        name = self._pool.look_prefix(book.device) + os.urandom(4).hex()
         dmsetup.create(name, self._pool.thin_table(book), readonly=True)
         try:
             with filesystem.mounted(self._kind, dmsetup.path_of(name), readonly=True) as root:
@@ -244,6 +247,10 @@ class DeviceMapper:
         finally:
             self._pool.deactivate(number)
 
+    def own_tree(self, number: int) -> Path | None:
+        """In no directory."""
+        return None
+
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
         """Nothing to prepare: blocks are copied, not files."""
         return 0
@@ -261,7 +268,6 @@ class DeviceMapper:
                 return
             if book.device == number:
                 self._pool.give_back(number, book)
-                self._pool.deactivate(number)
                 self._pool.delete(status, number)
             self._books.drop_snapshot(number)
 

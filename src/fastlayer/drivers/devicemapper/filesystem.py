@@ -26,6 +26,7 @@ _CLOEXEC = 1
 _ATTR_RDONLY = 1
 _EXT4_RESIZE = 0x40086610  # EXT4_IOC_RESIZE_FS: u64 blocks
 _XFS_GROW = 0x4010586E  # XFS_IOC_FSGROWFSDATA: u64 blocks, u32 imaxpct
+_EXT4_STATE, _EXT4_ERRORS = 1024 + 0x3A, 2  # offset of s_state, and its EXT4_ERROR_FS
 _XFS_IMAXPCT = 127  # offset of sb_imax_pct
 
 # Inode tables are left as they are, in the base and in all that is made of it: zeroing them would fill the pool. The
@@ -156,6 +157,14 @@ def grow(kind: str, device: str) -> None:
 
 
 def recover(kind: str, device: str) -> None:
-    """Replays the journal of a file system that nobody has mounted: from then on a read-only mount needs no writing."""
+    """Replays the journal of a file system that nobody has mounted: from then on a read-only mount needs no writing.
+
+    Raises ``DriverError`` when the kernel has noted errors in it: writes were lost.
+    """
     with mounted(kind, device):
         pass
+    if kind == "ext4":
+        with open(device, "rb") as file:
+            file.seek(_EXT4_STATE)
+            if file.read(1)[0] & _EXT4_ERRORS:
+                raise DriverError(f"{device}: its ext4 has errors, as writes were lost: remove the snapshot")

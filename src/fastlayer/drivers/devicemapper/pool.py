@@ -57,6 +57,10 @@ class Pool:
     def path_of(self, number: int) -> str:
         return dmsetup.path_of(self.name_of(number))
 
+    def look_prefix(self, number: int) -> str:
+        """How the names of devices begin that are there for one look at a sealed snapshot."""
+        return f"{self.name_of(number)}-look-"
+
     # ---- life --------------------------------------------------------------------------------
 
     @contextmanager
@@ -79,7 +83,9 @@ class Pool:
                 _refuse_used(options.metadata)
             self._book = self.books.make_pool(options)
         fields = dmsetup.status(self.name)
-        if fields is None:
+        if fields is not None and not fields:  # without a table: a dmsetup that was killed left it
+            dmsetup.remove(self.name)
+        if not fields:
             self._start()
             fields = dmsetup.status(self.name) or []
         return self._reconciled(dmsetup.pool_status(fields, self.name))
@@ -88,7 +94,8 @@ class Pool:
         data, metadata = self._devices()
         try:
             total = loop.device_size(data)
-            dmsetup.create(self.name, self._table(total, _numbers(data), _numbers(metadata)))
+            table = self._table(total, _numbers(data), _numbers(metadata))
+            dmsetup.create(self.name, table, keep=(data, metadata))
         except DmError as exc:
             raise DriverError(
                 f"{self.root}: the thin pool does not start ({exc.text}): see dmesg; `thin_check` and `thin_repair` "
@@ -138,8 +145,9 @@ class Pool:
 
     def stop(self) -> None:
         """Takes all devices and the pool away until they are needed again. Raises ``InUseError`` while one is open."""
-        for number in sorted(self.books.numbers() | {BASE}):
-            self.deactivate(number)
+        for name in dmsetup.names(f"fastlayer-{self.book.identity}-"):
+            if name != self.name:
+                self._take_away(name)
         try:
             dmsetup.remove(self.name)
         except DmError as exc:
@@ -231,9 +239,15 @@ class Pool:
         try:
             return self._change(status, "delete", device, "delete", str(device))
         except DmError as exc:
-            if exc.errno != errno.ENODATA:
+            status = status._replace(transaction=status.transaction + 1)
+            if exc.errno == errno.ENODATA:
+                return status
+            looks = dmsetup.names(self.look_prefix(device))
+            if exc.errno != errno.EBUSY or not looks:
                 raise
-            return status._replace(transaction=status.transaction + 1)
+        for name in looks:  # of a process that was killed before it had mounted it
+            self._take_away(name)
+        return self.delete(status, device)
 
     def with_base(self, status: PoolStatus) -> PoolStatus:
         """The base file system, made once: mkfs costs more than all the rest."""
@@ -260,40 +274,48 @@ class Pool:
     def activate(self, number: int, book: SnapshotBook, *, writable: bool) -> None:
         """Makes the device of a snapshot usable, if it is not yet, writable or not."""
         name, found = self.name_of(number), self.info(number)
-        if found is not None and found.readonly == writable and found.open == 0:
+        if found is not None and (not found.live or found.readonly == writable) and found.open == 0:
             dmsetup.remove(name)
             found = None
         if found is None:
-            dmsetup.make_node(self.name)
-            dmsetup.create(name, self.thin_table(book), readonly=not writable)
+            self.start(number, book, writable=writable)
         elif found.suspended:
             dmsetup.resume(name)
         else:
             dmsetup.make_node(name)
 
+    def start(self, number: int, book: SnapshotBook, *, writable: bool) -> None:
+        """``activate`` of a device that is not there."""
+        dmsetup.make_node(self.name)
+        dmsetup.create(self.name_of(number), self.thin_table(book), readonly=not writable)
+
     def deactivate(self, number: int) -> None:
         """Raises ``InUseError`` when it is mounted or open."""
+        self._take_away(self.name_of(number))
+
+    def _take_away(self, name: str) -> None:
         try:
-            dmsetup.remove(self.name_of(number))
+            dmsetup.remove(name)
         except DmError as exc:
             if exc.errno == errno.EBUSY:
-                raise InUseError(f"snapshot {number}: {self.path_of(number)} is mounted or open: unmount it") from exc
+                raise InUseError(f"{dmsetup.path_of(name)}: is mounted or open: unmount it") from exc
             raise
 
     def give_back(self, number: int, book: SnapshotBook) -> None:
         """Before a deletion: space of the pool's file that only this snapshot uses goes back to the file's system.
 
-        The pool itself gets it back by the deletion.
+        The pool itself gets it back by the deletion. The device is not there, before and after.
         """
         if self.options.data is not None:
             return
         with suppress(StorageError, OSError):
-            self.activate(number, book._replace(sealed=False), writable=True)
+            self.start(number, book, writable=True)
             fd = os.open(self.path_of(number), os.O_RDWR | os.O_CLOEXEC)
             try:
                 loop.discard(fd, loop.device_size(fd))
             finally:
                 os.close(fd)
+        self.deactivate(number)
 
     # ---- growing -----------------------------------------------------------------------------
 

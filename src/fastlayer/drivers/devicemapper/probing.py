@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -69,14 +68,14 @@ def _kernel() -> Probe | None:
 def _loads_thin() -> bool:
     """A table with an unknown target makes the kernel look for its module; one that has it refuses the table."""
     with suppress(StorageError):
-        dmsetup.create(f"fastlayer-probe-{secrets.token_hex(4)}", "0 8 thin-pool")
+        dmsetup.create(f"fastlayer-probe-{os.urandom(4).hex()}", "0 8 thin-pool")
     return "thin-pool" in dmsetup.targets()
 
 
 def _try(root: Path) -> Probe:
     """A pool and a thin device in it, made and removed."""
     above = next(path for path in (root, *root.absolute().parents) if path.is_dir())
-    pool = f"fastlayer-probe-{secrets.token_hex(6)}"
+    pool = f"fastlayer-probe-{os.urandom(6).hex()}"
     undo: list[Callable[[], object]] = []
     try:
         folder = Path(tempfile.mkdtemp(prefix=".fastlayer-probe-", dir=above))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fastlayer.drivers import quota
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.overlay2.lookup import decides, provider
+from fastlayer.drivers.overlay2.whiteouts import drop_pointless
 from fastlayer.drivers.system import refusals
 from fastlayer.errors import DriverError, StorageError, UnsafeEntryError, UsageError, show_path
 from fastlayer.mounts.mount import Mount
@@ -87,6 +86,8 @@ class Overlay2:
             os.mkdir(work, 0o700)
             os.chmod(diff, 0o755)
             if size is not None:
+                from fastlayer.drivers import quota
+
                 quota.limit((diff, work), size)
             if parents:
                 copy_root(self._diff(parents[0]), diff)
@@ -94,6 +95,8 @@ class Overlay2:
     @contextmanager
     def layer_target(self, number: int, parents: Sequence[int]) -> Iterator[LayerTarget]:
         diff, form = self._diff(number), self._layout().format
+        with refusals("cannot prepare the layer"):
+            (self._place(number) / "extracted").touch()
         if parents:
             yield LayerTarget(diff, form)
             return
@@ -110,11 +113,16 @@ class Overlay2:
 
     def seal(self, number: int, parents: Sequence[int]) -> None:
         place, diff = self._place(number), self._diff(number)
-        implied = place / "implied"
+        extracted, implied = place / "extracted", place / "implied"
         with refusals("cannot seal the snapshot"):
+            if extracted.exists():
+                drop_pointless(diff, [Path(lower) for lower in self._lowers(parents)])
             if parents and implied.exists():
                 copy_root(self._diff(parents[0]), diff)
-            implied.unlink(missing_ok=True)
+            for note in (extracted, implied):
+                note.unlink(missing_ok=True)
+            from fastlayer.drivers import quota
+
             if project := quota.project(diff):
                 quota.unlimit(diff, project)
             _remove_tree(place, b"work")
@@ -160,6 +168,8 @@ class Overlay2:
                 )
             if last is None:
                 note.write_text(boot + "\n")
+            import shutil
+
             shutil.rmtree(place / "work" / "work" / "incompat", ignore_errors=True)
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
@@ -203,6 +213,8 @@ class Overlay2:
     # ---- removing ----------------------------------------------------------------------------
 
     def remove(self, number: int) -> None:
+        from fastlayer.drivers import quota
+
         with refusals("cannot remove the snapshot"):
             project = quota.project(self._diff(number))
             try:

@@ -6,6 +6,7 @@
     <root>/empty/           a lower directory for those that have none
     <root>/<number>/diff/   what the snapshot changes: upperdir, later a lowerdir (no view has one)
     <root>/<number>/work/   workdir, until it is sealed
+    <root>/<number>/extracted a layer was put into it: looked through when it is sealed
     <root>/<number>/implied the layer said nothing of its root: it gets the parent's attributes when it is sealed
     <root>/<number>/boot    of a volatile one: the boot in which it was last made ready for mounting
 

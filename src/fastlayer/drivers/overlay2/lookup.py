@@ -29,6 +29,11 @@ def provider(lowers: Sequence[Path], path: bytes) -> Path:
     raise StorageError(errno.ENOENT, "copy-up", path)
 
 
+def is_opaque(directory: bytes) -> bool:
+    """Whether the directory hides those of the same name in lower layers."""
+    return _mark(directory, "opaque") == b"y"
+
+
 def decides(upper: Path, path: bytes) -> bool:
     """Whether the upper directory has the path itself, so that there is nothing to copy up. Raises as ``provider``."""
     found = _look(os.fsencode(upper), path.split(b"/"), path)
@@ -55,7 +60,7 @@ def _look(root: bytes, parts: Sequence[bytes], path: bytes) -> bool | None:
             )
         if not stat.S_ISDIR(status.st_mode):
             return number == len(parts) - 1  # a file hides the directory below it
-        opaque = opaque or _mark(here, "opaque") == b"y"
+        opaque = opaque or is_opaque(here)
     return True
 
 

@@ -59,7 +59,7 @@ def _kernel() -> Probe | None:
 
 
 def _try(directory: Path, place: Path) -> Probe:
-    for name in ("lower", "lower/dir", "upper", "work", "merged"):
+    for name in ("lower", "lower/dir", "upper", "work"):
         (directory / name).mkdir()
     (directory / "lower/file").touch()
     (directory / "lower/dir/inner").touch()
@@ -67,7 +67,8 @@ def _try(directory: Path, place: Path) -> Probe:
     uppers = (f"upperdir={directory}/upper", f"workdir={directory}/work")
     value = Mount("overlay", "overlay", (*uppers, *options), (os.fspath(directory / "lower"),))
     try:
-        mounting.mount([value], directory / "merged")
+        with mounting.private(value) as merged:
+            return _use(merged, place)
     except DriverError:
         return _NO_RIGHT
     except FastlayerError as exc:
@@ -75,10 +76,6 @@ def _try(directory: Path, place: Path) -> Probe:
         return Probe(
             False, f"{place}: {_file_system(place)} cannot be written to through overlayfs ({reason})", _ELSEWHERE
         )
-    try:
-        return _use(directory / "merged", place)
-    finally:
-        mounting.umount(directory / "merged", detach=True)
 
 
 def _use(merged: Path, place: Path) -> Probe:

@@ -206,8 +206,8 @@ def save_oci_archive(
 ) -> None:
     """Writes a tar of an image layout to ``value`` (path, descriptor such as 1, binary file).
 
-    ``compatible``: with a ``manifest.json``, by which ``docker load`` of any version takes it; it names the images for
-    ``platform`` (this machine's when None).
+    ``compatible``: with a ``manifest.json``, which is what ``docker load`` reads since Docker 1.10; it names the images
+    for ``platform`` (this machine's when None).
 
     Raises ``NotFoundError`` for a blob that is missing, ``ManifestError``, ``StorageError``.
     """

@@ -22,11 +22,12 @@ from fastlayer.layer.source import Source
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.manifest import Manifest, new_manifest
+from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, new_manifest
 from fastlayer.oci.platform import Platform, choose, host_platform
 from fastlayer.oci.reference import Reference, parse_reference
 
 Expand = Literal["zstd", "all"]
+_MAX_IMAGES = 10_000
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -38,8 +39,12 @@ def archived_images(members: Members, sink: Sink, name: str) -> tuple[ArchivedIm
     data = members.documents["manifest.json"]
     manifests: dict[str, Manifest] = {}
     names: dict[str, set[Reference]] = {}
-    for number, entry in enumerate(jsontext.parse_objects(data, what, len(data)), 1):
-        manifest = _manifest(entry, members, sink, f"{what}: image {number}")
+    configs: dict[str, ImageConfig] = {}
+    entries = jsontext.parse_objects(data, what, len(data))
+    if len(entries) > _MAX_IMAGES:
+        raise ManifestError(f"{what}: names {len(entries)} images; the limit is {_MAX_IMAGES}")
+    for number, entry in enumerate(entries, 1):
+        manifest = _manifest(entry, members, sink, configs, f"{what}: image {number}")
         manifests[manifest.digest] = manifest
         names.setdefault(manifest.digest, set()).update(_names(entry, f"{what}: image {number}"))
     if not names:
@@ -47,18 +52,24 @@ def archived_images(members: Members, sink: Sink, name: str) -> tuple[ArchivedIm
     return tuple(ArchivedImage(tuple(sorted(found)), manifests[digest].descriptor) for digest, found in names.items())
 
 
-def _manifest(entry: dict[str, Any], members: Members, sink: Sink, what: str) -> Manifest:
+def _manifest(
+    entry: dict[str, Any], members: Members, sink: Sink, configs: dict[str, ImageConfig], what: str
+) -> Manifest:
     jsontext.check_spelling(entry, ("Config", "RepoTags", "Layers"), what)
     config = _member(members, jsontext.text(entry, "Config", what), "Config", what)
     if config.size > MAX_CONFIG:
         raise ManifestError(f"{what}: a configuration of {config.size} bytes; the limit is {MAX_CONFIG}")
-    read = parse_config(sink.read(config.digest, MAX_CONFIG), f"{what}: configuration")
+    if config.digest not in configs:
+        configs[config.digest] = parse_config(sink.read(config.digest, MAX_CONFIG), f"{what}: configuration")
+    read = configs[config.digest]
     layers = []
     for name in jsontext.texts(entry, "Layers", what):
         found = _member(members, name, "Layers", what)
         layers.append(Descriptor(mediatypes.layer_media_type(detect(found.head)), found.digest, found.size))
     manifest = new_manifest(read.descriptor(), layers)
     check_consistent(manifest, read, what)
+    if len(manifest.raw) > MAX_MANIFEST:
+        raise ManifestError(f"{what}: has more layers than a manifest has room for")
     _keep(manifest, sink)
     return manifest
 

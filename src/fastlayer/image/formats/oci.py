@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,6 +80,8 @@ def archived_images(members: Members, sink: Sink, name: str) -> tuple[ArchivedIm
         raise ManifestError(f"{name}: an image layout of another version than {LAYOUT_VERSION}")
     data = members.documents["index.json"]
     images = images_of(parse_index(data, what=f"{name}: index.json", limit=len(data)), f"{name}: index.json")
+    if not images:
+        raise ManifestError(f"{name}: index.json names no image")
     for image in images:
         found = members.by_digest(image.descriptor.digest)
         if found is None:
@@ -102,6 +103,10 @@ def _check_complete(image: Descriptor, members: Members, sink: Sink, name: str) 
         if isinstance(node.document, Manifest):
             parts = (node.document.config, *node.document.layers)
             gaps = [part for part in parts if missing(part) and not mediatypes.is_foreign(part.media_type)]
+            for part in parts:
+                found = members.by_digest(part.digest)
+                if found is not None and found.size != part.size:
+                    raise ManifestError(f"{name}: {part.digest} is not as long as its descriptor says")
             if not gaps:
                 return
             gap = gaps[0].digest
@@ -207,7 +212,7 @@ def save_oci_layout(path: str | os.PathLike[str], images: Iterable[ArchivedImage
             check_layout(target)
         _fill(target, given, blobs)
         return
-    staging = target.with_name(f".{target.name[:200]}.fastlayer-{secrets.token_hex(6)}")
+    staging = target.with_name(f".{target.name[:200]}.fastlayer-{os.urandom(6).hex()}")
     try:
         _fill(staging, given, blobs)
         try:

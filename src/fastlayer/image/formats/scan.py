@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fastlayer.content.ingest import Keep
 from fastlayer.content.store import ContentStore
 from fastlayer.errors import DigestMismatchError, LayerError, LayerFormatError, LimitError, UnsafeEntryError, show_path
 from fastlayer.image.formats import docker, oci
@@ -40,16 +41,23 @@ class Archive(NamedTuple):
 
 
 class StoreSink:
-    """Puts blobs into a content store, for the lease of whoever loads. Those that are there already are not read."""
+    """Puts blobs into a content store, for the lease of whoever loads. Those that are there already are not read.
 
-    def __init__(self, store: ContentStore, lease: str) -> None:
+    ``keep`` is told each digest before the blob is looked for, or gets its name: the place to note it for the lease, so
+    that no garbage collection takes it in between.
+    """
+
+    def __init__(self, store: ContentStore, lease: str, keep: Keep | None = None) -> None:
         self._store = store
         self._lease = lease
+        self._keep = keep
 
     def begin(self, size: int, digest: Digest | None, offset: int | None) -> Writer | None:
+        if digest is not None and self._keep is not None:
+            self._keep(digest)
         if digest is not None and self._store.has(digest) and self._store.size(digest) == size:
             return None
-        return self._store.ingest(self._lease, digest=digest, size=size)
+        return self._store.ingest(self._lease, digest=digest, size=size, keep=self._keep)
 
     def read(self, digest: str, limit: int) -> bytes:
         return self._store.read(digest, limit)

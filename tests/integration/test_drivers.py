@@ -1,0 +1,197 @@
+"""Every driver passes the conformance suite on real file systems; a wrong driver does not; all give the same tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastlayer.container.mounting import temporary
+from fastlayer.drivers.registry import driver_class
+from fastlayer.drivers.vfs import Vfs
+from fastlayer.image.images import Images
+from fastlayer.image.load import load
+from fastlayer.metadata.database import Database
+from fastlayer.metadata.leases import Leases
+from fastlayer.snapshot.driver import Driver, Kind, Usage
+from fastlayer.snapshot.snapshotter import Snapshotter
+from fastlayer.store.store import open_store
+from fastlayer.testing import snapshotter_suite as suite
+from fastlayer.testing.dump import difference, dump
+from tests.conftest import require
+from tests.filesystems import loop_fs, need_root
+from tests.stores import Layout
+
+PLACES = [
+    ("overlay2", "tmpfs"),
+    ("overlay2", "xfs"),
+    ("overlay2", "ext4"),
+    ("vfs", "tmpfs"),
+    ("vfs", "xfs"),
+    ("vfs", "ext4"),
+    ("btrfs", "btrfs"),
+]
+
+
+def bench(driver: Driver, root: Path, scratch: Path) -> suite.Bench:
+    (root / "leases").mkdir(parents=True)
+    scratch.mkdir()
+    database = Database(root / "metadata.db")
+    return suite.Bench(Snapshotter(database, Leases(database, root / "leases"), driver), scratch)
+
+
+@pytest.fixture(scope="module")
+def file_systems() -> Iterator[Callable[[str, Path], Path]]:
+    """A file system of each kind, mounted once."""
+    with ExitStack() as stack:
+        found: dict[str, Path] = {}
+
+        def give(kind: str, tmp: Path) -> Path:
+            if kind == "tmpfs":
+                return tmp
+            if kind not in found:
+                found[kind] = stack.enter_context(loop_fs(kind, 600 << 20))
+            place = found[kind] / tmp.name
+            place.mkdir()
+            return place
+
+        yield give
+
+
+@pytest.mark.parametrize("check", suite.CHECKS, ids=suite.name_of)
+@pytest.mark.parametrize("name,kind", PLACES, ids=["-".join(place) for place in PLACES])
+def test_conformance(
+    file_systems: Callable[[str, Path], Path],
+    tmp_path: Path,
+    name: str,
+    kind: str,
+    check: Callable[[suite.Bench], None],
+) -> None:
+    need_root()
+    place = file_systems(kind, tmp_path)
+    root = place / "driver"
+    root.mkdir()
+    assert driver_class(name).probe(root).works
+    check(bench(driver_class(name)(root), place / "store", tmp_path / "scratch"))
+
+
+# ---- wrong drivers are caught --------------------------------------------------------------------
+
+
+class WritesIntoParent(Vfs):
+    """A child that is its parent's tree under another name."""
+
+    def create(self, number: int, parents: Sequence[int], kind: Kind, *, size: int | None = None) -> None:
+        if not parents:
+            super().create(number, parents, kind, size=size)
+            return
+        (self.root / str(number)).mkdir()
+        (self.root / str(number) / "tree").symlink_to(self.root / str(parents[0]) / "tree")
+
+
+class ForgetsAttributes(Vfs):
+    """Copies with a tool that keeps no extended attributes, owners and hard links."""
+
+    def _clone(self, source: Path, target: Path) -> None:
+        subprocess.run(["cp", "-r", source, target], check=True)
+
+
+class LeavesThingsBehind(Vfs):
+    def remove(self, number: int) -> None:
+        tree = self.root / str(number) / "tree"
+        if tree.exists():
+            os.rename(tree, self.root / str(number) / "old")
+
+
+class MeasuresNothing(Vfs):
+    def usage(self, number: int, parents: Sequence[int]) -> Usage:
+        return Usage(0, 0)
+
+
+class DuplicatesByName(Vfs):
+    def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
+        (self.root / str(number)).symlink_to(self.root / str(source))
+
+
+class SeesNoDeletions(Vfs):
+    def changes(self, number: int, parents: Sequence[int]) -> Any:
+        real = super().changes(number, parents)
+
+        class Some:
+            def __enter__(self) -> Any:
+                return [change for change in real if change.kind != "D"]
+
+            def __exit__(self, *_exc: object) -> None:
+                real.close()
+
+        return Some()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [WritesIntoParent, ForgetsAttributes, LeavesThingsBehind, MeasuresNothing, DuplicatesByName, SeesNoDeletions],
+)
+def test_a_wrong_driver_does_not_pass(tmp_path: Path, wrong: type[Vfs]) -> None:
+    failed = []
+    for number, check in enumerate(suite.CHECKS):
+        root = tmp_path / f"driver{number}"
+        root.mkdir()
+        try:
+            check(bench(wrong(root), tmp_path / f"store{number}", tmp_path / f"scratch{number}"))
+        except AssertionError:
+            failed.append(suite.name_of(check))
+        except Exception:
+            failed.append(suite.name_of(check))
+    assert failed, f"{wrong.__name__} passes the suite"
+
+
+# ---- the same image everywhere -------------------------------------------------------------------
+
+
+def image(place: Path) -> Path:
+    """A layout with an image of three layers: whiteouts, an opaque directory, replaced types, odd owners."""
+    import fastlayer
+
+    trees = [place / f"tree{number}" for number in range(4)]
+    trees[0].mkdir()
+    trees[1].mkdir()
+    suite.base(trees[1])
+    for before, after in zip(trees[1:], trees[2:], strict=False):
+        fastlayer.clone(before, after)
+    suite.edit(trees[2])
+    fastlayer.clone(trees[2], place / "last")
+    (place / "last/etc/added").unlink()
+    (place / "last/deep").rename(place / "last/moved")
+    layout = Layout(place / "layout")
+    tars = []
+    for number, (a, b) in enumerate(((trees[0], trees[1]), (trees[1], trees[2]), (trees[2], place / "last"))):
+        tars.append(place / f"layer{number}.tar.gz")
+        fastlayer.diff(a, b, tars[-1])
+    layout.image_of_files("app:latest", tars)
+    return place / "last"
+
+
+def test_the_same_image_through_every_driver(file_systems: Callable[[str, Path], Path], tmp_path: Path) -> None:
+    """... and as umoci unpacks it."""
+    need_root()
+    tree = image(tmp_path)
+    wanted = dump(tree)
+    wanted["."].pop("mtime_ns")  # layers do not carry the root
+    for name, kind in PLACES:
+        place = file_systems(kind, tmp_path / f"{name}-{kind}") if kind != "tmpfs" else tmp_path / f"{name}-{kind}"
+        with open_store(place / "store", driver=name) as store:
+            load(store, tmp_path / "layout")
+            with temporary(store, Images(store).find("app")) as path:
+                found = dump(path)
+        found["."].pop("mtime_ns")
+        assert not difference(wanted, found), f"{name} on {kind}: {difference(wanted, found)}"
+    require("umoci")
+    subprocess.run(["umoci", "unpack", "--image", f"{tmp_path}/layout:app:latest", tmp_path / "bundle"], check=True)
+    theirs = dump(tmp_path / "bundle/rootfs")
+    theirs["."].pop("mtime_ns")
+    assert not difference(wanted, theirs), difference(wanted, theirs)
