@@ -17,7 +17,7 @@ from tests.uml_devicemapper.attaching import attached
 from tests.uml_devicemapper.conftest import EXT4
 from tests.uml_devicemapper.test_pool import content, sealed
 
-ROUNDS = int(os.environ.get("FASTLAYER_CRASHES", "15"))
+ROUNDS = int(os.environ.get("FASTLAYER_CRASHES", "10"))
 
 
 def thin_devices(driver: DeviceMapper) -> set[int]:
