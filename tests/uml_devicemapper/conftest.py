@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,29 +16,13 @@ from fastlayer.drivers.devicemapper.options import Options
 from fastlayer.errors import FastlayerError
 from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Leases
-from fastlayer.mounts.mount import Mount
 from fastlayer.snapshot.snapshotter import Snapshotter
-from fastlayer.testing import snapshotter_suite as suite
-from tests.uml_devicemapper.attaching import attached
 
 INSIDE = os.environ.get("FASTLAYER_UML") == "1"
 collect_ignore_glob = [] if INSIDE else ["test_*.py"]
 MIB = 1 << 20
 EXT4 = Options(data_size=256 * MIB, metadata_size=8 * MIB, base_size=64 * MIB)
 XFS = EXT4._replace(data_size=400 * MIB, base_size=320 * MIB, file_system="xfs")
-
-
-class Bench(suite.Bench):
-    """The suite's, with mounts of its own."""
-
-    _count = 0
-
-    @contextmanager
-    def mounted(self, mounts: list[Mount]) -> Iterator[Path]:
-        Bench._count += 1
-        (mount,) = mounts
-        with attached(mount, self.scratch / f"mounted-{Bench._count}") as path:
-            yield path
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from fastlayer.drivers.devicemapper import DeviceMapper
 from fastlayer.drivers.devicemapper.options import Options
 from fastlayer.testing import snapshotter_suite as suite
-from tests.uml_devicemapper.conftest import EXT4, XFS, Bench, snapshotter_of
+from tests.uml_devicemapper.conftest import EXT4, XFS, snapshotter_of
 
 LONG = {suite.check_a_long_chain, suite.check_many_at_once, suite.check_names}  # the file system makes no difference
 CASES = [
@@ -21,4 +21,4 @@ CASES = [
 
 @pytest.mark.parametrize("check,options", CASES)
 def test_conformance(check: Callable[[suite.Bench], None], options: Options, root: Path, scratch: Path) -> None:
-    check(Bench(snapshotter_of(DeviceMapper(root, options)), scratch))
+    check(suite.Bench(snapshotter_of(DeviceMapper(root, options)), scratch))

@@ -59,7 +59,7 @@ class DeviceMapper:
                 return
             self._pool.need_space(status)
             status = self._pool.with_base(status)
-            status, book = self._settled(status, parents[0]) if parents else (status, self._base())
+            book = self._settled(parents[0]) if parents else self._base()
             larger = self._larger(book.size, size)
             made = SnapshotBook(_device(number), larger or book.size, made_ns=time.time_ns())
             self._books.set_snapshot(number, made)
@@ -74,9 +74,7 @@ class DeviceMapper:
 
     def _make_view(self, number: int, parent: int) -> None:
         """A view is one more read-only device over the thin device of its parent: the pool does not notice."""
-        below = self._snapshot(parent)
-        if not below.sealed:
-            self._seal(parent, below)
+        below = self._settled(parent)
         self._books.set_snapshot(number, SnapshotBook(below.device, below.size, sealed=True, made_ns=time.time_ns()))
 
     def _larger(self, least: int, size: int | None) -> int | None:
@@ -90,12 +88,10 @@ class DeviceMapper:
         block = self._pool.options.block_size
         return -(-size // block) * block
 
-    def _settled(self, status: PoolStatus, number: int) -> tuple[PoolStatus, SnapshotBook]:
-        """A parent, sealed: the process that committed it may have been killed before it was."""
+    def _settled(self, number: int) -> SnapshotBook:
+        """A committed snapshot, sealed: the process that committed it may have been killed before it was."""
         book = self._snapshot(number)
-        if not book.sealed:
-            book = self._seal(number, book)
-        return status, book
+        return book if book.sealed else self._seal(number, book)
 
     def _snapshot(self, number: int) -> SnapshotBook:
         book = self._books.snapshot(number)
@@ -173,9 +169,7 @@ class DeviceMapper:
         """Makes the device usable. The tree is the directory ``rootfs`` of its file system."""
         writable = kind == "active"
         with self._pool.held():
-            book = self._snapshot(number)
-            if not writable and not book.sealed:
-                book = self._seal(number, book)
+            book = self._snapshot(number) if writable else self._settled(number)
             self._pool.activate(number, book, writable=writable)
         options = filesystem.mount_options(self._kind, readonly=not writable)
         return [Mount(self._kind, self._pool.path_of(number), options, subdirectory=ROOTFS)]

@@ -16,13 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastlayer import _backend
 from fastlayer.drivers.devicemapper.dmsetup import lock_descriptors
 from fastlayer.errors import DriverError, NoSpaceError, StorageError
 
 ROOTFS = "rootfs"
-_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # the same on all architectures but alpha
-_SET_FLAG, _SET_STRING, _CMD_CREATE = 0, 1, 6
-_CLOEXEC = 1
 _ATTR_RDONLY = 1
 _EXT4_RESIZE = 0x40086610  # EXT4_IOC_RESIZE_FS: u64 blocks
 _XFS_GROW = 0x4010586E  # XFS_IOC_FSGROWFSDATA: u64 blocks, u32 imaxpct
@@ -109,23 +107,19 @@ def looked_at(kind: str, device: str) -> Iterator[Path]:
 
 
 def _mount(kind: str, device: str, options: Sequence[str], attributes: int) -> int:
-    context = _call(device, _FSOPEN, kind.encode(), _CLOEXEC)
+    """The descriptor of a mount that is attached nowhere."""
+    api = _backend.engine().mountapi
     try:
-        _call(device, _FSCONFIG, context, _SET_STRING, b"source", os.fsencode(device), 0)
-        for option in options:
-            _call(device, _FSCONFIG, context, _SET_FLAG, option.encode(), None, 0)
-        _call(device, _FSCONFIG, context, _CMD_CREATE, None, None, 0)
-        return _call(device, _FSMOUNT, context, _CLOEXEC, attributes)
-    finally:
-        os.close(context)
-
-
-def _call(device: str, number: int, *arguments: bytes | int | None) -> int:
-    converted = [ctypes.c_long(value) if isinstance(value, int) else ctypes.c_char_p(value) for value in arguments]
-    found = int(_libc.syscall(ctypes.c_long(number), *converted))
-    if found < 0:
-        raise StorageError(ctypes.get_errno(), "mount", device)
-    return found
+        context = api.open_fs(kind.encode())
+        try:
+            parameters = [(option.encode(), None) for option in options]
+            api.set_parameters(context, [(b"source", os.fsencode(device)), *parameters])
+            return int(api.create_mount(context, attributes))
+        finally:
+            os.close(context)
+    except StorageError as exc:
+        exc.filename = device
+        raise
 
 
 def _sync(fd: int, device: str) -> None:
