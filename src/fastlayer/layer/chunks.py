@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
 from fastlayer.errors import OperandError, StorageError, UsageError, show_path
+from fastlayer.layer.reading import open_quietly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +117,7 @@ def _keyed(source: Any, sizes: tuple[int, int, int]) -> Iterator[tuple[int, byte
         yield from _keys_of(_readable(source, f"descriptor {source}"), sizes)
     elif isinstance(source, (str, os.PathLike)):
         try:
-            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_quietly(source, os.O_NONBLOCK)
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else str(exc)
             raise OperandError(f"{show_path(os.fspath(source))}: {reason}: give a file that can be read") from exc

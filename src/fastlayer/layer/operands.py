@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fastlayer import _backend
 from fastlayer.errors import OperandError, UsageError, show_path
 from fastlayer.layer.progress import Reporter
+from fastlayer.layer.reading import open_quietly
 
 if TYPE_CHECKING:
     from fastlayer.layer.index import TreeIndex
@@ -160,7 +161,7 @@ def _starts_like_index(value: Any, name: str) -> bool:
     from fastlayer.layer.index_format import MAGIC
 
     try:
-        fd = os.dup(value) if isinstance(value, int) else os.open(value, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.dup(value) if isinstance(value, int) else open_quietly(value)
         try:
             return bool(os.pread(fd, len(MAGIC), 0) == MAGIC)
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlayer.errors import OperandError, StorageError, show_path
+from fastlayer.layer.reading import open_quietly
 
 _POLL_MILLISECONDS = 200  # how long a reader of a silent pipe takes to notice that the job stopped
 
@@ -92,7 +93,7 @@ class Source:
 
 def _open(path: Any, name: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        return open_quietly(path)
     except OSError as exc:
         raise OperandError(f"{name}: {exc.strerror}: give a layer file that can be read") from exc
     except ValueError as exc:

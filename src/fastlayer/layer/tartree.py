@@ -29,6 +29,7 @@ from fastlayer.errors import (
 )
 from fastlayer.layer.expand import MAX_RATIO, Expansion
 from fastlayer.layer.progress import Reporter
+from fastlayer.layer.reading import open_quietly
 from fastlayer.layer.source import Source, is_stream
 
 _WHITEOUT = b".wh."
@@ -370,7 +371,7 @@ def _can_be_read_again(value: Any) -> bool:
 
 
 def _reopen(value: Any) -> int:
-    return os.open(value, os.O_RDONLY | os.O_CLOEXEC)
+    return open_quietly(value)
 
 
 def _respool(values: Sequence[Any], size: int, report: Reporter, jobs: int) -> int:
