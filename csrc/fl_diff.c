@@ -256,6 +256,17 @@ static bool is_proven(const struct fl_diff *d, const struct fl_entry *a,
     return ctime_proves(d, a, b);
 }
 
+/* Of an inode that a table knows, another ctime says that somebody was there. Without reading it may hold anything. */
+static bool was_touched(const struct fl_diff *d, const struct fl_entry *a,
+                        const struct fl_entry *b)
+{
+    if (d->options.compare != FL_DIFF_METADATA || !S_ISREG(b->mode) || b->size == 0 ||
+        (is_live(&d->a) && is_live(&d->b)) || ((a->flags | b->flags) & FL_ENTRY_NO_CTIME))
+        return false;
+    return a->ino == b->ino && a->ino != 0 && a->dev == b->dev &&
+           (a->ctime_sec != b->ctime_sec || a->ctime_nsec != b->ctime_nsec);
+}
+
 static bool wants_content(const struct fl_diff *d, const struct fl_entry *a,
                           const struct fl_entry *b, uint32_t what)
 {
@@ -277,6 +288,7 @@ static int compare_keys(struct fl_diff *d, uint32_t what, struct fl_error *err)
     }
     if ((is_live(&d->a) && b_key != NULL) || (is_live(&d->b) && a_key != NULL))
         return conclude_unverified(d, what, err);
+    d->assumed++;
     return conclude_equal_type(d, what | FL_WHAT_CONTENT, err);
 }
 
@@ -292,6 +304,8 @@ static int take_both(struct fl_diff *d, struct fl_error *err)
         return conclude(d, a, FL_KIND_MODIFY, FL_WHAT_TYPE, err) < 0 ? -1 : 1;
     }
     what = fl_compare_metadata(a, d->a.batch.heap, b, d->b.batch.heap);
+    if (what == 0 && was_touched(d, a, b))
+        what = FL_WHAT_CONTENT;
     if (!wants_content(d, a, b, what))
         return conclude_equal_type(d, what, err) < 0 ? -1 : 1;
     if (!is_live(&d->a) || !is_live(&d->b))

@@ -118,6 +118,7 @@ class Differ(Protocol):
 
     entries: int  # entries seen so far, both sides
     bytes_compared: int
+    assumed: int  # files called different because no key and no ctime can tell (not of an UpperDiffer)
 
     def step(self) -> bool:
         """Does a batch; True while there is more to do."""

@@ -58,6 +58,7 @@ class Differ:
         check_policies(compare, xattrs)
         self.entries = 0
         self.bytes_compared = 0
+        self.assumed = 0
         self._a, self._b = a, b
         self._compare, self._details = compare, details
         self._changes: list[Change] = []
@@ -142,24 +143,35 @@ class Differ:
         if a.size != b.size:
             change.what |= CONTENT
             return
+        if a.size != 0 and change.what == 0 and self._touched(a, b):
+            change.what = CONTENT
         if a.size == 0 or not self._content_wanted(change.what) or self._proven(a, b):
             return
         if a.place is not None and b.place is not None:
             if not self._same_bytes(a.place, b.place):
                 change.what |= CONTENT
-        elif a.place is None and b.place is None:
-            if a.key is None or a.key != b.key:
+        elif a.key is not None and b.key is not None:
+            if a.key != b.key:
                 change.what |= CONTENT
-        elif (key := a.key or b.key) is None:
-            change.what |= CONTENT
-        else:
+        elif (a.place is None) != (b.place is None) and (key := a.key or b.key) is not None:
             change.flags |= ROW_VERIFY
             self._verify[len(self._changes)] = (b.path, key)
+        else:
+            self.assumed += 1
+            change.what |= CONTENT
 
     def _content_wanted(self, what: int) -> bool:
         if self._compare == "metadata":
             return False
         return what == 0 or self._details
+
+    def _touched(self, a: Entry, b: Entry) -> bool:
+        """An inode that a table knows has another ctime: without reading it may hold anything."""
+        if self._compare != "metadata" or (a.place is not None and b.place is not None):
+            return False
+        if (a.flags | b.flags) & FLAG_NO_CTIME:
+            return False
+        return a.inode == b.inode and a.ino != 0 and a.ctime_ns != b.ctime_ns
 
     def _proven(self, a: Entry, b: Entry) -> bool:
         """Equal without reading: one file seen twice or, against an index, unchanged since it was indexed."""

@@ -161,6 +161,7 @@ cdef extern from "fl_diff.h" nogil:
         fl_changes table
         uint32_t settled
         uint64_t entries
+        uint64_t assumed
         fl_content content
     int fl_diff_init(fl_diff *d, const fl_diff_options *options, fl_error *err)
     void fl_diff_free(fl_diff *d)

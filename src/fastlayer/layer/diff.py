@@ -309,7 +309,7 @@ def diff(
         )
         directory = left.directory if left.directory is not None else right.directory
         table = _run(differ, directory, threads, report)
-        changes = Changes(table, left, right, _warnings(table, opened, compare))
+        changes = Changes(table, left, right, _warnings(table, differ.assumed))
     except BaseException:
         for operand in opened:
             operand.close()
@@ -377,7 +377,7 @@ def diff_upper(
             top.side, [bottom.side for bottom in bottoms], compare=compare, xattrs=xattrs, details=output is None
         )
         table = _run(differ, top.directory, threads, report)
-        changes = Changes(table, bottoms[0], top, _warnings(table, [], compare), bottoms)
+        changes = Changes(table, bottoms[0], top, _warnings(table, 0), bottoms)
     except BaseException:
         for operand in opened:
             operand.close()
@@ -431,19 +431,16 @@ def _run(differ: _backend.Differ, directory: int | None, jobs: int, report: Repo
     return differ.finish()
 
 
-def _warnings(table: _backend.ChangeTable, operands: Sequence[Operand], compare: str) -> list[str]:
+def _warnings(table: _backend.ChangeTable, assumed: int) -> list[str]:
     found = []
     if table.skipped_sockets:
         found.append(f"{_many(table.skipped_sockets, 'socket')} skipped: a layer cannot hold sockets")
     if table.dropped_xattrs:
         found.append(f"{_many(table.dropped_xattrs, 'extended attribute')} left out by the xattr policy")
-    if compare != "metadata":
-        for operand in operands:
-            if operand.keys_missing:
-                found.append(
-                    f"{operand.name}: {_many(operand.keys_missing, 'file')} without a content key: "
-                    "counted as changed unless proved equal; index with content to avoid that"
-                )
+    if assumed:
+        found.append(
+            f"{_many(assumed, 'file')} counted as changed without proof: an index made with content would know"
+        )
     return found
 
 

@@ -45,7 +45,6 @@ class Operand:
         directory: int | None = None,
         contents: Callable[[], int | None] = lambda: None,
         xattrs: str | None = None,
-        keys_missing: int = 0,
         closer: Callable[[], object] | None = None,
     ) -> None:
         self.name = name
@@ -53,7 +52,6 @@ class Operand:
         self.directory = directory
         self.contents = contents
         self.xattrs = xattrs  # what an index has kept; None when the operand is no index
-        self.keys_missing = keys_missing
         self._closer = closer
 
     def close(self) -> None:
@@ -175,7 +173,7 @@ def _of_index(index: TreeIndex, contents: bool) -> Operand:
         raise OperandError(
             f"{index.name}: a saved index has no file contents: as B of a layer give the directory or layer tars"
         )
-    return Operand(index.name, index.columns, xattrs=index.meta.xattrs, keys_missing=index.keys_missing)
+    return Operand(index.name, index.columns, xattrs=index.meta.xattrs)
 
 
 def _of_layers(values: list[Any], contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
