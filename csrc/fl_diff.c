@@ -32,12 +32,20 @@ static const uint8_t *own_key(const struct fl_diff_side *s)
     return c != NULL && S_ISREG(entry_of(s)->mode) ? fl_table_key(c, number_of(s)) : NULL;
 }
 
-/* Where the bytes of a regular file are when B is a tar. 0 when they are at its path. */
+/* Where the bytes of a regular file are when B is a tar, or how to see that they are still those that were listed.
+ * Returns its length, 0 for none. */
 static uint32_t make_aux(const struct fl_diff_side *s, uint8_t aux[AUX_LEN])
 {
     const struct fl_columns *c = s->operand.columns;
+    const struct fl_entry *e = entry_of(s);
 
-    if (c == NULL || c->data_off == NULL || !S_ISREG(entry_of(s)->mode))
+    if (!S_ISREG(e->mode))
+        return 0;
+    if (c == NULL && e->size != 0) {
+        fl_aux_ctime(aux, e->ctime_sec, e->ctime_nsec);
+        return FL_AUX_CTIME_LEN;
+    }
+    if (c == NULL || c->data_off == NULL)
         return 0;
     aux[0] = 'O';
     aux[1] = 0;

@@ -93,16 +93,20 @@ static int add_deletion(struct fl_upper *u, struct fl_error *err)
     return note_dropped(u, 0, err);
 }
 
-/* Where the bytes are when the upperdir has not got them; scratch: overlay's. */
+/* Where the bytes are when the upperdir has not got them, else how to see that they are still those that were listed;
+ * scratch: overlay's. */
 static int make_aux(struct fl_upper *u, struct fl_buf *aux, struct fl_error *err)
 {
     const struct fl_overlay_node *n = &u->b.node;
-    uint8_t head[2] = {'P', (uint8_t)n->data_layer};
+    uint8_t head[2] = {'P', (uint8_t)n->data_layer}, ctime[FL_AUX_CTIME_LEN];
 
     aux->len = 0;
-    if (!S_ISREG(n->st.st_mode) || n->st.st_size == 0 ||
-        n->data_layer == FL_OVERLAY_UPPER)
+    if (!S_ISREG(n->st.st_mode) || n->st.st_size == 0)
         return 0;
+    if (n->data_layer == FL_OVERLAY_UPPER) {
+        fl_aux_ctime(ctime, n->st.st_ctim.tv_sec, n->st.st_ctim.tv_nsec);
+        return fl_buf_add(aux, ctime, sizeof(ctime), NULL, err);
+    }
     if (n->data_layer > MAX_AUX_LAYER)
         return fl_error_set(err, FL_ERR_LIMIT, u->path.data, u->path.len,
                             "its bytes are in lower directory %u; at most %u are supported",

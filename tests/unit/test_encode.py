@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -492,6 +493,15 @@ def rewrite(path: Path) -> None:
     os.rename(other, path)
 
 
+def edit(path: Path) -> None:
+    """Same size, time and inode: only ctime tells."""
+    status = os.stat(path)
+    time.sleep(0.03)  # beyond the tick of the clock that ctimes are taken from
+    with open(path, "r+b") as file:
+        file.write(b"edited")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def remove(path: Path) -> None:
     path.unlink()
 
@@ -511,7 +521,9 @@ def parent_to_symlink(path: Path) -> None:
     path.parent.symlink_to("moved")
 
 
-@pytest.mark.parametrize("change", [truncate, extend, touch, rewrite, remove, to_symlink, to_fifo, parent_to_symlink])
+@pytest.mark.parametrize(
+    "change", [truncate, extend, touch, edit, rewrite, remove, to_symlink, to_fifo, parent_to_symlink]
+)
 def test_file_changed_between_listing_and_reading(engine: _backend.Engine, tree: Path, change: Any) -> None:
     (tree / "d").mkdir()
     (tree / "d" / "a").write_bytes(b"x" * 5000)
@@ -523,7 +535,7 @@ def test_file_changed_between_listing_and_reading(engine: _backend.Engine, tree:
             pull(engine.encode.Encoder(found, [fd]))
 
 
-@pytest.mark.parametrize("change", [truncate, extend, touch])
+@pytest.mark.parametrize("change", [truncate, extend, touch, edit])
 def test_file_changed_while_it_is_read(engine: _backend.Engine, tree: Path, change: Any) -> None:
     (tree / "file").write_bytes(b"x" * 500_000)
     settle(tree)

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from fastlayer import _backend
-from fastlayer.errors import FastlayerError, UsageError
+from fastlayer.errors import FastlayerError, FileChangedError, UsageError
 from tests.conftest import needs_root
 
 pytestmark = needs_root  # char 0:0 and trusted.overlay.*
@@ -429,6 +430,26 @@ def test_broken_link_of_an_equal_file_is_no_change(engine: _backend.Engine, laye
     os.link(layers.lower / "a", layers.lower / "b")
     put(layers.upper, "a")
     assert layers.changes(engine) == []
+
+
+# ---- changes while a layer is made
+
+
+@pytest.mark.parametrize("where", ["before", "while"])
+def test_an_edit_that_only_ctime_shows(engine: _backend.Engine, layers: Layers, where: str) -> None:
+    path = put(layers.upper, "f", b"x" * 300_000)
+    found = layers.table(engine)
+    time.sleep(0.03)
+    with layers.opened() as (upper, lowers):
+        encoder = engine.encode.Encoder(found, [upper, *lowers])
+        if where == "while":
+            encoder.readinto(bytearray(100_000))
+        with open(path, "r+b") as file:
+            file.write(b"edited")
+        os.utime(path, ns=(TIME, TIME))
+        with pytest.raises(FileChangedError, match="f: changed"):
+            while encoder.readinto(bytearray(1 << 20)):
+                pass
 
 
 # ---- misuse

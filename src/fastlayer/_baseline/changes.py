@@ -29,6 +29,7 @@ from fastlayer._baseline.table import (
     Change,
     ChangeTable,
     Row,
+    ctime_aux,
 )
 from fastlayer._baseline.tree import FLAG_NO_CTIME, READ_SIZE, Entry, open_bytes, parent_of, walk, walk_columns
 from fastlayer.errors import StorageError, UsageError
@@ -117,10 +118,13 @@ class Differ:
         self._links.add(a, change)
 
     def point_at_bytes(self, change: Change) -> None:
-        """Where the encoder finds the bytes of a file that is not simply its path in tree B."""
+        """Where the encoder finds the bytes of a file, or how it sees that they are still those that were listed."""
         if change.entry.data_off is not None:
             change.flags |= ROW_AUX
             change.aux = _AUX_OFFSET.pack(b"O", 0, change.entry.data_off)
+        elif change.entry.place is not None and change.entry.size:
+            change.flags |= ROW_AUX
+            change.aux = ctime_aux(change.entry)
         if change.entry.key is not None:
             change.flags |= ROW_KEY
 

@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from fastlayer._baseline.changes import Differ, Pair
-from fastlayer._baseline.table import ROW_AUX, Change
+from fastlayer._baseline.table import ROW_AUX, Change, ctime_aux
 from fastlayer._baseline.tree import (
     Entry,
     Xattrs,
@@ -206,8 +206,12 @@ class UpperDiffer(Differ):
     def point_at_bytes(self, change: Change) -> None:
         assert change.entry.place is not None
         root, path = change.entry.place
-        if change.entry.size and root != self._layers[UPPER]:
-            change.flags |= ROW_AUX
+        if not change.entry.size:
+            return
+        change.flags |= ROW_AUX
+        if root == self._layers[UPPER]:
+            change.aux = ctime_aux(change.entry)
+        else:
             change.aux = b"P" + bytes([self._layers.index(root)]) + path
 
     def _upper_pairs(self) -> Iterator[Pair]:
