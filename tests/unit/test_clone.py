@@ -110,7 +110,7 @@ def test_holes_stay_holes(engine: _backend.Engine, src: Path, tmp_path: Path) ->
 
 @needs_root
 def test_holes_are_neither_shared_nor_copied(engine: _backend.Engine, real_fs: Path, tmp_path: Path) -> None:
-    """On reflink file systems, on others, and with room reserved beyond the end, which hides the holes from st_blocks."""
+    """With and without reflinks, and with room reserved beyond the end, which hides the holes from st_blocks."""
     src = real_fs / f"holes-{engine.name}"
     src.mkdir()
     for name, size, reserved in (("sparse", 100 * MIB, 0), ("reserved", MIB, 2 * MIB), ("empty", MIB, 2 * MIB)):

@@ -14,7 +14,14 @@ import pytest
 
 import fastlayer
 from fastlayer._backend import Engine
-from fastlayer.errors import FileChangedError, IndexFormatError, LayerFormatError, OperandError, StorageError, UsageError
+from fastlayer.errors import (
+    FileChangedError,
+    IndexFormatError,
+    LayerFormatError,
+    OperandError,
+    StorageError,
+    UsageError,
+)
 from fastlayer.layer import index_format
 from fastlayer.layer.index_format import COLUMNS, HEADER_SIZE
 

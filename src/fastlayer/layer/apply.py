@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import DigestMismatchError, LayerError, UsageError
+from fastlayer.layer.arguments import CALLBACK, DIGESTS, DIRECTORY, FLAG, ID_MAP, LIMITS, NUMBER, check
 from fastlayer.layer.expand import MAX_RATIO, Expansion
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
-from fastlayer.layer.source import Source, is_stream
+from fastlayer.layer.source import Source, check_sources, is_stream
 from fastlayer.layer.target import Target
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_media_type
+
+if TYPE_CHECKING:
+    from fastlayer.layer import types
 
 Format = Literal["dir", "overlay", "overlay-userxattr", "aufs"]
 Durability = Literal["none", "syncfs", "fsync"]
@@ -88,8 +92,8 @@ class ApplyStats(NamedTuple):
 
 
 def apply(
-    layers: Any,
-    target: Any,
+    layers: types.LayerSource | Sequence[types.LayerSource],
+    target: types.Directory,
     *,
     format: Format = "dir",
     digest: str | Sequence[str | None] | None = None,
@@ -114,7 +118,19 @@ def apply(
     ``(inside, outside, count)`` ranges. ``ignore_chown``: owners that may not be set are left. ``durability``: what has
     reached the disk at return: nothing in particular, the whole file system (``syncfs``), or each file (``fsync``).
     """
+    check(
+        target=(target, DIRECTORY),
+        digest=(digest, DIGESTS),
+        diff_id=(diff_id, DIGESTS),
+        uid_map=(uid_map, ID_MAP),
+        gid_map=(gid_map, ID_MAP),
+        ignore_chown=(ignore_chown, FLAG),
+        jobs=(jobs, NUMBER),
+        limits=(limits, LIMITS),
+        progress=(progress, CALLBACK),
+    )
     sources = _as_list(layers)
+    check_sources(sources)
     wanted = list(zip(_expected("digest", digest, sources), _expected("diff_id", diff_id, sources), strict=True))
     _check(format, durability, jobs)
     _check_limits(limits)
@@ -202,7 +218,7 @@ def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...]
     """Ranges that may be used: non-empty, within 32 bits (2^32-1 means "no id"), inside ids not named twice."""
     if not ranges:
         return None
-    checked = sorted((int(inside), int(outside), int(count)) for inside, outside, count in ranges)
+    checked = sorted((inside, outside, count) for inside, outside, count in ranges)
     end = 0
     for inside, outside, count in checked:
         if count < 1 or min(inside, outside) < 0 or max(inside, outside) + count - 1 > _MAX_ID:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
 from fastlayer.errors import OperandError, StorageError, UsageError, show_path
+from fastlayer.layer.arguments import INTEGER, check, is_int
 from fastlayer.layer.reading import open_quietly
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from fastlayer.layer import types
 
     ChunkTable = np.ndarray[tuple[int], np.dtype[np.void]]
 
@@ -21,7 +24,9 @@ _BLOCK = 1 << 20
 _SIZES = (16384, 65536, 262144)
 
 
-def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_size: int = 262144) -> ChunkTable:
+def chunks(
+    source: types.ChunkSource, *, min_size: int = 16384, avg_size: int = 65536, max_size: int = 262144
+) -> ChunkTable:
     """The chunks of a path, a descriptor (from offset 0) or a bytes-like object, as a table without gaps.
 
     Returns an array with one row per chunk, ``[("offset", "<u8"), ("length", "<u4"), ("blake3", "u1", (32,))]``. Every
@@ -33,6 +38,7 @@ def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_siz
     """
     import numpy as np
 
+    check(min_size=(min_size, INTEGER), avg_size=(avg_size, INTEGER), max_size=(max_size, INTEGER))
     if not (64 <= min_size <= avg_size <= max_size <= 1 << 31 and avg_size >= 256):
         raise UsageError("chunk sizes need 64 <= min <= avg <= max <= 2^31, avg >= 256")
     offsets: list[int] = [0]
@@ -113,7 +119,7 @@ def _keyed_region(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 def _keyed(source: Any, sizes: tuple[int, int, int]) -> Iterator[tuple[int, bytes]]:
     """(offset behind the chunk, its blake3) of every chunk of what a caller may pass."""
-    if isinstance(source, int):
+    if is_int(source):
         yield from _keys_of(_readable(source, f"descriptor {source}"), sizes)
     elif isinstance(source, (str, os.PathLike)):
         try:

@@ -6,15 +6,19 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import OperandError, StorageError, UnsafeEntryError, UsageError, show_path
 from fastlayer.layer import libc
+from fastlayer.layer.arguments import CALLBACK, DIRECTORY, PATH, WORKDIR, check
 from fastlayer.layer.mounts import same_mount
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.progress import ProgressCallback, Reporter
 from fastlayer.layer.target import empty, is_named
+
+if TYPE_CHECKING:
+    from fastlayer.layer import types
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_NAMES = (b"", b".", b"..")  # ways to a directory that nothing can be renamed to
@@ -34,7 +38,7 @@ class CloneStats(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def clone(src: Any, dst: Any, *, progress: ProgressCallback | None = None) -> CloneStats:
+def clone(src: types.Directory, dst: types.Directory, *, progress: ProgressCallback | None = None) -> CloneStats:
     """Copies the tree ``src`` exactly: owner, mode, xattrs, ACLs, times, hard links, holes, devices, fifos.
 
     ``src``: a path or descriptor of a directory. ``dst``: a name that is free, an empty directory, or the descriptor of
@@ -45,6 +49,7 @@ def clone(src: Any, dst: Any, *, progress: ProgressCallback | None = None) -> Cl
     Raises ``OperandError`` for what cannot be used, ``StorageError`` when the system refuses, ``FileChangedError`` when
     a file changes while it is copied.
     """
+    check(src=(src, DIRECTORY), dst=(dst, DIRECTORY), progress=(progress, CALLBACK))
     report = Reporter(progress)
     check_descriptors(src, dst)
     source = _open(src)
@@ -59,7 +64,9 @@ def clone(src: Any, dst: Any, *, progress: ProgressCallback | None = None) -> Cl
     return _stats(counts)
 
 
-def copy_up(lower: Any, upper: Any, path: Any, *, workdir: Any = None) -> CloneStats:
+def copy_up(
+    lower: types.Directory, upper: types.Directory, path: types.Path, *, workdir: types.Directory | None = None
+) -> CloneStats:
     """Copies one path of the directory ``lower`` to the directory ``upper`` as overlayfs does before the first write.
 
     The object is completed in ``workdir`` (a path or descriptor on the file system of ``upper``; by default a directory
@@ -69,6 +76,7 @@ def copy_up(lower: Any, upper: Any, path: Any, *, workdir: Any = None) -> CloneS
     Raises ``UnsafeEntryError`` for ``..`` and for symbolic links as parents, ``StorageError`` (ENOENT) when the path
     is not there or a whiteout or an opaque directory of ``upper`` hides it.
     """
+    check(lower=(lower, DIRECTORY), upper=(upper, DIRECTORY), path=(path, PATH), workdir=(workdir, WORKDIR))
     name = os.fsencode(path).strip(b"/")
     if b"\0" in name:
         raise UsageError("a path cannot contain a NUL byte")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from fastlayer import _backend
 from fastlayer._backend import Compare, Row, XattrPolicy
 from fastlayer.errors import UsageError
+from fastlayer.layer.arguments import CALLBACK, DIRECTORIES, DIRECTORY, NAME, NUMBER, check
 from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, of_directory, open_operand
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
@@ -18,6 +19,7 @@ from fastlayer.layer.progress import ProgressCallback, Reporter
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastlayer.layer import types
     from fastlayer.layer.stat import DiffStat
     from fastlayer.layer.writer import Layer
 
@@ -166,7 +168,7 @@ class Changes:
 
     def write(
         self,
-        output: Any,
+        output: types.Output,
         *,
         compression: str | None = None,
         level: int | None = None,
@@ -186,8 +188,7 @@ class Changes:
         from fastlayer.layer.writer import write_layer
 
         self._need_operands()
-        if source_date_epoch is not None and abs(source_date_epoch) > _MAX_SECONDS:
-            raise UsageError(f"source_date_epoch={source_date_epoch} is no time: give seconds since 1970")
+        _check_writing(compression, level, source_date_epoch, jobs, progress)
         if compression is None:
             compression = codecs.by_name(output) if isinstance(output, (str, bytes, os.PathLike)) else "none"
         codec = codecs.codec(compression, level)
@@ -244,8 +245,8 @@ class Changes:
 
 @overload
 def diff(
-    a: Any,
-    b: Any,
+    a: types.Operand,
+    b: types.Operand,
     output: None = None,
     *,
     compare: Compare = "auto",
@@ -258,9 +259,9 @@ def diff(
 ) -> Changes: ...
 @overload
 def diff(
-    a: Any,
-    b: Any,
-    output: Any,
+    a: types.Operand,
+    b: types.Operand,
+    output: types.Output,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
@@ -271,9 +272,9 @@ def diff(
     progress: ProgressCallback | None = None,
 ) -> Layer: ...
 def diff(
-    a: Any,
-    b: Any,
-    output: Any = None,
+    a: types.Operand,
+    b: types.Operand,
+    output: types.Output | None = None,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
@@ -292,7 +293,8 @@ def diff(
     equal-looking files; ``auto`` reads those it cannot prove equal more cheaply. ``xattrs``: ``all``, ``docker`` (only
     security.capability) or ``none``. ``jobs``: threads for each kind of work, never visible in the result.
     """
-    _check(compare, xattrs, jobs)
+    _check(compare, xattrs)
+    _check_writing(compression, level, source_date_epoch, jobs, progress)
     report, threads = Reporter(progress), default_jobs(jobs)
     check_descriptors(a, b)
     opened: list[Operand] = []
@@ -319,8 +321,8 @@ def diff(
 
 @overload
 def diff_upper(
-    upper: Any,
-    lowers: Any,
+    upper: types.Directory,
+    lowers: types.Directory | Sequence[types.Directory],
     output: None = None,
     *,
     compare: Compare = "auto",
@@ -333,9 +335,9 @@ def diff_upper(
 ) -> Changes: ...
 @overload
 def diff_upper(
-    upper: Any,
-    lowers: Any,
-    output: Any,
+    upper: types.Directory,
+    lowers: types.Directory | Sequence[types.Directory],
+    output: types.Output,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
@@ -346,9 +348,9 @@ def diff_upper(
     progress: ProgressCallback | None = None,
 ) -> Layer: ...
 def diff_upper(
-    upper: Any,
-    lowers: Any,
-    output: Any = None,
+    upper: types.Directory,
+    lowers: types.Directory | Sequence[types.Directory],
+    output: types.Output | None = None,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
@@ -362,8 +364,10 @@ def diff_upper(
 
     ``lowers``: a directory or a sequence of them, top first, as in overlayfs' ``lowerdir=``. The rest as in ``diff``.
     """
-    _check(compare, xattrs, jobs)
+    _check(compare, xattrs)
+    _check_writing(compression, level, source_date_epoch, jobs, progress)
     report, threads = Reporter(progress), default_jobs(jobs)
+    check(upper=(upper, DIRECTORY), lowers=(lowers, DIRECTORIES))
     below = list(lowers) if isinstance(lowers, Sequence) and not isinstance(lowers, (str, bytes)) else [lowers]
     if not below:
         raise UsageError("an upper directory needs at least one lower directory")
@@ -387,7 +391,7 @@ def diff_upper(
 
 def _deliver(
     changes: Changes,
-    output: Any,
+    output: types.Output | None,
     compression: str | None,
     level: int | None,
     source_date_epoch: int | None,
@@ -407,11 +411,29 @@ def _deliver(
         )
 
 
-def _check(compare: str, xattrs: str, jobs: int | None) -> None:
+def _check(compare: str, xattrs: str) -> None:
     if compare not in ("auto", "metadata", "content"):
         raise UsageError(f"compare={compare!r} is unknown: use auto, metadata or content")
     if xattrs not in ("all", "docker", "none"):
         raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
+
+
+def _check_writing(
+    compression: str | None,
+    level: int | None,
+    source_date_epoch: int | None,
+    jobs: int | None,
+    progress: ProgressCallback | None,
+) -> None:
+    check(
+        compression=(compression, NAME),
+        level=(level, NUMBER),
+        source_date_epoch=(source_date_epoch, NUMBER),
+        jobs=(jobs, NUMBER),
+        progress=(progress, CALLBACK),
+    )
+    if source_date_epoch is not None and abs(source_date_epoch) > _MAX_SECONDS:
+        raise UsageError(f"source_date_epoch={source_date_epoch} is no time: give seconds since 1970")
     if jobs is not None and jobs < 1:
         raise UsageError("jobs must be at least 1")
 

@@ -14,6 +14,7 @@ from fastlayer import _backend
 from fastlayer._backend import XattrPolicy
 from fastlayer.errors import StorageError, UsageError
 from fastlayer.layer import index_format
+from fastlayer.layer.arguments import CALLBACK, DIRECTORY, FLAG, check
 from fastlayer.layer.index_format import COLUMNS, HEADER_SIZE, POLICIES, Meta, aligned
 from fastlayer.layer.operands import of_directory
 from fastlayer.layer.output import Output, refuse_inside
@@ -23,6 +24,8 @@ from fastlayer.layer.source import Source
 
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+    from fastlayer.layer import types
 
 _RACY_SLACK_NS = 20_000_000  # ctimes are taken from a clock that ticks every 1 to 10 ms
 _HAS_KEY = 1  # csrc/fl_entry.h
@@ -76,8 +79,9 @@ class TreeIndex:
         )
 
     @classmethod
-    def open(cls, path: Any) -> TreeIndex:
+    def open(cls, path: types.Path | int) -> TreeIndex:
         """Opens a saved index. Raises ``OperandError``, ``IndexFormatError``."""
+        check(path=(path, DIRECTORY))
         name = Source.describe(path)
         file, _ = index_format.open_index(path, name)
         return cls(file, name)
@@ -114,8 +118,8 @@ class TreeIndex:
 
 
 def index(
-    path: Any,
-    output: Any = None,
+    path: types.Directory,
+    output: types.Path | int | None = None,
     *,
     content: bool = True,
     xattrs: XattrPolicy = "all",
@@ -129,6 +133,7 @@ def index(
 
     Raises ``FileChangedError`` when the tree changes meanwhile, ``StorageError``, ``OperandError``.
     """
+    check(path=(path, DIRECTORY), content=(content, FLAG), progress=(progress, CALLBACK))
     if xattrs not in POLICIES:
         raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
     if output is not None and not isinstance(output, (int, str, bytes, os.PathLike)):

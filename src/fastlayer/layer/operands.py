@@ -177,7 +177,9 @@ def _of_index(index: TreeIndex, contents: bool) -> Operand:
 
 
 def _of_layers(values: list[Any], contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
+    from fastlayer.layer.source import check_sources
     from fastlayer.layer.tartree import read_stack
 
+    check_sources(values)
     tree = read_stack(values, contents=contents, keys=keys, report=report, jobs=jobs)
     return Operand(tree.name, tree.columns, contents=tree.contents, closer=tree.close)

@@ -6,10 +6,11 @@ import io
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastlayer.errors import OperandError, StorageError, show_path
+from fastlayer.layer.arguments import is_int
 from fastlayer.layer.reading import open_quietly
 
 _POLL_MILLISECONDS = 200  # how long a reader of a silent pipe takes to notice that the job stopped
@@ -28,15 +29,14 @@ class Source:
         self._owned = False
         self._file: Any = None
         self._waits = False
+        check_sources([value])
         if isinstance(value, int):
             self._fd = value
         elif isinstance(value, (str, bytes, os.PathLike)):
             self._fd = _open(value, self.name)
             self._owned = True
-        elif is_stream(value):
-            self._file = value
         else:
-            raise OperandError(f"{self.name}: not a layer: give a path, a descriptor or a binary file")
+            self._file = value
         if self._fd >= 0:
             self._examine()
 
@@ -108,6 +108,14 @@ def _read_file(file: Any, buffer: Any) -> int:
     data = file.read(len(buffer))
     buffer[: len(data)] = data
     return len(data)
+
+
+def check_sources(values: Iterable[Any]) -> None:
+    """Raises ``OperandError`` for what cannot be a layer."""
+    for value in values:
+        if not (is_int(value) or isinstance(value, (str, bytes, os.PathLike)) or is_stream(value)):
+            name = Source.describe(value) if not isinstance(value, bool) else str(value)
+            raise OperandError(f"{name}: not a layer: give a path, a descriptor or a binary file")
 
 
 def is_stream(value: Any) -> bool:
