@@ -468,7 +468,8 @@ int fl_overlay_lookup(struct fl_overlay *o, struct fl_overlay_dir *dir,
         search_layers(&s, dir, below, err) < 0)
         return -1;
     if (s.metacopy)
-        return fl_error_os(err, EIO, "metacopy without data", name, strlen(name));
+        return fl_error_set(err, FL_ERR_UNSAFE, name, strlen(name),
+                            "metacopy without data: name every lower directory of the mount");
     return 0;
 }
 

@@ -202,7 +202,7 @@ static int open_data(struct fl_upper *u, const struct fl_upper_side *s, int *ret
         return fl_error_os(err, errno, "stat", u->path.data, u->path.len);
     if (!S_ISREG(ret_st->st_mode) || (uint64_t)ret_st->st_size != s->entry.size)
         return fl_error_set(err, FL_ERR_CHANGED, u->path.data, u->path.len,
-                            "changed while it was compared; try again when the tree is quiet");
+                            "changed while it was compared: try again when the tree is quiet");
     return 0;
 }
 
@@ -278,8 +278,11 @@ static int take_name(struct fl_upper *u, const char *name, struct fl_error *err)
         return -1;
     if (fl_overlay_lookup(&u->overlay, &u->dir_a, name, NULL, &u->a.node, err) < 0 ||
         fl_overlay_lookup(&u->overlay, &u->dir_b, name,
-                          u->same_below ? &u->a.node : NULL, &u->b.node, err) < 0)
+                          u->same_below ? &u->a.node : NULL, &u->b.node, err) < 0) {
+        err->path_len = 0; /* a name in some layer says less */
+        fl_error_path(err, u->path.data, u->path.len);
         return -1;
+    }
     return take_pair(u, err);
 }
 
@@ -389,6 +392,7 @@ int fl_upper_init(struct fl_upper *u, const struct fl_upper_options *options,
     u->overlay.roots = u->roots;
     u->overlay.count = n + 1;
     u->overlay.marks.policy = options->xattrs;
+    u->overlay.marks.userxattr = options->userxattr;
     fl_content_init(&u->content, -1, -1);
     u->content.try_extents = options->compare == FL_DIFF_AUTO;
     return 0;

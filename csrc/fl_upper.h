@@ -38,6 +38,7 @@ struct fl_upper_options {
     uint32_t lower_count;
     enum fl_diff_compare compare;
     enum fl_xattr_policy xattrs;
+    bool userxattr; /* as the mount option: the overlay's marks are user.overlay.* */
     bool details; /* decide CONTENT also where something else changed           */
 };
 

@@ -111,8 +111,8 @@ class Differ(Protocol):
 
     a, b: a directory fd (int), Columns, or None (an empty tree).
 
-    Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path; top
-    lower first.
+    Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, userxattr=, details=)``: the overlay fast path;
+    top lower first. ``userxattr``: the overlay's marks are ``user.overlay.*``, else ``trusted.overlay.*``.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
     """
 

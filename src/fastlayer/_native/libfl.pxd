@@ -196,6 +196,7 @@ cdef extern from "fl_upper.h" nogil:
         uint32_t lower_count
         fl_diff_compare compare
         fl_xattr_policy xattrs
+        bint userxattr
         bint details
     struct fl_upper:
         fl_changes table

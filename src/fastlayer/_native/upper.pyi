@@ -15,6 +15,7 @@ class UpperDiffer:
         *,
         compare: str = "auto",
         xattrs: str = "all",
+        userxattr: bool = False,
         details: bool = False,
     ) -> None: ...
     def step(self) -> bool: ...

@@ -27,7 +27,8 @@ cdef class UpperDiffer:
     cdef fl_upper engine
     cdef bint finished
 
-    def __cinit__(self, int upper_fd, lower_fds, *, compare="auto", xattrs="all", bint details=False):
+    def __cinit__(self, int upper_fd, lower_fds, *, compare="auto", xattrs="all", bint userxattr=False,
+                  bint details=False):
         cdef fl_error err
         cdef fl_upper_options options
         cdef list numbers = list(lower_fds)
@@ -38,6 +39,7 @@ cdef class UpperDiffer:
         options.upper = upper_fd
         options.compare = <fl_diff_compare>_choice(_COMPARE, "compare", compare)
         options.xattrs = <fl_xattr_policy>_choice(_XATTRS, "xattrs", xattrs)
+        options.userxattr = userxattr
         options.details = details
         options.lower_count = len(numbers)
         lowers = <int *>malloc((options.lower_count + 1) * sizeof(int))

@@ -36,6 +36,11 @@ Examples:
 @click.option("--to", multiple=True, metavar="LAYER", help="B as a stack: repeat, lowest layer first.")
 @click.option("--upper", metavar="DIR", help="Read only this overlay upper directory (with --lower).")
 @click.option("--lower", multiple=True, metavar="L1[:L2...]", help="The lower directories below --upper, top first.")
+@click.option(
+    "--userxattr/--no-userxattr",
+    default=None,
+    help="--upper's marks are user.overlay.* or trusted.overlay.* (default: trusted for root, else user).",
+)
 @click.option("-o", "--output", metavar="FILE|-", help="Write the layer; print its descriptor.")
 @click.option("--compression", type=click.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
 @click.option("--level", type=click.IntRange(0, 22), help="Compression level.")
@@ -94,6 +99,8 @@ def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
     """A and B from the positional operands, --from and --to; (None, None) with --upper."""
     if (given["upper"] is None) != (not given["lower"]):
         raise click.UsageError("--upper and --lower go together")
+    if given["userxattr"] is not None and given["upper"] is None:
+        raise click.UsageError("--userxattr is about the marks of --upper: give --upper, too")
     names = list(given["operands"])
     wanted = (not given["from_"]) + (not given["to"])
     if given["upper"] is not None:
@@ -140,7 +147,7 @@ def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) ->
 
     changes: Changes
     if given["upper"] is not None:
-        changes = fastlayer.diff_upper(given["upper"], _lowers(given), **keywords)
+        changes = fastlayer.diff_upper(given["upper"], _lowers(given), userxattr=given["userxattr"], **keywords)
     else:
         changes = fastlayer.diff(a, b, **keywords)
     return changes
@@ -152,6 +159,7 @@ def _write_at_once(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, An
     keywords = {**keywords, **_layer_keywords(given, keywords["progress"])}
     layer: Layer
     if given["upper"] is not None:
+        keywords["userxattr"] = given["userxattr"]
         layer = fastlayer.diff_upper(given["upper"], _lowers(given), _target(given), **keywords)
     else:
         layer = fastlayer.diff(a, b, _target(given), **keywords)

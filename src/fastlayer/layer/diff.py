@@ -325,6 +325,7 @@ def diff_upper(
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -339,6 +340,7 @@ def diff_upper(
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -352,6 +354,7 @@ def diff_upper(
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -361,7 +364,13 @@ def diff_upper(
     """What an overlayfs upper directory changes in the lower ones, reading the upper one only.
 
     ``lowers``: a directory or a sequence of them, top first, as in overlayfs' ``lowerdir=``. The rest as in ``diff``.
+
+    ``userxattr``: as the mount option: overlayfs' marks are ``user.overlay.*``, else ``trusted.overlay.*``. Only those
+    are honoured; attributes of the other name are data. None: what the caller can have mounted, which is ``trusted``
+    for who may see ``trusted.*`` (root), else ``user``.
     """
+    from fastlayer.layer.overlay import doubtful_marks, has_user_marks
+
     _check(compare, xattrs, jobs)
     report, threads = Reporter(progress), default_jobs(jobs)
     below = list(lowers) if isinstance(lowers, Sequence) and not isinstance(lowers, (str, bytes)) else [lowers]
@@ -373,11 +382,20 @@ def diff_upper(
         for value in (upper, *below):
             opened.append(of_directory(value))
         top, *bottoms = opened
+        user_marks = has_user_marks(userxattr)
         differ = _backend.engine().upper.UpperDiffer(
-            top.side, [bottom.side for bottom in bottoms], compare=compare, xattrs=xattrs, details=output is None
+            top.side,
+            [bottom.side for bottom in bottoms],
+            compare=compare,
+            xattrs=xattrs,
+            userxattr=user_marks,
+            details=output is None,
         )
         table = _run(differ, top.directory, threads, report)
-        changes = Changes(table, bottoms[0], top, _warnings(table, [], compare), bottoms)
+        warnings = _warnings(table, [], compare)
+        if userxattr is None and not user_marks and (doubt := doubtful_marks(top.directory)):
+            warnings.append(doubt)
+        changes = Changes(table, bottoms[0], top, warnings, bottoms)
     except BaseException:
         for operand in opened:
             operand.close()

@@ -1,0 +1,138 @@
+"""``diff --upper`` on real overlay mounts: what users of a mount may do to it, and what the kernel stores for them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import fastlayer
+from fastlayer._backend import Engine
+from tests.conftest import needs_root, require
+from tests.filesystems import overlay
+
+pytestmark = needs_root
+
+
+class Mount:
+    """``lower``, ``upper`` and, while it is mounted, ``merged``."""
+
+    def __init__(self, where: Path) -> None:
+        where.chmod(0o755)
+        self.lower, self.upper, self.work = where / "lower", where / "upper", where / "work"
+        for path in (self.lower, self.upper, self.work):
+            path.mkdir()
+        self.merged = Path()
+
+    @contextmanager
+    def mounted(self, options: str = "redirect_dir=off,metacopy=off,index=off") -> Iterator[Path]:
+        shutil.copystat(self.lower, self.upper)
+        with overlay([self.lower], self.upper, self.work, options) as merged:
+            self.merged = merged
+            yield merged
+
+    def put(self, path: str, data: bytes = b"data", mode: int = 0o644) -> Path:
+        where = self.lower / path
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_bytes(data)
+        where.chmod(mode)
+        return where
+
+    def changes(self, userxattr: bool | None = None) -> list[str]:
+        with fastlayer.diff_upper(self.upper, [self.lower], userxattr=userxattr) as found:
+            return [f"{change.kind} {change.name}" for change in found]
+
+    def whole(self) -> list[str]:
+        """The same by reading both trees."""
+        with fastlayer.diff(self.lower, self.merged) as found:
+            return [f"{change.kind} {change.name}" for change in found]
+
+    def layer(self, userxattr: bool | None = None) -> dict[str, bytes | None]:
+        out = io.BytesIO()
+        fastlayer.diff_upper(self.upper, [self.lower], out, userxattr=userxattr)
+        with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as tar:
+            return {entry.name: tar.extractfile(entry).read() if entry.isreg() else None for entry in tar}  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Mount:
+    return Mount(tmp_path)
+
+
+def as_nobody(*words: str | Path) -> None:
+    require("setpriv")
+    subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words], check=True)
+
+
+def set_attributes(path: Path, **values: bytes) -> None:
+    """As nobody: ``user.overlay.NAME``."""
+    script = (
+        "import os, sys; [os.setxattr(sys.argv[1], w.split('=')[0], w.split('=')[1].encode()) for w in sys.argv[2:]]"
+    )
+    words = [f"user.overlay.{name}={value.decode()}" for name, value in values.items()]
+    as_nobody(sys.executable, "-c", script, path, *words)
+
+
+# ---- the namespace of the marks
+
+
+@pytest.mark.parametrize("options", ["redirect_dir=on,metacopy=on", "redirect_dir=off,metacopy=off,index=off"])
+def test_a_user_of_the_mount_makes_no_marks(engine: Engine, mount: Mount, options: str) -> None:
+    """Else he reads what the lower layer hides from him and deletes what is not his."""
+    mount.put("etc/shadow", b"ROOTSECRET", 0o600)
+    for name in ("kept", "hidden"):
+        mount.put(f"home/{name}")
+    (mount.lower / "home").chmod(0o777)
+    with mount.mounted(options) as merged:
+        leak, empty, folder, moved = (merged / "home" / name for name in ("leak", "empty", "folder", "moved"))
+        as_nobody("sh", "-c", 'printf 0123456789 >"$1"; : >"$2"; mkdir "$3" "$4"', "sh", leak, empty, folder, moved)
+        set_attributes(leak, metacopy=b"", redirect=b"/etc/shadow")
+        set_attributes(empty, whiteout=b"")
+        set_attributes(folder, opaque=b"y")
+        set_attributes(moved, redirect=b"/etc")
+        as_nobody("sh", "-c", 'chmod 700 "$1"', "sh", folder)
+        assert mount.layer() == {
+            "home": None, "home/empty": b"", "home/folder": None, "home/leak": b"0123456789", "home/moved": None,
+        }  # fmt: skip
+        assert mount.changes() == mount.whole()
+    assert "trusted.overlay.opaque" not in os.listxattr(mount.upper / "home")
+
+
+def test_marks_of_a_userxattr_mount_when_asked_for(engine: Engine, mount: Mount) -> None:
+    mount.put("d/old")
+    with mount.mounted("userxattr") as merged:
+        subprocess.run(["rm", "-r", merged / "d"], check=True)
+        (merged / "d").mkdir()
+        (merged / "d" / "new").write_bytes(b"n")
+        os.setxattr(merged / "d" / "new", "user.overlay.escaped", b"1")  # stored as user.overlay.overlay.escaped
+        assert mount.changes(userxattr=True) == mount.whole() == ["C /", "C /d", "A /d/new", "D /d/old"]
+        assert "D /d/old" not in mount.changes()
+        with fastlayer.diff_upper(mount.upper, [mount.lower]) as found:
+            assert found.warnings[0].endswith("if it was mounted with userxattr, say so")
+
+
+def test_without_privileges_the_marks_are_user_overlay(mount: Mount) -> None:
+    """Who cannot see trusted.* mounts with userxattr: no option is needed."""
+    require("unshare")
+    mount.put("d/old")
+    script = """
+set -e
+mount -t overlay overlay -o "userxattr,lowerdir=$1,upperdir=$2,workdir=$3" "$4"
+rm -r "$4/d"; mkdir "$4/d"; umount "$4"
+exec "$5" -m fastlayer diff --upper "$2" --lower "$1"
+"""
+    merged = mount.lower.parent / "merged"
+    merged.mkdir()
+    words = ["unshare", "-Urm", "sh", "-c", script, "sh", mount.lower, mount.upper, mount.work, merged, sys.executable]
+    done = subprocess.run(words, capture_output=True, check=False)
+    if b"mount" in done.stderr:
+        pytest.skip(f"no overlay in a user namespace here: {done.stderr.decode()}")
+    assert (done.stdout, done.stderr) == (b"C /\nC /d\nD /d/old\n", b"")
