@@ -70,8 +70,9 @@ _Static_assert(sizeof(struct fl_entry) == 96,
 #define FL_ROW_HELD 128u   /* while a table is made: its number is noted somewhere */
 
 /* `link` of a regular file with FL_ROW_AUX (packed, native order):
- *   'P' u8 root  path...      the file `path` under encoder root number `root`
+ *   'P' u16 root  path...     the file `path` under encoder root number `root`
  *   'O' u8 root  u64 offset   `size` bytes at `offset` of the file that is root `root` */
+#define FL_AUX_PATH_HEAD 3u /* bytes before the path of 'P'                       */
 
 #define FL_NO_LEADER UINT32_MAX
 

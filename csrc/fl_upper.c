@@ -4,8 +4,6 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
-#define MAX_AUX_LAYER 255u
-
 /* A directory waiting to be looked into. */
 struct place {
     struct fl_buf path;
@@ -97,16 +95,14 @@ static int add_deletion(struct fl_upper *u, struct fl_error *err)
 static int make_aux(struct fl_upper *u, struct fl_buf *aux, struct fl_error *err)
 {
     const struct fl_overlay_node *n = &u->b.node;
-    uint8_t head[2] = {'P', (uint8_t)n->data_layer};
+    uint8_t head[FL_AUX_PATH_HEAD] = {'P'};
+    uint16_t root = (uint16_t)n->data_layer;
 
     aux->len = 0;
     if (!S_ISREG(n->st.st_mode) || n->st.st_size == 0 ||
         n->data_layer == FL_OVERLAY_UPPER)
         return 0;
-    if (n->data_layer > MAX_AUX_LAYER)
-        return fl_error_set(err, FL_ERR_LIMIT, u->path.data, u->path.len,
-                            "its bytes are in lower directory %u; at most %u are supported",
-                            n->data_layer, MAX_AUX_LAYER);
+    memcpy(head + 1, &root, sizeof(root));
     if (fl_buf_add(aux, head, sizeof(head), NULL, err) < 0)
         return -1;
     return fl_buf_add(aux, n->data_path.data, n->data_path.len, NULL, err);
@@ -380,7 +376,12 @@ int fl_upper_init(struct fl_upper *u, const struct fl_upper_options *options,
 
     memset(u, 0, sizeof(*u));
     if (n == 0)
-        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "an upperdir needs a lowerdir");
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0,
+                            "an upper directory needs lower ones: name at least one");
+    if (n > FL_UPPER_MAX_LOWERS)
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0,
+                            "too many lower directories: name at most %u",
+                            FL_UPPER_MAX_LOWERS);
     u->options = *options;
     u->roots = malloc(((size_t)n + 1) * sizeof(*u->roots));
     if (u->roots == NULL)

@@ -29,6 +29,7 @@
 #include "fl_groups.h"
 #include "fl_overlay.h"
 
+#define FL_UPPER_MAX_LOWERS 65535u   /* what a row can name                    */
 #define FL_UPPER_BATCH 1024u         /* names of one step                       */
 #define FL_UPPER_BATCH_BYTES 16777216u /* bytes compared in one step            */
 

@@ -405,6 +405,21 @@ def test_metacopy_without_data_is_an_error(engine: _backend.Engine, layers: Laye
     assert str(error.value) == "d/f: metacopy without data: name every lower directory of the mount"
 
 
+@pytest.mark.parametrize("lowers", [255, 256, 300, 520])
+def test_bytes_from_far_below(engine: _backend.Engine, tmp_path: Path, lowers: int) -> None:
+    """overlayfs takes 500 lower directories."""
+    layers = Layers(tmp_path, lowers)
+    put(layers.lowers[-1], "f", b"the bytes")
+    mark(put(layers.upper, "f", b"\0" * 9, TIME + 1), "trusted.overlay.metacopy", b"")
+    assert contents(layers.layer(engine)) == {"f": b"the bytes"}
+
+
+@pytest.mark.parametrize("count", [0, 1 << 16])
+def test_number_of_lower_directories(engine: _backend.Engine, layers: Layers, count: int) -> None:
+    with layers.opened() as (upper, lowers), pytest.raises(UsageError, match="lower"):
+        engine.upper.UpperDiffer(upper, lowers * count)
+
+
 # ---- xattrs
 
 

@@ -16,6 +16,7 @@ CONTENT, MODE, OWNER, MTIME, XATTR, TYPE, LINK, DEVICE = 1, 2, 4, 8, 16, 32, 64,
 ROW_VERIFY, ROW_GROUP, ROW_AUX, ROW_KEY = 1, 2, 4, 8
 NO_LEADER = 0xFFFFFFFF
 RECORD = struct.Struct("=QQqQIIIIIIHHHBB")
+AUX_PATH = struct.Struct("=cH")  # "P", root number; the path follows
 
 
 class Row(NamedTuple):

@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from fastlayer._baseline.changes import Differ, Pair
-from fastlayer._baseline.table import ROW_AUX, Change
+from fastlayer._baseline.table import AUX_PATH, ROW_AUX, Change
 from fastlayer._baseline.tree import (
     Entry,
     Xattrs,
@@ -25,13 +25,14 @@ from fastlayer._baseline.tree import (
     parent_of,
     read_entry,
 )
-from fastlayer.errors import StorageError, UnsafeEntryError, show_path
+from fastlayer.errors import StorageError, UnsafeEntryError, UsageError, show_path
 
 __all__ = ["UpperDiffer"]
 
 UPPER = 0
 _ESCAPE = b"overlay."
 _NAME_MAX = 255
+_MAX_LOWERS = 0xFFFF  # what a row can name
 
 Place = tuple[int, bytes]  # layer, path of a real object in it
 Merged = tuple[Place, ...]
@@ -79,8 +80,6 @@ class Overlay:
     def root(self, first: int) -> Found:
         """The merge of the layers from ``first`` down."""
         merged = tuple((layer, b"") for layer in range(first, len(self._layers)))
-        if not merged:
-            raise StorageError(errno.EINVAL, "overlay", b"")
         top = self._read(merged[0], b"")
         if top is None:
             raise StorageError(errno.ENOENT, "stat", b"")
@@ -218,6 +217,9 @@ class UpperDiffer(Differ):
         userxattr: bool = False,
         details: bool = False,
     ) -> None:
+        if not 0 < len(lower_fds) <= _MAX_LOWERS:
+            few = "an upper directory needs lower ones: name at least one"
+            raise UsageError(f"too many lower directories: name at most {_MAX_LOWERS}" if lower_fds else few)
         super().__init__(None, None, compare=compare, xattrs=xattrs, details=details)
         self._layers = (upper_fd, *lower_fds)
         self._overlay = Overlay(self._layers, xattrs, userxattr=userxattr)
@@ -228,7 +230,7 @@ class UpperDiffer(Differ):
         root, path = change.entry.place
         if change.entry.size and root != self._layers[UPPER]:
             change.flags |= ROW_AUX
-            change.aux = b"P" + bytes([self._layers.index(root)]) + path
+            change.aux = AUX_PATH.pack(b"P", self._layers.index(root)) + path
 
     def _upper_pairs(self) -> Iterator[Pair]:
         """As ``lockstep``, but only where the upperdir has something."""
