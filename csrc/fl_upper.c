@@ -72,23 +72,18 @@ static uint64_t row_size(const struct fl_entry *e)
 
 /* ---- rows ------------------------------------------------------------------------------- */
 
-static int note_dropped(struct fl_upper *u, uint32_t n, struct fl_error *err)
-{
-    return fl_buf_add(&u->dropped, &n, sizeof(n), NULL, err);
-}
-
 static int add_deletion(struct fl_upper *u, struct fl_error *err)
 {
     const struct fl_entry *e = &u->a.entry;
     struct fl_row *row;
 
-    if (fl_changes_add(&u->found, u->path.data, (uint32_t)u->path.len, NULL, 0, NULL, 0,
+    if (fl_changes_add(&u->table, u->path.data, (uint32_t)u->path.len, NULL, 0, NULL, 0,
                        &row, err) < 0)
         return -1;
     row->kind = FL_KIND_DELETE;
     row->mode = (uint16_t)e->mode;
     row->size = row_size(e);
-    return note_dropped(u, 0, err);
+    return 0;
 }
 
 /* Where the bytes are when the upperdir has not got them; scratch: overlay's. */
@@ -117,7 +112,7 @@ static int add_row(struct fl_upper *u, uint8_t kind, uint32_t what, struct fl_er
     struct fl_row *row;
 
     if (make_aux(u, aux, err) < 0 ||
-        fl_changes_add(&u->found, u->path.data, (uint32_t)u->path.len,
+        fl_changes_add(&u->table, u->path.data, (uint32_t)u->path.len,
                        aux->len ? aux->data : n->link.data,
                        (uint32_t)(aux->len ? aux->len : n->link.len), n->xattrs.data,
                        e->xattr_len, &row, err) < 0)
@@ -132,7 +127,7 @@ static int add_row(struct fl_upper *u, uint8_t kind, uint32_t what, struct fl_er
     row->uid = e->uid;
     row->gid = e->gid;
     row->mode = (uint16_t)e->mode;
-    return note_dropped(u, n->dropped, err);
+    return n->dropped != 0 ? fl_changes_dropped(&u->table, n->dropped, err) : 0;
 }
 
 /* ---- one name --------------------------------------------------------------------------- */
@@ -165,7 +160,7 @@ static int conclude(struct fl_upper *u, uint8_t kind, uint32_t what, struct fl_e
     if (kind != FL_KIND_NONE || (shared && !is_dir(&u->b))) {
         if (add_row(u, kind, what, err) < 0)
             return -1;
-        row = is_dir(&u->b) ? FL_GROUPS_NO_ROW : u->found.count - 1;
+        row = is_dir(&u->b) ? FL_GROUPS_NO_ROW : u->table.count - 1;
     }
     if (shared && fl_groups_add(&u->groups, a, b, row, err) < 0)
         return -1;
@@ -255,7 +250,7 @@ static int go_on_comparing(struct fl_upper *u, struct fl_error *err)
 static int take_pair(struct fl_upper *u, struct fl_error *err)
 {
     u->entries += u->a.node.found + u->b.node.found;
-    u->found.skipped_sockets += u->b.node.found && !is_there(&u->b);
+    u->table.skipped_sockets += u->b.node.found && !is_there(&u->b);
     if ((u->a.node.found && fill_side(&u->a, err) < 0) ||
         (u->b.node.found && fill_side(&u->b, err) < 0))
         return -1;
@@ -411,7 +406,6 @@ void fl_upper_free(struct fl_upper *u)
     fl_buf_free(&u->path);
     fl_buf_free(&u->names);
     fl_buf_free(&u->sorted);
-    fl_buf_free(&u->dropped);
     fl_buf_free(&u->a.heap);
     fl_buf_free(&u->b.heap);
     fl_overlay_node_free(&u->a.node);
@@ -421,7 +415,6 @@ void fl_upper_free(struct fl_upper *u)
     fl_overlay_free(&u->overlay);
     fl_content_free(&u->content);
     fl_groups_free(&u->groups);
-    fl_changes_free(&u->found);
     fl_changes_free(&u->table);
     free(u->roots);
     u->roots = NULL;
@@ -431,7 +424,7 @@ int fl_upper_step(struct fl_upper *u, struct fl_error *err)
 {
     uint64_t bytes = u->content.bytes;
 
-    if (u->entries == 0 && u->found.count == 0 && take_root(u, err) < 0)
+    if (u->entries == 0 && u->table.count == 0 && take_root(u, err) < 0)
         return -1;
     for (unsigned n = 0; n < FL_UPPER_BATCH; n++) {
         const uint32_t *all = (const uint32_t *)(void *)u->sorted.data;
@@ -455,64 +448,14 @@ int fl_upper_step(struct fl_upper *u, struct fl_error *err)
 
 /* ---- the table -------------------------------------------------------------------------- */
 
-static int compare_rows(const void *x, const void *y, void *table)
-{
-    const struct fl_changes *t = table;
-    const struct fl_row *a = &t->rows[*(const uint32_t *)x];
-    const struct fl_row *b = &t->rows[*(const uint32_t *)y];
-    uint32_t n = a->path_len < b->path_len ? a->path_len : b->path_len;
-    int c = memcmp(fl_row_path(t, a), fl_row_path(t, b), n);
-
-    return c != 0 ? c : (a->path_len > b->path_len) - (a->path_len < b->path_len);
-}
-
-/* Appends row `number` of `found` to the table. */
-static int move_row(struct fl_upper *u, uint32_t number, struct fl_error *err)
-{
-    const struct fl_row *from = &u->found.rows[number];
-    uint64_t path_off;
-    struct fl_row *to;
-    uint32_t dropped;
-
-    if (fl_changes_add(&u->table, fl_row_path(&u->found, from), from->path_len,
-                       fl_row_link(&u->found, from), from->link_len,
-                       fl_row_xattrs(&u->found, from), from->xattr_len, &to, err) < 0)
-        return -1;
-    path_off = to->path_off;
-    *to = *from;
-    to->path_off = path_off;
-    memcpy(&dropped, u->dropped.data + number * sizeof(dropped), sizeof(dropped));
-    return dropped != 0 ? fl_changes_dropped(&u->table, dropped, err) : 0;
-}
-
-static int finish_sorted(struct fl_upper *u, uint32_t *order, const uint32_t *group,
-                         uint32_t *sorted_group, struct fl_error *err)
-{
-    uint32_t n = u->found.count;
-
-    for (uint32_t i = 0; i < n; i++)
-        order[i] = i;
-    if (n > 1)
-        qsort_r(order, n, sizeof(*order), compare_rows, &u->found);
-    for (uint32_t i = 0; i < n; i++) {
-        if (move_row(u, order[i], err) < 0)
-            return -1;
-        sorted_group[i] = group != NULL ? group[order[i]] : 0;
-    }
-    u->table.skipped_sockets = u->found.skipped_sockets;
-    return fl_changes_finish(&u->table, group != NULL ? sorted_group : NULL, err);
-}
-
 int fl_upper_finish(struct fl_upper *u, struct fl_error *err)
 {
-    size_t bytes = ((size_t)u->found.count + 1) * sizeof(uint32_t);
     cleanup_free uint32_t *group = NULL;
-    cleanup_free uint32_t *order = malloc(bytes);
-    cleanup_free uint32_t *sorted_group = malloc(bytes);
 
-    if (order == NULL || sorted_group == NULL)
-        return fl_error_memory(err);
-    if (fl_groups_resolve(&u->groups, &u->found, &group, err) < 0)
+    if (fl_groups_resolve(&u->groups, &u->table, &group, err) < 0)
         return -1;
-    return finish_sorted(u, order, group, sorted_group, err);
+    fl_groups_free(&u->groups);
+    if (fl_changes_sort(&u->table, group, err) < 0)
+        return -1;
+    return fl_changes_finish(&u->table, group, err);
 }

@@ -52,7 +52,7 @@ struct fl_upper_side {
 
 struct fl_upper {
     struct fl_upper_options options;
-    struct fl_changes table;   /* the result                                    */
+    struct fl_changes table;   /* the result; until finish in no order          */
     uint64_t entries;          /* names looked at                               */
     struct fl_content content; /* .bytes: compared                              */
 
@@ -72,8 +72,6 @@ struct fl_upper {
     struct fl_upper_side b;
     bool comparing;            /* contents of the current pair                  */
     uint32_t what;             /* what is known of it                           */
-    struct fl_changes found;   /* rows in the order they were met               */
-    struct fl_buf dropped;     /* u32 for each: xattrs left out                 */
     struct fl_groups groups;
 };
 
