@@ -83,7 +83,7 @@ static int add_deletion(struct fl_upper *u, struct fl_error *err)
     row->kind = FL_KIND_DELETE;
     row->mode = (uint16_t)e->mode;
     row->size = row_size(e);
-    return 0;
+    return fl_groups_shared(e) ? fl_groups_gone(&u->groups, e, err) : 0;
 }
 
 /* Where the bytes are when the upperdir has not got them; scratch: overlay's. */
@@ -385,6 +385,7 @@ int fl_upper_init(struct fl_upper *u, const struct fl_upper_options *options,
     for (uint32_t i = 0; i < n; i++)
         u->roots[i + 1] = options->lowers[i];
     u->options.lowers = NULL;
+    u->groups.partial = true;
     u->overlay.roots = u->roots;
     u->overlay.count = n + 1;
     u->overlay.marks.policy = options->xattrs;

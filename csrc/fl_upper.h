@@ -10,8 +10,9 @@
  * (and the lower ones an opaque or redirected directory hides or brings in).
  * Two things cannot be seen from there and differ:
  *   - names in the lowerdirs that share an inode with a file the upperdir
- *     replaces are not listed again; a name whose link a copy-up broke, and
- *     which is equal otherwise, is not a change;
+ *     replaces are not listed again (they stay as they are, without it);
+ *   - a copied-up file whose other names all went away with directories of the
+ *     lowerdirs, or lie outside of them, is listed though its group is as it was;
  *   - with the mount option index=on, other names of a copied-up inode.
  * Regular files whose bytes are in a lowerdir (metacopy, renamed directories)
  * are FL_ROW_AUX rows 'P' with the number of the layer: 1 is the top lowerdir.

@@ -81,6 +81,34 @@ def set_attributes(path: Path, **values: bytes) -> None:
     as_nobody(sys.executable, "-c", script, path, *words)
 
 
+# ---- hard links
+
+
+@pytest.mark.parametrize(
+    "options", ["redirect_dir=on,metacopy=on,index=off", "redirect_dir=off,metacopy=off,index=off"]
+)
+def test_links_that_a_copy_up_breaks(engine: Engine, mount: Mount, options: str) -> None:
+    for name in ("one", "two", "three"):
+        os.link(mount.put(f"{name}-1"), mount.lower / f"{name}-2")
+    with mount.mounted(options) as merged:
+        for name in ("one-1", "two-1", "two-2", "three-1"):
+            (merged / name).chmod(0o600)
+            (merged / name).chmod(0o644)
+        (merged / "three-2").unlink()
+        upper, whole = mount.changes(), mount.whole()
+        assert upper == ["C /", "C /one-1", "D /three-2", "C /two-1", "C /two-2"]
+        assert [line for line in whole if line not in upper] == ["C /one-2"]  # whose link count is all that changed
+        assert mount.layer().keys() == {".", "one-1", "two-1", "two-2", ".wh.three-2"}
+
+
+def test_links_that_an_index_keeps(engine: Engine, mount: Mount) -> None:
+    os.link(mount.put("f1"), mount.lower / "f2")
+    with mount.mounted("index=on,redirect_dir=off,metacopy=off") as merged:
+        (merged / "f1").chmod(0o600)
+        (merged / "f1").chmod(0o644)
+        assert mount.changes() == mount.whole() == []
+
+
 # ---- the namespace of the marks
 
 

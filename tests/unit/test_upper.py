@@ -504,10 +504,58 @@ def test_hard_links_brought_by_a_rename(engine: _backend.Engine, layers: Layers)
     assert [(row.path, row.leader) for row in rows] == [(b"new", None), (b"new/a", None), (b"new/b", b"new/a")]
 
 
-def test_broken_link_of_an_equal_file_is_no_change(engine: _backend.Engine, layers: Layers) -> None:
-    put(layers.lower, "a")
-    os.link(layers.lower / "a", layers.lower / "b")
+def linked(root: Path, *names: str) -> None:
+    """One file of several names."""
+    first = put(root, names[0])
+    for name in names[1:]:
+        folder(root, os.path.dirname(name))
+        os.link(first, root / name)
+
+
+def test_a_copy_up_that_broke_a_link_is_a_change(engine: _backend.Engine, layers: Layers) -> None:
+    linked(layers.lower, "a", "b")
     put(layers.upper, "a")
+    (row,) = layers.table(engine).rows()
+    assert (row.kind, row.path, row.what, row.leader) == ("C", b"a", _backend.LINK, None)
+    assert contents(layers.layer(engine)) == {"a": b"data"}
+
+
+def test_copy_ups_that_broke_all_links_are_changes(engine: _backend.Engine, layers: Layers) -> None:
+    linked(layers.lower, "a", "b")
+    put(layers.upper, "a")
+    put(layers.upper, "b")
+    assert layers.changes(engine) == [("C", "a"), ("C", "b")]
+
+
+def test_the_last_name_of_a_link_stays_what_it_was(engine: _backend.Engine, layers: Layers) -> None:
+    """All others went away: there is no group any more that it could have left."""
+    linked(layers.lower, "a", "b", "c")
+    put(layers.upper, "a")
+    whiteout(layers.upper, "b")
+    whiteout(layers.upper, "c")
+    assert layers.changes(engine) == [("D", "b"), ("D", "c")]
+
+
+def test_names_that_went_with_their_directory_are_taken_for_left_behind(
+    engine: _backend.Engine, layers: Layers
+) -> None:
+    """Removed directories are not read: a change too many, never one too few."""
+    linked(layers.lower, "a", "d/b")
+    put(layers.upper, "a")
+    whiteout(layers.upper, "d")
+    assert layers.changes(engine) == [("C", "a"), ("D", "d")]
+
+
+def test_an_indexed_copy_up_keeps_its_links(engine: _backend.Engine, layers: Layers) -> None:
+    """The index has a link of its own, and the mount shows the new inode under all names."""
+    linked(layers.lower, "a", "b")
+    os.link(put(layers.upper, "a"), layers.upper.parent / "index")
+    assert layers.changes(engine) == []
+
+
+def test_a_whole_group_moved_to_one_new_inode(engine: _backend.Engine, layers: Layers) -> None:
+    linked(layers.lower, "a", "b")
+    linked(layers.upper, "a", "b")
     assert layers.changes(engine) == []
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
-from fastlayer._baseline.changes import Differ, Pair
+from fastlayer._baseline.changes import Differ, HardLinks, Inode, Pair
 from fastlayer._baseline.table import AUX_PATH, ROW_AUX, Change
 from fastlayer._baseline.tree import (
     Entry,
@@ -200,12 +201,46 @@ def is_place(redirect: bytes) -> bool:
     return all(name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name for name in names)
 
 
+class PartialLinks(HardLinks):
+    """Groups when A is not walked whole: its link counts speak for the names that were not met.
+
+    A name that B has on another inode left those behind, and its group is not as it was. Unless that inode has more
+    links than names: they are overlayfs' own (index=on), which gives the names left behind the new inode, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._links: dict[Inode, int] = {}
+        self._gone: Counter[Inode] = Counter()
+
+    def add(self, a: Entry | None, change: Change) -> None:
+        super().add(a, change)
+        if a is not None and a.shared:
+            self._links[a.inode] = a.nlink
+
+    def gone(self, a: Entry) -> None:
+        """A has it, B has nothing there."""
+        if a.shared:
+            self._links[a.inode] = a.nlink
+            self._gone[a.inode] += 1
+
+    def _unchanged(self, members: list[Change]) -> bool:
+        if not super()._unchanged(members):
+            return False
+        entry = members[0].entry
+        before = self._was[entry.path]
+        if before is None or before == entry.inode or entry.nlink > len(members):
+            return True
+        return self._links.get(before, 0) <= len(self._still_there[before]) + self._gone[before]
+
+
 class UpperDiffer(Differ):
     """See ``fastlayer._backend.Differ``. A is the merge of the lowerdirs, B that of all layers.
 
-    Names of the lowerdirs that share an inode with something the upperdir has are not looked for: a name whose hard
-    link was broken by copying it up, and which is equal otherwise, is not a change.
+    Names of the lowerdirs that share an inode with something the upperdir has are not looked for, see ``PartialLinks``.
     """
+
+    _links: PartialLinks
 
     def __init__(
         self,
@@ -224,6 +259,11 @@ class UpperDiffer(Differ):
         self._layers = (upper_fd, *lower_fds)
         self._overlay = Overlay(self._layers, xattrs, userxattr=userxattr)
         self._pairs = self._upper_pairs()
+        self._links = PartialLinks()
+
+    def _take_removed(self, a: Entry) -> None:
+        super()._take_removed(a)
+        self._links.gone(a)
 
     def point_at_bytes(self, change: Change) -> None:
         assert change.entry.place is not None
