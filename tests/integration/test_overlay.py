@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import fastlayer
 from fastlayer._backend import Engine
 from tests.conftest import needs_root, require
 from tests.filesystems import overlay
+from tests.integration.command import Place
 
 pytestmark = needs_root
 
@@ -79,6 +82,63 @@ def set_attributes(path: Path, **values: bytes) -> None:
     )
     words = [f"user.overlay.{name}={value.decode()}" for name, value in values.items()]
     as_nobody(sys.executable, "-c", script, path, *words)
+
+
+# ---- lower directories
+
+
+def stack_of(where: Path, count: int) -> list[Path]:
+    """The lowest has the bytes of a file that the upper directory has only the attributes of."""
+    lowers = [where / f"l{number}" for number in range(count)]
+    for path in (where / "upper", *lowers):
+        path.mkdir()
+    (lowers[-1] / "f").write_bytes(b"far below")
+    (where / "upper" / "f").write_bytes(bytes(9))
+    os.setxattr(where / "upper" / "f", "trusted.overlay.metacopy", b"")
+    return lowers
+
+
+@pytest.mark.parametrize("backend", ["native", "baseline"])
+def test_more_lower_directories_than_open_files(tmp_path: Path, backend: str) -> None:
+    where = tmp_path / "layers"
+    where.mkdir()
+    lowers = stack_of(where, 300)
+    place = Place(tmp_path)
+    words = ["diff", "--upper", where / "upper", "--lower", ":".join(map(str, lowers)), "-o", "-"]
+    env = {"FASTLAYER_BACKEND": backend}
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE)
+    layer = place.good(*words, env=env, preexec_fn=lambda: limit((64, 4096)))
+    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+        assert tar.extractfile("f").read() == b"far below"  # type: ignore[union-attr]
+    line = place.refused(*words, env=env, preexec_fn=lambda: limit((64, 64)))
+    assert line == "fastlayer: 300 lower directories: Too many open files: raise the limit (ulimit -n)"
+
+
+def test_names_with_colons(mount: Mount, tmp_path: Path) -> None:
+    odd = [tmp_path / name for name in ("a:b", "back\\slash", "c\\:d", "plain")]
+    for number, path in enumerate(odd):
+        path.mkdir()
+        (path / f"f{number}").write_bytes(b"")
+        (mount.upper / f"f{number}").write_bytes(b"x")
+    text = ":".join(str(path).replace("\\", "\\\\").replace(":", "\\:") for path in odd)
+    base = tmp_path / "place"
+    base.mkdir()
+    out = Place(base).good("diff", "--name-only", "--upper", mount.upper, "--lower", text)
+    assert out == b"/\n/f0\n/f1\n/f2\n/f3\n"
+
+
+@pytest.mark.parametrize("lower", ["l::data", "l:m::d1::d2", "::d"])
+def test_data_only_directories_are_refused(tmp_path: Path, lower: str) -> None:
+    line = Place(tmp_path).refused("diff", "--upper", ".", "--lower", lower, code=2)
+    assert line == (
+        f"fastlayer: {lower}: data-only directories (after `::`) are not supported: compare the mounted overlay"
+    )
+
+
+@pytest.mark.parametrize("lower", ["l:", ":l", ":"])
+def test_empty_names_are_refused(tmp_path: Path, lower: str) -> None:
+    line = Place(tmp_path).refused("diff", "--upper", ".", "--lower", lower, code=2)
+    assert line == f"fastlayer: {lower}: an empty name: separate lower directories by one colon"
 
 
 # ---- hard links

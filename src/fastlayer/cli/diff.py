@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fastlayer.layer.stat import DiffStat
     from fastlayer.layer.writer import Layer
 
+_FILES_PER_LOWER, _FILES_BESIDE = 5, 64  # open at once: a root, and a directory in each for both trees and their roots
 SCHEMA = 1  # of every JSON object printed here; docs/cli.md lists the fields
 
 EPILOG = """\b
@@ -35,7 +37,12 @@ Examples:
 @click.option("--from", "from_", multiple=True, metavar="LAYER", help="A as a stack: repeat, lowest layer first.")
 @click.option("--to", multiple=True, metavar="LAYER", help="B as a stack: repeat, lowest layer first.")
 @click.option("--upper", metavar="DIR", help="Read only this overlay upper directory (with --lower).")
-@click.option("--lower", multiple=True, metavar="L1[:L2...]", help="The lower directories below --upper, top first.")
+@click.option(
+    "--lower",
+    multiple=True,
+    metavar="L1[:L2...]",
+    help=r"The lower directories below --upper, top first; \: is a colon.",
+)
 @click.option(
     "--userxattr/--no-userxattr",
     default=None,
@@ -139,7 +146,18 @@ def _target(given: dict[str, Any]) -> Any:
 
 
 def _lowers(given: dict[str, Any]) -> list[str]:
-    return [name for text in given["lower"] for name in text.split(":") if name]
+    from fastlayer.layer.overlay import split_lowers
+
+    names = [name for text in given["lower"] for name in split_lowers(text)]
+    _allow_open_files(_FILES_PER_LOWER * len(names))
+    return names
+
+
+def _allow_open_files(count: int) -> None:
+    """Many lower directories exceed the usual limit, which the process may raise for itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < count + _FILES_BESIDE:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> Changes:

@@ -369,7 +369,7 @@ def diff_upper(
     are honoured; attributes of the other name are data. None: what the caller can have mounted, which is ``trusted``
     for who may see ``trusted.*`` (root), else ``user``.
     """
-    from fastlayer.layer.overlay import doubtful_marks, has_user_marks
+    from fastlayer.layer.overlay import doubtful_marks, has_user_marks, too_many_files
 
     _check(compare, xattrs, jobs)
     report, threads = Reporter(progress), default_jobs(jobs)
@@ -377,12 +377,12 @@ def diff_upper(
     if not below:
         raise UsageError("an upper directory needs at least one lower directory")
     check_descriptors(upper, *below)
+    user_marks = has_user_marks(userxattr)
     opened: list[Operand] = []
     try:
         for value in (upper, *below):
             opened.append(of_directory(value))
         top, *bottoms = opened
-        user_marks = has_user_marks(userxattr)
         differ = _backend.engine().upper.UpperDiffer(
             top.side,
             [bottom.side for bottom in bottoms],
@@ -396,9 +396,11 @@ def diff_upper(
         if userxattr is None and not user_marks and (doubt := doubtful_marks(top.directory)):
             warnings.append(doubt)
         changes = Changes(table, bottoms[0], top, warnings, bottoms)
-    except BaseException:
+    except BaseException as exc:
         for operand in opened:
             operand.close()
+        if said := too_many_files(exc, len(below)):
+            raise said from exc
         raise
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
 
