@@ -1,6 +1,7 @@
 #include "fl_upper.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
@@ -456,7 +457,54 @@ int fl_upper_finish(struct fl_upper *u, struct fl_error *err)
     if (fl_groups_resolve(&u->groups, &u->table, &group, err) < 0)
         return -1;
     fl_groups_free(&u->groups);
+    fl_buf_free(&u->names);
+    fl_buf_free(&u->sorted);
     if (fl_changes_sort(&u->table, group, err) < 0)
         return -1;
     return fl_changes_finish(&u->table, group, err);
+}
+
+/* ---- looking back ----------------------------------------------------------------------- */
+
+/* The object at path in the merged lowerdirs goes to u->a.node. */
+static int find_old(struct fl_upper *u, const char *path, struct fl_error *err)
+{
+    struct fl_overlay_node *node = &u->a.node;
+    char name[NAME_MAX + 1];
+
+    fl_overlay_dir_free(&u->dir_a);
+    if (fl_overlay_root(&u->overlay, 1, &u->dir_a, err) < 0)
+        return -1;
+    for (;;) {
+        size_t len = strcspn(path, "/");
+
+        if (len > NAME_MAX)
+            return 0;
+        memcpy(name, path, len);
+        name[len] = '\0';
+        if (fl_overlay_lookup(&u->overlay, &u->dir_a, name, NULL, node, err) < 0)
+            return -1;
+        path += len;
+        if (!node->found || *path == '\0')
+            return node->found;
+        path++;
+        fl_overlay_dir_free(&u->dir_a);
+        if (fl_overlay_append(&u->dir_a, &node->dir, 0, err) < 0)
+            return -1;
+    }
+}
+
+int fl_upper_old(struct fl_upper *u, const char *path, uint32_t *ret_layer,
+                 const uint8_t **ret_path, size_t *ret_len, struct fl_error *err)
+{
+    const struct fl_overlay_node *node = &u->a.node;
+    int r = find_old(u, path, err);
+
+    fl_overlay_dir_close(&u->dir_a);
+    if (r <= 0 || !S_ISREG(node->st.st_mode))
+        return r < 0 ? -1 : 0;
+    *ret_layer = node->data_layer;
+    *ret_path = node->data_path.data;
+    *ret_len = node->data_path.len;
+    return 1;
 }

@@ -86,4 +86,10 @@ int fl_upper_step(struct fl_upper *u, struct fl_error *err);
 
 int fl_upper_finish(struct fl_upper *u, struct fl_error *err);
 
+/* After finish: where the lowerdirs have the bytes of their regular file at
+ * `path` (not empty, NUL-terminated). 1 in lowerdir *ret_layer under *ret_path,
+ * which is valid until the next call; 0 there is none. */
+int fl_upper_old(struct fl_upper *u, const char *path, uint32_t *ret_layer,
+                 const uint8_t **ret_path, size_t *ret_len, struct fl_error *err);
+
 #endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -82,6 +83,27 @@ def set_attributes(path: Path, **values: bytes) -> None:
     )
     words = [f"user.overlay.{name}={value.decode()}" for name, value in values.items()]
     as_nobody(sys.executable, "-c", script, path, *words)
+
+
+# ---- how much really changed
+
+
+def test_stat_reads_where_the_layer_reads(engine: Engine, mount: Mount) -> None:
+    """A directory moved over another and a file moved over another: the upper directory has neither's bytes."""
+    old = random.Random(3).randbytes(500_000)
+    for path, data in (("b/g", old), ("d/sub/g", b"i" * 1000 + old), ("f", old), ("e/meta", old[:-1000])):
+        mount.put(path, data)
+    with mount.mounted("redirect_dir=on,metacopy=on") as merged:
+        shutil.rmtree(merged / "b")
+        (merged / "d" / "sub").rename(merged / "b")
+        (merged / "e" / "meta").rename(merged / "f")
+        (merged / "f").chmod(0o600)
+        with fastlayer.diff(mount.lower, merged) as changes:
+            expected = changes.stat()
+        with fastlayer.diff_upper(mount.upper, [mount.lower]) as changes:
+            assert changes.stat() == expected
+    assert expected.modified_files == 2
+    assert expected.changed_bytes is not None and 1000 <= expected.changed_bytes < 600_000
 
 
 # ---- lower directories

@@ -261,6 +261,19 @@ class UpperDiffer(Differ):
         self._pairs = self._upper_pairs()
         self._links = PartialLinks()
 
+    def old_place(self, path: bytes) -> tuple[int, bytes] | None:
+        found: Found | None = self._overlay.root(1)
+        at = b""
+        for name in path.split(b"/"):
+            if found is None:
+                return None
+            at = below(at, name)
+            found = self._overlay.lookup(found.merged, at)
+        if found is None or not found.entry.is_file or found.entry.place is None:
+            return None
+        root, where = found.entry.place
+        return self._layers.index(root), where
+
     def _take_removed(self, a: Entry) -> None:
         super()._take_removed(a)
         self._links.gone(a)

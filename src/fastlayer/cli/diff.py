@@ -244,10 +244,16 @@ def _print_stat(statistics: DiffStat, format_: str, file: Any) -> None:
     output.table(rows[0], rows[1:], frozenset({1, 2, 3}), file)
     if statistics.modified_files:
         print(
-            f"really changed: {output.human(statistics.changed_bytes)} of {output.human(statistics.modified_bytes)} "
-            f"in {statistics.modified_files} modified files (content-defined chunks)",
+            _really_changed(statistics),
             file=file,
         )
+
+
+def _really_changed(statistics: DiffStat) -> str:
+    of = f"of {output.human(statistics.modified_bytes)} in {statistics.modified_files} modified files"
+    if statistics.changed_bytes is None:
+        return f"really changed: unknown {of} (an index has no contents)"
+    return f"really changed: {output.human(statistics.changed_bytes)} {of} (content-defined chunks)"
 
 
 def _print_layer(layer: Layer, given: dict[str, Any]) -> None:

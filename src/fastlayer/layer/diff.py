@@ -117,11 +117,13 @@ class Changes:
         b: Operand,
         warnings: Sequence[str],
         lowers: Sequence[Operand] = (),
+        upper: _backend.UpperDiffer | None = None,
     ) -> None:
         self._table = table
         self._a = a
         self._b = b
         self._lowers = tuple(lowers)
+        self._upper = upper  # knows what the lower directories had
         self._closed = False
         self.warnings = tuple(warnings)
         kinds = bytes(table.records().cast("B")[_ROW_KIND::_ROW_SIZE]) if len(table) else b""
@@ -137,16 +139,16 @@ class Changes:
         return (_change(row) for row in _backend.iter_rows(self._table, _BATCH) if row.kind != "P")
 
     def stat(self) -> DiffStat:
-        """Totals per kind, and how many bytes of modified files really changed (content-defined chunks)."""
+        """Totals per kind, and how many bytes of modified files really changed (content-defined chunks).
+
+        Reads the modified files of both sides; layer tars may be decompressed a second time for it.
+        """
+        from fastlayer.layer.places import below_upper, in_operand
         from fastlayer.layer.stat import diff_stat
 
         self._need_operands()
-        return diff_stat(self, self._old_roots(), self._b.directory)
-
-    def _old_roots(self) -> list[int]:
-        """Directories that hold the old version of a modified file, first match wins."""
-        found = [lower.directory for lower in self._lowers] or [self._a.directory]
-        return [fd for fd in found if fd is not None]
+        old = in_operand(self._a) if self._upper is None else below_upper(self._upper, self._lowers)
+        return diff_stat(self._table, old, lambda: self._roots() if self._b.xattrs is None else [])
 
     def to_numpy(self) -> np.ndarray[Any, Any]:
         """The change table as a structured array (``csrc/fl_entry.h``, ``struct fl_row``), without copying.
@@ -395,7 +397,7 @@ def diff_upper(
         warnings = _warnings(table, [], compare)
         if userxattr is None and not user_marks and (doubt := doubtful_marks(top.directory)):
             warnings.append(doubt)
-        changes = Changes(table, bottoms[0], top, warnings, bottoms)
+        changes = Changes(table, bottoms[0], top, warnings, bottoms, differ)
     except BaseException as exc:
         for operand in opened:
             operand.close()
