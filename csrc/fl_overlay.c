@@ -24,7 +24,7 @@ static int add_part(struct fl_overlay_dir *d, uint32_t layer, const void *path,
     };
 
     if (d->paths.len + len > UINT32_MAX)
-        return fl_error_set(err, FL_ERR_LIMIT, NULL, 0, "directory paths too long");
+        return fl_error_set(err, FL_ERR_LIMIT, NULL, 0, "directory paths too long: compare the mounted overlay");
     if (fl_buf_add(&d->paths, path, len, NULL, err) < 0)
         return -1;
     return fl_buf_add(&d->parts, &part, sizeof(part), NULL, err);

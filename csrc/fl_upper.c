@@ -297,7 +297,7 @@ static int sort_names(struct fl_upper *u, struct fl_error *err)
     u->sorted.len = 0;
     if (u->names.len > UINT32_MAX)
         return fl_error_set(err, FL_ERR_LIMIT, u->path.data, u->path.len,
-                            "too many names in a directory");
+                            "too many names in a directory: compare the mounted overlay");
     for (uint32_t at = 0; at < u->names.len; at += (uint32_t)strlen(names + at) + 1)
         if (fl_buf_add(&u->sorted, &at, sizeof(at), NULL, err) < 0)
             return -1;

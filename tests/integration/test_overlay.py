@@ -19,6 +19,7 @@ import pytest
 
 import fastlayer
 from fastlayer._backend import Engine
+from fastlayer.layer.overlay import has_user_marks
 from tests.conftest import needs_root, require
 from tests.filesystems import overlay
 from tests.integration.command import Place
@@ -83,6 +84,33 @@ def set_attributes(path: Path, **values: bytes) -> None:
     )
     words = [f"user.overlay.{name}={value.decode()}" for name, value in values.items()]
     as_nobody(sys.executable, "-c", script, path, *words)
+
+
+@pytest.mark.parametrize(
+    ("before", "marks"),
+    [
+        ([], False),
+        (["setpriv", "--bounding-set", "-sys_admin"], False),  # root in a container of the initial user namespace
+        (["unshare", "-Ur"], True),
+    ],
+)
+def test_default_namespace_of_the_marks(before: list[str], marks: bool) -> None:
+    require(*before[:1])
+    script = (
+        "import sys; sys.path = sys.argv[1:]; from fastlayer.layer import overlay; print(overlay.has_user_marks(None))"
+    )
+    done = subprocess.run(
+        [*before, sys.executable, "-c", script, *sys.path], capture_output=True, check=True, text=True
+    )
+    assert done.stdout == f"{marks}\n"
+
+
+def test_default_namespace_of_an_unprivileged_user() -> None:
+    child = os.fork()
+    if child == 0:
+        os.setresuid(65534, 65534, 65534)
+        os._exit(10 + has_user_marks(None))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
 
 
 # ---- how much really changed

@@ -13,16 +13,27 @@ import re
 
 from fastlayer.errors import OperandError, UsageError, show_path
 
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of the kernel
 _TRUSTED, _USER = "trusted.overlay.", "user.overlay."
 _PIECE = re.compile(r"\\[:\\]|:|[^:\\]+|\\")  # of a list of directories
 
 
 def has_user_marks(userxattr: bool | None) -> bool:
-    """The caller's choice; without one ``user.overlay.*`` only for those whom the kernel does not show ``trusted.*``.
+    """The caller's choice; without one, whether the caller could only have mounted with ``userxattr``.
 
-    These cannot have mounted anything else either, unless with ``userxattr``.
+    That is so for who has no CAP_SYS_ADMIN in the initial user namespace, but for a root who dropped it there: he works
+    on mounts of others.
     """
-    return not _sees_trusted() if userxattr is None else userxattr
+    if userxattr is not None:
+        return userxattr
+    return not (_sees_trusted() or (os.geteuid() == 0 and _in_initial_namespace()))
+
+
+def _in_initial_namespace() -> bool:
+    try:
+        return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
+    except OSError:
+        return True
 
 
 def _sees_trusted() -> bool:
