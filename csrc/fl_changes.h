@@ -43,6 +43,11 @@ int fl_changes_add(struct fl_changes *t, const void *path, uint32_t path_len,
  * dropped_xattrs if finish keeps the row. */
 int fl_changes_dropped(struct fl_changes *t, uint32_t n, struct fl_error *err);
 
+/* Puts rows that came in any order into path order, with `group` (count numbers,
+ * or NULL) alongside. No two rows may have the same path. Needs little more
+ * memory than a second heap. */
+int fl_changes_sort(struct fl_changes *t, uint32_t *group, struct fl_error *err);
+
 /* Takes back the latest row and its part of the heap. */
 void fl_changes_pop(struct fl_changes *t);
 

@@ -126,6 +126,7 @@ static int open_range(struct fl_encode *e, const struct fl_row *r,
 static int open_content(struct fl_encode *e, const struct fl_row *r, struct fl_error *err)
 {
     const uint8_t *aux = fl_row_link(e->table, r);
+    uint16_t root;
 
     e->row = r;
     e->left = r->size;
@@ -134,8 +135,11 @@ static int open_content(struct fl_encode *e, const struct fl_row *r, struct fl_e
         return open_path(e, r, 0, fl_row_path(e->table, r), r->path_len, true, err);
     if (r->link_len == FL_AUX_CTIME_LEN && aux[0] == 'C')
         return open_path(e, r, 0, fl_row_path(e->table, r), r->path_len, true, err);
-    if (r->link_len > 2 && aux[0] == 'P')
-        return open_path(e, r, aux[1], aux + 2, r->link_len - 2u, false, err);
+    if (r->link_len > FL_AUX_PATH_HEAD && aux[0] == 'P') {
+        memcpy(&root, aux + 1, sizeof(root));
+        return open_path(e, r, root, aux + FL_AUX_PATH_HEAD, r->link_len - FL_AUX_PATH_HEAD,
+                         false, err);
+    }
     if (r->link_len > 2 && aux[0] == 'O')
         return open_range(e, r, aux, err);
     return bad_row(e, r, err);

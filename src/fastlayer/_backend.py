@@ -111,8 +111,6 @@ class Differ(Protocol):
 
     a, b: a directory fd (int), Columns, or None (an empty tree).
 
-    Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path; top
-    lower first.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
     """
 
@@ -132,6 +130,20 @@ class Differ(Protocol):
 
     def settle(self, ticket: int, equal: bool) -> None: ...
     def finish(self) -> ChangeTable: ...
+
+
+class UpperDiffer(Differ, Protocol):
+    """``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, userxattr=, details=)``: the overlay fast path.
+
+    Top lower first. ``userxattr``: the overlay's marks are ``user.overlay.*``, else ``trusted.overlay.*``.
+    """
+
+    def old_place(self, path: bytes) -> tuple[int, bytes] | None:
+        """After ``finish``: where the lower directories have the bytes of their regular file at ``path``.
+
+        The number of one (1 is the top one) and the path in it.
+        """
+        ...
 
 
 class Encoder(Protocol):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from fastlayer._baseline import header
 from fastlayer._baseline.paths import open_beneath
+from fastlayer._baseline.table import AUX_PATH
 from fastlayer.errors import FileChangedError, StorageError, UnsafeEntryError, UsageError, show_path
 
 _RECORD = struct.Struct("=QQqQ6I3H2B")  # struct fl_row
@@ -171,11 +172,12 @@ class Encoder:
 
     def _aux_content(self, row: _Row, path: bytes, where: bytes) -> Iterator[bytes]:
         """Content that lives elsewhere: ``P`` root path, or ``O`` root offset (csrc/fl_entry.h)."""
-        root = self._root(where[1])
         if where[:1] == b"O":
-            yield from self._copy_range(root, path, int.from_bytes(where[2:10], sys.byteorder), row.size)
+            offset = int.from_bytes(where[2:10], sys.byteorder)
+            yield from self._copy_range(self._root(where[1]), path, offset, row.size)
             return
-        fd = _open(root, where[2:], path)
+        _, root = AUX_PATH.unpack_from(where)
+        fd = _open(self._root(root), where[AUX_PATH.size :], path)
         try:
             _check_unchanged(fd, path, row.size)
             yield from self._copy(fd, path, row.size)

@@ -17,6 +17,7 @@ ROW_VERIFY, ROW_GROUP, ROW_AUX, ROW_KEY = 1, 2, 4, 8
 NO_LEADER = 0xFFFFFFFF
 _AUX_CTIME = struct.Struct("=cQ")
 RECORD = struct.Struct("=QQqQIIIIIIHHHBB")
+AUX_PATH = struct.Struct("=cH")  # "P", root number; the path follows
 
 
 def ctime_aux(entry: Entry) -> bytes:

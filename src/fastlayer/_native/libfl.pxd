@@ -197,6 +197,7 @@ cdef extern from "fl_upper.h" nogil:
         uint32_t lower_count
         fl_diff_compare compare
         fl_xattr_policy xattrs
+        bint userxattr
         bint details
     struct fl_upper:
         fl_changes table
@@ -206,6 +207,8 @@ cdef extern from "fl_upper.h" nogil:
     void fl_upper_free(fl_upper *u)
     int fl_upper_step(fl_upper *u, fl_error *err)
     int fl_upper_finish(fl_upper *u, fl_error *err)
+    int fl_upper_old(fl_upper *u, const char *path, uint32_t *ret_layer, const uint8_t **ret_path, size_t *ret_len,
+                     fl_error *err)
 
 # ---- fl_encode.h ------------------------------------------------------------------------------
 cdef extern from "fl_encode.h" nogil:

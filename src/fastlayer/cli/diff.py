@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fastlayer.layer.stat import DiffStat
     from fastlayer.layer.writer import Layer
 
+_FILES_PER_LOWER, _FILES_BESIDE = 5, 64  # open at once: a root, and a directory in each for both trees and their roots
 SCHEMA = 1  # of every JSON object printed here; docs/cli.md lists the fields
 
 EPILOG = """\b
@@ -35,7 +37,17 @@ Examples:
 @click.option("--from", "from_", multiple=True, metavar="LAYER", help="A as a stack: repeat, lowest layer first.")
 @click.option("--to", multiple=True, metavar="LAYER", help="B as a stack: repeat, lowest layer first.")
 @click.option("--upper", metavar="DIR", help="Read only this overlay upper directory (with --lower).")
-@click.option("--lower", multiple=True, metavar="L1[:L2...]", help="The lower directories below --upper, top first.")
+@click.option(
+    "--lower",
+    multiple=True,
+    metavar="L1[:L2...]",
+    help=r"The lower directories below --upper, top first; \: is a colon.",
+)
+@click.option(
+    "--userxattr/--no-userxattr",
+    default=None,
+    help="--upper's marks are user.overlay.* or trusted.overlay.* (default: trusted for root, else user).",
+)
 @click.option("-o", "--output", metavar="FILE|-", help="Write the layer; print its descriptor.")
 @click.option("--compression", type=click.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
 @click.option("--level", type=click.IntRange(0, 22), help="Compression level.")
@@ -94,6 +106,8 @@ def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
     """A and B from the positional operands, --from and --to; (None, None) with --upper."""
     if (given["upper"] is None) != (not given["lower"]):
         raise click.UsageError("--upper and --lower go together")
+    if given["userxattr"] is not None and given["upper"] is None:
+        raise click.UsageError("--userxattr is about the marks of --upper: give --upper, too")
     names = list(given["operands"])
     wanted = (not given["from_"]) + (not given["to"])
     if given["upper"] is not None:
@@ -132,7 +146,18 @@ def _target(given: dict[str, Any]) -> Any:
 
 
 def _lowers(given: dict[str, Any]) -> list[str]:
-    return [name for text in given["lower"] for name in text.split(":") if name]
+    from fastlayer.layer.overlay import split_lowers
+
+    names = [name for text in given["lower"] for name in split_lowers(text)]
+    _allow_open_files(_FILES_PER_LOWER * len(names))
+    return names
+
+
+def _allow_open_files(count: int) -> None:
+    """Many lower directories exceed the usual limit, which the process may raise for itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < count + _FILES_BESIDE:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> Changes:
@@ -140,7 +165,7 @@ def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) ->
 
     changes: Changes
     if given["upper"] is not None:
-        changes = fastlayer.diff_upper(given["upper"], _lowers(given), **keywords)
+        changes = fastlayer.diff_upper(given["upper"], _lowers(given), userxattr=given["userxattr"], **keywords)
     else:
         changes = fastlayer.diff(a, b, **keywords)
     return changes
@@ -152,6 +177,7 @@ def _write_at_once(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, An
     keywords = {**keywords, **_layer_keywords(given, keywords["progress"])}
     layer: Layer
     if given["upper"] is not None:
+        keywords["userxattr"] = given["userxattr"]
         layer = fastlayer.diff_upper(given["upper"], _lowers(given), _target(given), **keywords)
     else:
         layer = fastlayer.diff(a, b, _target(given), **keywords)
@@ -218,10 +244,16 @@ def _print_stat(statistics: DiffStat, format_: str, file: Any) -> None:
     output.table(rows[0], rows[1:], frozenset({1, 2, 3}), file)
     if statistics.modified_files:
         print(
-            f"really changed: {output.human(statistics.changed_bytes)} of {output.human(statistics.modified_bytes)} "
-            f"in {statistics.modified_files} modified files (content-defined chunks)",
+            _really_changed(statistics),
             file=file,
         )
+
+
+def _really_changed(statistics: DiffStat) -> str:
+    of = f"of {output.human(statistics.modified_bytes)} in {statistics.modified_files} modified files"
+    if statistics.changed_bytes is None:
+        return f"really changed: unknown {of} (an index has no contents)"
+    return f"really changed: {output.human(statistics.changed_bytes)} {of} (content-defined chunks)"
 
 
 def _print_layer(layer: Layer, given: dict[str, Any]) -> None:

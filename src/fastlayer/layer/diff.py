@@ -119,11 +119,13 @@ class Changes:
         b: Operand,
         warnings: Sequence[str],
         lowers: Sequence[Operand] = (),
+        upper: _backend.UpperDiffer | None = None,
     ) -> None:
         self._table = table
         self._a = a
         self._b = b
         self._lowers = tuple(lowers)
+        self._upper = upper  # knows what the lower directories had
         self._closed = False
         self.warnings = tuple(warnings)
         kinds = bytes(table.records().cast("B")[_ROW_KIND::_ROW_SIZE]) if len(table) else b""
@@ -139,16 +141,16 @@ class Changes:
         return (_change(row) for row in _backend.iter_rows(self._table, _BATCH) if row.kind != "P")
 
     def stat(self) -> DiffStat:
-        """Totals per kind, and how many bytes of modified files really changed (content-defined chunks)."""
+        """Totals per kind, and how many bytes of modified files really changed (content-defined chunks).
+
+        Reads the modified files of both sides; layer tars may be decompressed a second time for it.
+        """
+        from fastlayer.layer.places import below_upper, in_operand
         from fastlayer.layer.stat import diff_stat
 
         self._need_operands()
-        return diff_stat(self, self._old_roots(), self._b.directory)
-
-    def _old_roots(self) -> list[int]:
-        """Directories that hold the old version of a modified file, first match wins."""
-        found = [lower.directory for lower in self._lowers] or [self._a.directory]
-        return [fd for fd in found if fd is not None]
+        old = in_operand(self._a) if self._upper is None else below_upper(self._upper, self._lowers)
+        return diff_stat(self._table, old, lambda: self._roots() if self._b.xattrs is None else [])
 
     def to_numpy(self) -> np.ndarray[Any, Any]:
         """The change table as a structured array (``csrc/fl_entry.h``, ``struct fl_row``), without copying.
@@ -327,6 +329,7 @@ def diff_upper(
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -341,6 +344,7 @@ def diff_upper(
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -354,6 +358,7 @@ def diff_upper(
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -363,7 +368,13 @@ def diff_upper(
     """What an overlayfs upper directory changes in the lower ones, reading the upper one only.
 
     ``lowers``: a directory or a sequence of them, top first, as in overlayfs' ``lowerdir=``. The rest as in ``diff``.
+
+    ``userxattr``: as the mount option: overlayfs' marks are ``user.overlay.*``, else ``trusted.overlay.*``. Only those
+    are honoured; attributes of the other name are data. None: what the caller can have mounted, which is ``trusted``
+    for who may see ``trusted.*`` (root), else ``user``.
     """
+    from fastlayer.layer.overlay import doubtful_marks, has_user_marks, too_many_files
+
     _check(compare, xattrs)
     _check_writing(compression, level, source_date_epoch, jobs, progress)
     report, threads = Reporter(progress), default_jobs(jobs)
@@ -372,19 +383,30 @@ def diff_upper(
     if not below:
         raise UsageError("an upper directory needs at least one lower directory")
     check_descriptors(upper, *below)
+    user_marks = has_user_marks(userxattr)
     opened: list[Operand] = []
     try:
         for value in (upper, *below):
             opened.append(of_directory(value))
         top, *bottoms = opened
         differ = _backend.engine().upper.UpperDiffer(
-            top.side, [bottom.side for bottom in bottoms], compare=compare, xattrs=xattrs, details=output is None
+            top.side,
+            [bottom.side for bottom in bottoms],
+            compare=compare,
+            xattrs=xattrs,
+            userxattr=user_marks,
+            details=output is None,
         )
         table = _run(differ, top.directory, threads, report)
-        changes = Changes(table, bottoms[0], top, _warnings(table, 0), bottoms)
-    except BaseException:
+        warnings = _warnings(table, 0)
+        if userxattr is None and not user_marks and (doubt := doubtful_marks(top.directory)):
+            warnings.append(doubt)
+        changes = Changes(table, bottoms[0], top, warnings, bottoms, differ)
+    except BaseException as exc:
         for operand in opened:
             operand.close()
+        if said := too_many_files(exc, len(below)):
+            raise said from exc
         raise
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
 
