@@ -27,8 +27,8 @@
  *   - extended attributes that are not set, counted and reported: trusted.*,
  *     security.selinux, those of the storage format (user.overlay.* in
  *     overlay-userxattr), and what the kernel or file system refuses with
- *     EPERM or ENOTSUP; trusted.overlay.*, security.selinux and the format's
- *     own are not removed from directories that get new attributes, either;
+ *     EPERM or ENOTSUP; what is never set is not removed from directories that
+ *     get new attributes, either;
  *   - with ignore_chown an owner that may not be set is left, and then the
  *     setuid and setgid bits are left out;
  *   - overlay formats: a directory that takes the place of anything else, a
