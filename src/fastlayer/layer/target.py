@@ -107,11 +107,12 @@ class Target:
 
 def _make_plain(fd: int, owner: tuple[int, int]) -> None:
     """0755, of that owner where permitted, with nothing inherited from the directory above."""
-    try:
-        os.fchown(fd, *owner)
-    except OSError as exc:
-        if exc.errno not in (errno.EPERM, errno.EINVAL):  # EINVAL: not mapped in this user namespace
-            raise
+    for uid, gid in ((-1, os.getegid()), owner):
+        try:
+            os.fchown(fd, uid, gid)
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.EINVAL):  # EINVAL: not mapped in this user namespace
+                raise
     for name in ("system.posix_acl_default", "system.posix_acl_access"):
         try:
             os.removexattr(fd, name)
