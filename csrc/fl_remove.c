@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "fl_sys.h"
+#include "fl_work.h"
 
 #define OPEN_LEVELS 8u
 #define RECORDS_SIZE (32u << 10)
@@ -162,7 +163,7 @@ static int scan_level(struct fl_remove *r, int fd, struct fl_error *err)
 
     while ((n = read_records(r, fd, err)) > 0)
         for (ssize_t at = 0; at < n; at += record_at(r, at)->reclen)
-            if (remove_record(r, fd, record_at(r, at), err) < 0)
+            if (fl_work_check(r->stop, err) < 0 || remove_record(r, fd, record_at(r, at), err) < 0)
                 return -1;
     return n < 0 ? -1 : 0;
 }
@@ -284,9 +285,9 @@ static int remove_tree(struct fl_remove *r, int dir, const char *name, int fd, s
         return -1;
     while (depth(r) != 0) {
         struct level *top = level_at(r, depth(r) - 1);
-        int done = r->names.len == top->names_start ? leave_level(r, dir, err) : enter_last(r, top, err);
 
-        if (done < 0)
+        if (fl_work_check(r->stop, err) < 0 ||
+            (r->names.len == top->names_start ? leave_level(r, dir, err) : enter_last(r, top, err)) < 0)
             return -1;
     }
     return 0;

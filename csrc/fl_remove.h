@@ -10,9 +10,12 @@
 #ifndef FL_REMOVE_H
 #define FL_REMOVE_H
 
+#include <stdatomic.h>
+
 #include "fl_buf.h"
 
 struct fl_remove {
+    const atomic_bool *stop; /* once true the removal ends with ECANCELED (fl_work.h); NULL: it does not */
     struct fl_buf levels;  /* private: directories being emptied                */
     struct fl_buf names;   /* private: directories still to be removed, stacked */
     struct fl_buf records; /* private: what getdents64 fills                    */

@@ -9,6 +9,7 @@
 
 #include "fl_extract_private.h"
 #include "fl_sys.h"
+#include "fl_work.h"
 
 #define MARKER_PREFIX ".wh."
 #define MARKER_PREFIX_LEN 4u
@@ -42,6 +43,8 @@ static int scan(struct fl_extract *x, uint32_t dir, uint64_t mount, struct fl_er
     for (end = name + x->list.len; name < end; name += strlen(name) + 1) {
         const struct fl_seen_slot *slot = fl_seen_find(&x->path.seen, dir, name, strlen(name));
 
+        if (fl_work_check(&x->work.stop, err) < 0)
+            return -1;
         if (slot != NULL && slot->dir != 0) {
             if (push(x, slot->dir, err) < 0)
                 return -1;
