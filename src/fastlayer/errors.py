@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 
-
 _SHOWN = 512  # characters of a path in messages
 _LEFT_OUT = "[...]"
 _END = (_SHOWN - len(_LEFT_OUT)) // 2

@@ -65,9 +65,7 @@ class Place:
         }
 
     @contextmanager
-    def started(
-        self, *words: Word, before: tuple[Word, ...] = (), **options: Any
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    def started(self, *words: Word, before: tuple[Word, ...] = (), **options: Any) -> Iterator[subprocess.Popen[bytes]]:
         """A running command, killed at the end if it still runs."""
         process = subprocess.Popen(
             [os.fsencode(w) for w in (*before, *COMMAND, *words)],

@@ -26,7 +26,9 @@ FILES = 200_000
 def interrupted(after: float) -> Iterator[None]:
     """SIGINT after so many seconds; it must be heard within one."""
     heard = [0.0]
-    timer = threading.Timer(after, lambda: (heard.__setitem__(0, time.monotonic()), os.kill(os.getpid(), signal.SIGINT)))
+    timer = threading.Timer(
+        after, lambda: (heard.__setitem__(0, time.monotonic()), os.kill(os.getpid(), signal.SIGINT))
+    )
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -93,9 +93,7 @@ def test_a_mounted_target_is_a_tree_like_any(
     assert names(host) == []
 
 
-def test_the_refusal_says_what_to_do(
-    engine: Any, tmp_path: Path, target: Path, mount: Callable[[Path], None]
-) -> None:
+def test_the_refusal_says_what_to_do(engine: Any, tmp_path: Path, target: Path, mount: Callable[[Path], None]) -> None:
     mount(target / "m")
     (tmp_path / "layer.tar").write_bytes(file(b".wh.m") + END)
     with pytest.raises(StorageError) as refusal:

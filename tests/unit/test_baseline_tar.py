@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fastlayer._baseline import header, numbers, paths, pax, remove
-from fastlayer._baseline.nodes import Node
 from fastlayer._baseline.encode import Encoder
 from fastlayer._baseline.header import Header, encode_header
+from fastlayer._baseline.nodes import Node
 from fastlayer.errors import FileChangedError, UnsafeEntryError
 from tests.conftest import needs_root
 from tests.corpus import tarparts

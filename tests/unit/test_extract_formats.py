@@ -137,9 +137,7 @@ def test_a_marker_makes_the_parents_that_its_name_says(engine: Any, target: Path
 
 @pytest.mark.parametrize("format", MARKING)
 @pytest.mark.parametrize("marker", [b"l/.wh.z", b"l/a/b/.wh.z", b"l/.wh..wh..opq", b"m/.wh.z", b"real/up/.wh.z"])
-def test_a_marker_behind_a_link_to_nothing_makes_nothing(
-    engine: Any, target: Path, format: str, marker: bytes
-) -> None:
+def test_a_marker_behind_a_link_to_nothing_makes_nothing(engine: Any, target: Path, format: str, marker: bytes) -> None:
     links = symlink(b"l", b"nowhere/deep") + symlink(b"m", b"/l") + folder(b"real") + symlink(b"real/up", b"../gone")
     apply(engine, target, links + file(marker), format=format)
     assert names(target) == ["l", "m", "real", "real/up"]

@@ -92,10 +92,10 @@ class Target:
             if self._staging is not None:
                 self._remove_staging(self._staging)
         finally:
-            for fd in (self.fd, self._parent):
+            owned, self.fd, self._parent = (self.fd, self._parent), -1, -1
+            for fd in owned:
                 if fd >= 0:
                     os.close(fd)
-            self.fd = self._parent = -1
 
     def _remove_staging(self, staging: bytes) -> None:
         self._staging = None
