@@ -50,8 +50,9 @@ unit: build
 
 # The same containment rules with the openat2 fast path switched off.
 fallback: build
-	FASTLAYER_NO_OPENAT2=1 $(PYTEST) -n $(JOBS) tests/unit/test_extract.py tests/unit/test_containment.py \
-	  tests/unit/test_encode.py tests/unit/test_upper.py tests/property
+	FASTLAYER_NO_OPENAT2=1 $(PYTEST) -n $(JOBS) tests/unit/test_extract*.py tests/unit/test_containment.py \
+	  tests/unit/test_layer_rules.py tests/unit/test_copy_up.py tests/unit/test_clone.py tests/unit/test_apply_api.py \
+	  tests/unit/test_deep_paths.py tests/unit/test_encode.py tests/unit/test_upper.py tests/property
 
 integration: build
 	bash .ci/system peers

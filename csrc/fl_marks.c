@@ -132,7 +132,7 @@ static bool travels(const struct fl_marks *m, const char *shown)
         return false;
     if (m->policy == FL_XATTR_DOCKER)
         return strcmp(shown, "security.capability") == 0;
-    return !starts(shown, "trusted.overlay.") && !fl_xattr_is_host_only(shown, strlen(shown));
+    return !starts(shown, "trusted.") && !fl_xattr_is_host_only(shown, strlen(shown));
 }
 
 /* Notes the attribute shown as space + rest. `kept` stays sorted; lists are short. */

@@ -320,12 +320,12 @@ int fl_tar_next(struct fl_tar *t, const uint8_t **buf, size_t *len,
 
 int fl_tar_finish(const struct fl_tar *t, struct fl_error *err)
 {
-    if (t->state == ST_ENDED)
+    bool is_between = t->state == ST_PADDING || (t->state == ST_HEADER && t->have == 0);
+
+    if (t->state == ST_ENDED || (is_between && t->pending == 0))
         return 0;
-    if (t->pending != 0)
+    if (is_between)
         return fl_error_format(err, t->pos, "archive ends after an extended header");
-    if (t->state == ST_PADDING || (t->state == ST_HEADER && t->have == 0))
-        return 0;
     if (t->state == ST_HEADER)
         return fl_error_format(err, t->pos, "archive is cut inside a header");
     fl_error_format(err, t->pos, "archive is cut inside an entry");

@@ -177,7 +177,11 @@ class Extractor(Protocol):
 
     def begin_layer(self) -> None: ...
     def feed(self, buffer: Any) -> None:
-        """Takes all of buffer (any length). Bytes after the end-of-archive blocks are ignored."""
+        """Takes all of buffer (any length). Bytes after the end-of-archive blocks are ignored.
+
+        Signals are heard meanwhile, here and in ``end_layer``; what a handler raises stops the work between two steps
+        (a removed name, a synced file), and then the extractor has failed.
+        """
         ...
 
     def end_layer(self) -> ExtractStats:

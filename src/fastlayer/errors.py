@@ -20,13 +20,33 @@ from __future__ import annotations
 
 import os
 
+_SHOWN = 512  # characters of a path in messages
+_LEFT_OUT = "[...]"
+_END = (_SHOWN - len(_LEFT_OUT)) // 2
+
 
 def show_path(path: str | bytes) -> str:
-    """A path for people: one line, whatever bytes it has."""
-    text = os.fsdecode(path)
+    """A path for people: one line, whatever bytes it has; of a long one the beginning and the end."""
+    raw = os.fsencode(path)
+    if len(raw) <= _SHOWN:
+        return _cut(_printable(raw))
+    head, tail = _END, len(raw) - _END
+    while head > 0 and raw[head] & 0xC0 == 0x80:  # no UTF-8 sequence is cut in two
+        head -= 1
+    while tail < len(raw) and raw[tail] & 0xC0 == 0x80:
+        tail += 1
+    return _cut(_printable(raw[:head] + _LEFT_OUT.encode() + raw[tail:]))
+
+
+def _printable(raw: bytes) -> str:
+    text = os.fsdecode(raw)
     if text.isprintable():
         return text
-    return os.fsencode(text).decode("ascii", "backslashreplace").encode("unicode_escape").decode().replace("\\\\", "\\")
+    return raw.decode("ascii", "backslashreplace").encode("unicode_escape").decode().replace("\\\\", "\\")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_END] + _LEFT_OUT + text[-_END:]
 
 
 class FastlayerError(Exception):
@@ -78,15 +98,18 @@ class FileChangedError(FastlayerError):
 
 
 class StorageError(FastlayerError, OSError):
-    """The operating system refused. ``errno``, ``filename`` and ``op`` say what."""
+    """The operating system refused. ``errno``, ``filename`` and ``op`` say what; ``within`` is the layer or tree that
+    ``filename`` is in, ``hint`` the next step, where they are known."""
 
-    def __init__(self, errnum: int, op: str, path: str | bytes | None = None) -> None:
+    def __init__(
+        self, errnum: int, op: str, path: str | bytes | None = None, *, within: str = "", hint: str = ""
+    ) -> None:
         OSError.__init__(self, errnum, os.strerror(errnum))
         self.op = op
         self.filename = path
+        self.within = within
+        self.hint = hint
 
     def __str__(self) -> str:
-        text = f"{self.op}: {os.strerror(self.errno or 0)}"
-        if self.filename:
-            text = f"{show_path(self.filename)}: {text}"
-        return text
+        path = show_path(self.filename) if self.filename else ""
+        return ": ".join(filter(None, (self.within, path, self.op, os.strerror(self.errno or 0), self.hint)))

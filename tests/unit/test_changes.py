@@ -230,11 +230,11 @@ def test_xattr_policies(pair: Pair) -> None:
     found = {policy: pair.table(xattrs=policy) for policy in ("all", "docker", "none")}
     names = {policy: [name for name, _ in table.row(0).xattrs] for policy, table in found.items()}
     assert names == {
-        "all": [b"security.capability", b"trusted.t", b"user.u"],
+        "all": [b"security.capability", b"user.u"],
         "docker": [b"security.capability"],
         "none": [],
     }
-    assert {policy: table.dropped_xattrs for policy, table in found.items()} == {"all": 1, "docker": 3, "none": 4}
+    assert {policy: table.dropped_xattrs for policy, table in found.items()} == {"all": 2, "docker": 3, "none": 4}
 
 
 @needs_root

@@ -217,14 +217,14 @@ def test_pax_records_come_in_one_order(engine: _backend.Engine, tree: Path) -> N
     os.chown(link, 2097152, 2097153, follow_symlinks=False)
     settle(tree)
     os.utime(link, ns=(0, 1_500_000_000), follow_symlinks=False)
-    os.setxattr(link, "trusted.z", b"1", follow_symlinks=False)
-    os.setxattr(link, "trusted.a", b"\0\n=", follow_symlinks=False)
+    os.setxattr(link, "security.z", b"1", follow_symlinks=False)
+    os.setxattr(link, "security.a", b"\0\n=", follow_symlinks=False)
     os.utime(tree, (TIME, TIME))
-    keys = [b"gid", b"linkpath", b"mtime", b"path", b"uid", b"SCHILY.xattr.trusted.a", b"SCHILY.xattr.trusted.z"]
+    keys = [b"gid", b"linkpath", b"mtime", b"path", b"uid", b"SCHILY.xattr.security.a", b"SCHILY.xattr.security.z"]
     body = pax_body(layer(engine, tree))
     places = [body.index(b" " + key + b"=") for key in keys]
     assert places == sorted(places)
-    assert b" SCHILY.xattr.trusted.a=\0\n=\n" in body
+    assert b" SCHILY.xattr.security.a=\0\n=\n" in body
     found = member(layer(engine, tree), "l" * 101)
     assert (found.uid, found.gid, found.linkname, found.mtime) == (2097152, 2097153, "t" * 101, 1.5)
     assert b"PaxHeaders.0/" + b"l" * 87 in [header[:100] for header in headers(layer(engine, tree))]

@@ -428,20 +428,19 @@ def test_overlay_xattrs_never_come_out_and_escaped_ones_do(engine: _backend.Engi
     every_kind_of_xattr(put(layers.upper, "f"))
     found = layers.table(engine, userxattr=True)
     assert found.row(0).xattrs == (
-        (b"trusted.other", b"trusted.other"),
         (b"user.overlay.opaque", b"user.overlay.overlay.opaque"),
         (b"user.overlay.overlay.x", b"user.overlay.overlay.overlay.x"),
         (b"user.plain", b"user.plain"),
     )
-    assert found.dropped_xattrs == 2  # trusted.overlay.* is data there, and stays on the host
+    assert found.dropped_xattrs == 3  # trusted.* stays on the host
 
 
 def test_user_overlay_xattrs_are_data_of_an_ordinary_mount(engine: _backend.Engine, layers: Layers) -> None:
     every_kind_of_xattr(put(layers.upper, "f"))
     found = layers.table(engine)
-    names = ("trusted.other", "user.overlay.origin", "user.overlay.overlay.opaque", "user.overlay.overlay.overlay.x")
+    names = ("user.overlay.origin", "user.overlay.overlay.opaque", "user.overlay.overlay.overlay.x")
     assert found.row(0).xattrs == tuple((name.encode(), name.encode()) for name in (*names, "user.plain"))
-    assert found.dropped_xattrs == 1  # the unescaped trusted.overlay.opaque stays on the host
+    assert found.dropped_xattrs == 2  # trusted.other and the unescaped trusted.overlay.opaque stay on the host
 
 
 def every_kind_of_xattr(where: Path) -> None:

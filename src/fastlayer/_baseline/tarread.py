@@ -111,18 +111,20 @@ class TarParser:
             while (event := next(machine)) is not None:
                 yield event
         except (_Refused, ValueError) as exc:
-            name = show_path(self._path) + ": " if self._path else ""
-            raise LayerFormatError(f"{name}{exc} (at byte {self._entry_at})") from None
+            raise LayerFormatError(f"{self._name()}{exc} (at byte {self._entry_at})") from None
         self._machine = machine
 
     def finish(self) -> None:
         """The input ended. Only the last padding may be missing."""
         if self.ended:
             return
+        if self._inside:
+            raise LayerFormatError(f"{self._name()}archive is cut inside {self._inside} (at byte {self.offset})")
         if self._extended:
             raise LayerFormatError(f"archive ends after an extended header (at byte {self.offset})")
-        if self._inside:
-            raise LayerFormatError(f"archive is cut inside {self._inside} (at byte {self.offset})")
+
+    def _name(self) -> str:
+        return show_path(self._path) + ": " if self._path else ""
 
     # ---- input
 

@@ -102,7 +102,7 @@ def _travels(name: bytes, policy: str) -> bool:
         return False
     if policy == "docker":
         return name == b"security.capability"
-    return not is_host_only(name) and not name.startswith(b"trusted.overlay.")
+    return not is_host_only(name) and not name.startswith(b"trusted.")
 
 
 def pack_xattrs(xattrs: Xattrs) -> bytes:

@@ -304,8 +304,10 @@ cdef extern from "fl_extract.h" nogil:
     fl_extract *fl_extract_new(int target, const fl_extract_options *options, fl_error *err)
     void fl_extract_free(fl_extract *x)
     int fl_extract_begin(fl_extract *x, fl_error *err)
-    int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, fl_error *err)
-    int fl_extract_end(fl_extract *x, fl_error *err)
+    int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, fl_error *err)
+    int fl_extract_end(fl_extract *x, unsigned wait_ms, fl_error *err)
+    int fl_extract_wait(fl_extract *x, unsigned wait_ms, fl_error *err)
+    void fl_extract_stop(fl_extract *x)
     const fl_extract_stats *fl_extract_read_stats(const fl_extract *x)
 
 # ---- fl_clone.h -------------------------------------------------------------------------------

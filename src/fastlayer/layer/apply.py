@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastlayer import _backend
-from fastlayer.errors import DigestMismatchError, LayerError, UsageError
+from fastlayer.errors import DigestMismatchError, LayerError, StorageError, UsageError
 from fastlayer.layer.arguments import CALLBACK, DIGESTS, DIRECTORY, FLAG, ID_MAP, LIMITS, NUMBER, check
 from fastlayer.layer.expand import MAX_RATIO, Expansion
 from fastlayer.layer.operands import check_descriptors
@@ -26,6 +28,14 @@ IdMap = Sequence[tuple[int, int, int]]
 
 _FORMATS = ("dir", "overlay", "overlay-userxattr", "aufs")
 _MAX_ID = (1 << 32) - 2
+_NEXT_STEPS = {
+    errno.ENOSPC: "free some space, or give a target on another file system",
+    errno.EDQUOT: "raise the quota, or give a target on another file system",
+    errno.EROFS: "give a target that can be written to",
+    errno.EPERM: "run as root; owners alone can be left with ignore_chown",
+    errno.EACCES: "give a target that you may write to",
+    errno.ENAMETOOLONG: "give a target on a file system that takes such names",
+}
 
 
 class Limits(NamedTuple):
@@ -138,12 +148,13 @@ def apply(
     report, threads = Reporter(progress), default_jobs(jobs)
     applied: list[AppliedLayer] = []
     warnings: list[str] = []
-    with Target(target) as place:
+    uids, gids = _id_map("uid_map", uid_map), _id_map("gid_map", gid_map)
+    with Target(target, (_mapped_root(uids), _mapped_root(gids))) as place:
         extractor = _backend.engine().extract.Extractor(
             place.fd,
             format=format,
-            uid_map=_id_map("uid_map", uid_map),
-            gid_map=_id_map("gid_map", gid_map),
+            uid_map=uids,
+            gid_map=gids,
             ignore_chown=ignore_chown,
             max_entries=limits.max_entries,
             max_size=limits.max_size,
@@ -153,8 +164,8 @@ def apply(
         )
         try:
             for value, (blob_digest, tar_digest) in zip(sources, wanted, strict=True):
-                with Source(value) as source:
-                    layer, found = _apply_named(source, extractor, limits, threads, report)
+                with Source(value) as source, _explained(source.name, place.name):
+                    layer, found = _apply_one(source, extractor, limits, threads, report)
                     _verify(source.name, layer, blob_digest, tar_digest)
                 applied.append(layer)
                 warnings += [warning for warning in found if warning not in warnings]
@@ -229,17 +240,33 @@ def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...]
     return tuple(checked)
 
 
+def _mapped_root(ranges: IdMap | None) -> int:
+    """What id 0 is in the target; -1, which is no id, where it is outside of the map."""
+    for inside, outside, count in ranges or ((0, 0, 1),):
+        if inside <= 0 < inside + count:
+            return outside
+    return -1
+
+
 # ---- one layer -----------------------------------------------------------------------------------
 
 
-def _apply_named(
-    source: Source, extractor: _backend.Extractor, limits: Limits, jobs: int, report: Reporter
-) -> tuple[AppliedLayer, tuple[str, ...]]:
-    """Errors about the layer get its name."""
+@contextmanager
+def _explained(layer: str, target: str) -> Iterator[None]:
+    """Errors about the layer get its name, those of the target's file system its and the next step, too."""
     try:
-        return _apply_one(source, extractor, limits, jobs, report)
+        yield
+    except DigestMismatchError:
+        raise
     except LayerError as exc:
-        raise type(exc)(f"{source.name}: {exc}") from exc
+        raise type(exc)(f"{layer}: {exc}") from exc
+    except StorageError as exc:
+        if exc.within or exc.filename == layer:  # about reading the layer itself
+            raise
+        hint = _NEXT_STEPS.get(exc.errno or 0, "")
+        if exc.errno == errno.EBUSY and exc.op == "remove a mount point":
+            hint = "unmount what is mounted there first"
+        raise StorageError(exc.errno or 0, exc.op, exc.filename, within=f"{layer} onto {target}", hint=hint) from exc
 
 
 def _apply_one(

@@ -163,8 +163,8 @@ def _refuse_inside(source: int, target: int, src: Any, dst: Any) -> None:
             if here == wanted:
                 raise OperandError(f"{_show(dst)}: lies inside {_show(src)}: give a directory outside of it")
             above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-            os.close(fd)
-            fd = above
+            below, fd = fd, above  # forgotten before it is closed: an interrupt must not close it twice
+            os.close(below)
             if _identity(os.fstat(fd)) == here:
                 return
     finally:

@@ -67,22 +67,46 @@ class Source:
         """Reads up to ``len(buffer)`` bytes, 0 at the end. ``check`` is called now and then while a pipe is silent."""
         try:
             if self._file is not None:
-                return _read_file(self._file, buffer)
-            if self._waits and check is not None:
-                poll = select.poll()
-                poll.register(self._fd, select.POLLIN)
-                while not poll.poll(_POLL_MILLISECONDS):
-                    check()
-            return os.readv(self._fd, [buffer])
+                return self._read_file(buffer, check)
+            return self._read_fd(buffer, check)
         except io.UnsupportedOperation as exc:
             raise OperandError(f"{self.name}: not open for reading: open it in mode `rb`") from exc
         except OSError as exc:
             raise StorageError(exc.errno or 0, "read", self.name) from exc
 
+    def _read_fd(self, buffer: Any, check: Callable[[], object] | None) -> int:
+        if self._waits and check is not None:
+            _wait(self._fd, check)
+        while True:
+            try:
+                return os.readv(self._fd, [buffer])
+            except BlockingIOError:  # O_NONBLOCK: we wait instead
+                _wait(self._fd, check)
+
+    def _read_file(self, buffer: Any, check: Callable[[], object] | None) -> int:
+        """None and ``BlockingIOError`` are how file objects say "nothing yet", which is not the end."""
+        if isinstance(self._file, io.TextIOBase):
+            raise OperandError("the layer is an open text file: open it in binary mode")
+        while (count := _read_once(self._file, buffer)) is None:
+            _wait(self._file_descriptor(), check)
+            if check is not None:
+                check()
+        return count
+
+    def _file_descriptor(self) -> int:
+        """What to wait for when a file object has nothing yet."""
+        try:
+            fd = int(self._file.fileno())
+        except (AttributeError, OSError, TypeError, ValueError):
+            fd = -1
+        if fd < 0:
+            raise OperandError(f"{self.name}: has no data yet and no descriptor to wait for: give a file that waits")
+        return fd
+
     def close(self) -> None:
         if self._owned:
-            os.close(self._fd)
             self._owned = False
+            os.close(self._fd)
 
     def __enter__(self) -> Source:
         return self
@@ -100,12 +124,17 @@ def _open(path: Any, name: str) -> int:
         raise OperandError(f"{name}: {exc}: give a layer file that can be read") from exc
 
 
-def _read_file(file: Any, buffer: Any) -> int:
-    if isinstance(file, io.TextIOBase):
-        raise OperandError("the layer is an open text file: open it in binary mode")
-    if hasattr(file, "readinto"):
-        return int(file.readinto(buffer) or 0)
-    data = file.read(len(buffer))
+def _read_once(file: Any, buffer: Any) -> int | None:
+    """One read; None: nothing yet."""
+    try:
+        if hasattr(file, "readinto"):
+            count: int | None = file.readinto(buffer)
+            return count
+        data = file.read(len(buffer))
+    except BlockingIOError:
+        return None
+    if data is None:
+        return None
     buffer[: len(data)] = data
     return len(data)
 
@@ -116,6 +145,15 @@ def check_sources(values: Iterable[Any]) -> None:
         if not (is_int(value) or isinstance(value, (str, bytes, os.PathLike)) or is_stream(value)):
             name = Source.describe(value) if not isinstance(value, bool) else str(value)
             raise OperandError(f"{name}: not a layer: give a path, a descriptor or a binary file")
+
+
+def _wait(fd: int, check: Callable[[], object] | None) -> None:
+    """Until there is something to read, or the end. ``check`` is called now and then."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while not poll.poll(_POLL_MILLISECONDS):
+        if check is not None:
+            check()
 
 
 def is_stream(value: Any) -> bool:
