@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import DigestMismatchError, LayerError, UsageError
-from fastlayer.layer.expand import MAX_RATIO, Expansion
+from fastlayer.layer.expand import Expansion
+from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
@@ -22,23 +23,6 @@ IdMap = Sequence[tuple[int, int, int]]
 
 _FORMATS = ("dir", "overlay", "overlay-userxattr", "aufs")
 _MAX_ID = (1 << 32) - 2
-
-
-class Limits(NamedTuple):
-    """What a layer may cost; 0 means no limit. Exceeding one raises ``LimitError``.
-
-    ``max_size``: bytes of all regular files of a layer; ``max_file_size``: of one; ``max_pax``: of one extended header;
-    ``max_ratio``: tar bytes per blob byte, counted once a layer has expanded beyond 1 GiB.
-    """
-
-    max_entries: int = 20_000_000
-    max_size: int = 1 << 40
-    max_file_size: int = 1 << 40
-    max_ratio: int = MAX_RATIO
-    max_pax: int = 1 << 20
-
-
-DEFAULT_LIMITS = Limits()
 
 
 class AppliedLayer(NamedTuple):
@@ -117,7 +101,7 @@ def apply(
     sources = _as_list(layers)
     wanted = list(zip(_expected("digest", digest, sources), _expected("diff_id", diff_id, sources), strict=True))
     _check(format, durability, jobs)
-    _check_limits(limits)
+    check_limits(limits)
     check_descriptors(target, *sources)
     report, threads = Reporter(progress), default_jobs(jobs)
     applied: list[AppliedLayer] = []
@@ -188,14 +172,6 @@ def _check(format: str, durability: str, jobs: int | None) -> None:
         raise UsageError(f"durability={durability!r} is unknown: use none, syncfs or fsync")
     if jobs is not None and jobs < 1:
         raise UsageError("jobs must be at least 1")
-
-
-def _check_limits(limits: Limits) -> None:
-    for name, value in limits._asdict().items():
-        if not 0 <= value < 1 << 63:
-            raise UsageError(f"{name}={value} is not a limit: give 0 (none) to 2^63 - 1")
-    if not 1 <= limits.max_pax <= 1 << 30:
-        raise UsageError(f"max_pax={limits.max_pax} is not a limit: give 1 to 2^30")
 
 
 def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...] | None:

@@ -21,7 +21,6 @@ from fastlayer.layer.source import Source
 from fastlayer.oci.digest import Digest, sha256_digest
 
 _SMALL = 1 << 20  # blobs up to this many bytes stay in the calling thread
-MAX_RATIO = 200  # default of max_ratio
 _RATIO_FREE = 1 << 30  # bytes a layer may expand to before max_ratio counts
 _RAW_SIZE = 256 << 10  # bytes of blob read at once
 _RAW_AHEAD = 8  # of those that may wait for the inflater
@@ -31,7 +30,7 @@ _TAR_AHEAD = 4  # buffers of tar beyond one for each job
 class Expansion:
     """One blob on its way. After ``run``: ``codec``, sizes in bytes, and the digests.
 
-    ``hashed=False`` leaves the digests out. ``max_ratio``: tar bytes per blob byte (0: any), see ``apply.Limits``.
+    ``hashed=False`` leaves the digests out. ``max_ratio``: tar bytes per blob byte (0: any), see ``limits.Limits``.
     """
 
     def __init__(self, source: Source, *, jobs: int, max_ratio: int = 0, hashed: bool = True) -> None:
@@ -71,7 +70,9 @@ class Expansion:
     def _hand_over(self, data: Any, sink: Callable[[Any], object]) -> None:
         self.tar_size += len(data)
         if self.tar_size > _RATIO_FREE and 0 < self._max_ratio * max(self._read, 1) < self.tar_size:
-            raise LimitError(f"expands to more than {self._max_ratio} times its size: raise max_ratio if you trust it")
+            raise LimitError(
+                f"expands to more than {self._max_ratio} times its size: raise max_ratio (--max-ratio) if you trust it"
+            )
         sink(data)
 
     def _took(self, data: memoryview) -> None:
