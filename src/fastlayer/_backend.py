@@ -6,9 +6,9 @@ baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
 names (``changes upper encode extract tarread merge chunk clone scan``) with the same classes and
-functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a
-root descriptor, without a leading slash; the root itself is ``b""``. No call follows a
-symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are
+``bytes`` relative to a root descriptor, without a leading slash; the root itself is ``b""``. No
+call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
