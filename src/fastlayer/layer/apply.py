@@ -12,7 +12,7 @@ from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
-from fastlayer.layer.source import Source, is_stream
+from fastlayer.layer.source import Source, is_stream, named
 from fastlayer.layer.target import Target
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_media_type
@@ -196,10 +196,11 @@ def _apply_named(
     source: Source, extractor: _backend.Extractor, limits: Limits, jobs: int, report: Reporter
 ) -> tuple[AppliedLayer, tuple[str, ...]]:
     """Errors about the layer get its name."""
+    before = extractor.entries
     try:
         return _apply_one(source, extractor, limits, jobs, report)
     except LayerError as exc:
-        raise type(exc)(f"{source.name}: {exc}") from exc
+        raise named(exc, source, extractor.entries - before) from exc
 
 
 def _apply_one(
@@ -213,6 +214,7 @@ def _apply_one(
 
     extractor.begin_layer()
     blob.run(sink)
+    blob.refuse_empty()
     stats = extractor.end_layer()
     report.end("apply", stats.entries, blob.blob_size, source.size)
     layer = AppliedLayer(

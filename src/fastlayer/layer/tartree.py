@@ -21,7 +21,7 @@ from fastlayer.layer.decompress import Lookahead
 from fastlayer.layer.expand import Expansion
 from fastlayer.layer.limits import Limits
 from fastlayer.layer.progress import Reporter
-from fastlayer.layer.source import Source, is_stream
+from fastlayer.layer.source import Source, is_stream, named
 
 if TYPE_CHECKING:
     from fastlayer._backend import Merger
@@ -191,11 +191,12 @@ class _Reading:
     def _merge(self, contents: _Contents, *, in_place: bool) -> Merger:
         merger = self._new_merger(in_place=in_place)
         for value in self._values:
+            before = merger.entries
             with Source(value) as source:
                 try:
                     codec = self._read(merger, source, contents)
                 except LayerError as exc:
-                    raise type(exc)(f"{source.name}: {exc}") from exc
+                    raise named(exc, source, merger.entries - before) from exc
                 if in_place and (merger.sparse or codec != "none"):
                     raise _NotInPlace
         contents.finish(merger)
@@ -224,6 +225,7 @@ class _Reading:
 
         merger.begin_layer()
         blob.run(sink)
+        blob.refuse_empty()
         merger.end_layer()
         return blob.codec
 
