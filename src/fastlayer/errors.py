@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -77,6 +78,15 @@ class FileChangedError(FastlayerError):
     """A file changed while it was read."""
 
 
+_NEXT = {  # what to do about what the system said
+    errno.EACCES: "run as someone who may, or as root",
+    errno.EPERM: "run as someone who may, or as root",
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "choose a place that can be written",
+}
+
+
 class StorageError(FastlayerError, OSError):
     """The operating system refused. ``errno``, ``filename`` and ``op`` say what."""
 
@@ -89,4 +99,5 @@ class StorageError(FastlayerError, OSError):
         text = f"{self.op}: {os.strerror(self.errno or 0)}"
         if self.filename:
             text = f"{show_path(self.filename)}: {text}"
-        return text
+        hint = _NEXT.get(self.errno or 0)
+        return f"{text}: {hint}" if hint else text

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from fastlayer import _backend
 from fastlayer._backend import Compare, Row, XattrPolicy
-from fastlayer.errors import UsageError
+from fastlayer.errors import StorageError, UsageError
 from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
-from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, of_directory, open_operand
+from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, name_side, of_directory, open_operand
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 
@@ -315,7 +315,10 @@ def diff(
             left.side, right.side, compare=compare, xattrs=xattrs, details=output is None, threads=threads
         )
         directory = left.directory if left.directory is not None else right.directory
-        table = _run(differ, directory, threads, report, opened)
+        try:
+            table = _run(differ, directory, threads, report, opened)
+        except StorageError as exc:
+            raise name_side(exc, opened) from exc
         changes = Changes(table, left, right, _warnings(table, opened, compare))
     except BaseException:
         for operand in opened:

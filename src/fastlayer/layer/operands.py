@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastlayer import _backend
-from fastlayer.errors import OperandError, UsageError, show_path
+from fastlayer.errors import OperandError, StorageError, UsageError, show_path
 from fastlayer.layer.limits import DEFAULT_LIMITS, Limits
 from fastlayer.layer.progress import Reporter
 
@@ -198,5 +198,37 @@ def _of_index(index: TreeIndex, contents: bool) -> Operand:
 def _of_layers(values: list[Any], wants: Wants) -> Operand:
     from fastlayer.layer.tartree import read_stack
 
+    _refuse_indexes(values)
     tree = read_stack(values, **wants._asdict())
     return Operand(tree.name, tree.columns, contents=tree.contents, relax=tree.relax, closer=tree.close)
+
+
+def _refuse_indexes(values: list[Any]) -> None:
+    """A saved index is a whole tree, no layer of a stack."""
+    for value in values:
+        if isinstance(value, (str, bytes, os.PathLike)) and os.path.isfile(value):
+            name = _name(value)
+            if _starts_like_index(value, name):
+                raise OperandError(f"{name}: a saved index cannot be part of a stack: give layer tars, or it alone")
+
+
+def name_side(error: StorageError, operands: Sequence[Operand]) -> StorageError:
+    """The same error, of a path below one of the directories, with the name of the directory in which it happens."""
+    path = error.filename
+    if isinstance(path, str):
+        path = os.fsencode(path)
+    if path is not None and path.startswith(b"/"):
+        return error
+    for operand in operands:
+        if operand.directory is not None and _fails_there(operand.directory, path or b".", error.errno):
+            where = os.fsencode(operand.name)
+            return StorageError(error.errno or 0, error.op, os.path.join(where, path) if path else where)
+    return error
+
+
+def _fails_there(root: int, path: bytes, errnum: int | None) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=root))
+    except OSError as exc:
+        return exc.errno == errnum
+    return False
