@@ -72,14 +72,14 @@ asan: build
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(ASAN)/src \
 	  FASTLAYER_EXPECT_SOURCE=$(abspath $(ASAN)) $(PYTEST) -n $(JOBS) -k "not baseline" tests/unit tests/property
 
-# A wheel, repaired, in a clean environment, tested from outside the checkout.
+# An sdist, the wheel that is made from it, repaired, in a clean environment, tested from outside the checkout.
 wheel: build
 	rm -rf build/wheel && mkdir -p build/wheel/raw
-	$(PY) -m pip wheel --quiet --no-deps -w build/wheel/raw .
+	$(PY) -m build --outdir build/wheel/raw .
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair -w build/wheel build/wheel/raw/*.whl
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet build/wheel/fastlayer-*.whl pytest pytest-timeout pytest-xdist hypothesis
-	$(PY) .ci/check_wheel.py build/wheel/fastlayer-*.whl
+	$(PY) .ci/check_wheel.py build/wheel/fastlayer-*.whl build/wheel/raw/fastlayer-*.tar.gz
 	cp -r tests build/wheel/ && cp pyproject.toml build/wheel/
 	cd build/wheel && env -u PYTHONPATH FASTLAYER_EXPECT_SOURCE=$(abspath build/wheel/venv) venv/bin/python -m pytest -q \
 	  -p no:cacheprovider -n $(JOBS) tests/unit

@@ -117,6 +117,19 @@ def test_many_files_indexed(measure: Measure, fastlayer: list[str], tmpfs: Path,
     index.unlink()
 
 
+@pytest.mark.parametrize("side", ["A", "B", "both"])
+def test_many_files_as_a_layer(
+    measure: Measure, fastlayer: list[str], tmpfs: Path, many: workloads.Pair, side: str
+) -> None:
+    """A layer tar has to be read and merged as a whole before the first path is compared: what memory that takes."""
+    layer = tmpfs / "many.tar.gz"
+    subprocess.run([*fastlayer, "diff", *many, "-o", layer, *QUIET], check=True, capture_output=True)
+    operands = {"A": (layer, many.a), "B": (many.a, layer), "both": (layer, layer)}[side]
+    job = f"diff with many.tar.gz (1 M empty files) as {side}"
+    measure(job, "fastlayer", "tmpfs", [*fastlayer, "diff", *operands, *QUIET], rounds=2)
+    layer.unlink()
+
+
 @pytest.mark.parametrize("mode", ["-o", "--stat", "list"])
 def test_big_file(measure: Measure, fastlayer: list[str], xfs: Path, mode: str) -> None:
     """On XFS with reflink, so that the pair takes its space once; the layer goes nowhere."""

@@ -164,7 +164,7 @@ static int take_removed(struct fl_diff *d, struct fl_error *err)
     const uint8_t *path = path_of(&d->a);
     struct fl_row *row;
 
-    if (e->path_len == 0 || S_ISSOCK(e->mode) || is_gone(d, path, e->path_len))
+    if (e->path_len == 0 || is_gone(d, path, e->path_len))
         return 0;
     if (S_ISDIR(e->mode) && push_gone(d, path, e->path_len, err) < 0)
         return -1;
@@ -365,18 +365,16 @@ static int compare_paths(const struct fl_diff *d)
     return c != 0 ? c : (a->path_len > b->path_len) - (a->path_len < b->path_len);
 }
 
-/* Sockets cannot be in a layer: one of A is nothing, one of B is left out. */
+/* Sockets cannot be in a layer: one of B is left out, but hides what else was
+ * there; one of A is a path like any other, to be removed or replaced. */
 static int take_pair(struct fl_diff *d, struct fl_error *err)
 {
-    bool a_there = !S_ISSOCK(entry_of(&d->a)->mode);
-
-    if (S_ISSOCK(entry_of(&d->b)->mode)) {
-        d->table.skipped_sockets++;
-        return a_there && take_removed(d, err) < 0 ? -1 : 1;
-    }
-    if (!a_there)
-        return conclude(d, NULL, FL_KIND_ADD, 0, err) < 0 ? -1 : 1;
-    return take_both(d, err);
+    if (!S_ISSOCK(entry_of(&d->b)->mode))
+        return take_both(d, err);
+    d->table.skipped_sockets++;
+    if (S_ISSOCK(entry_of(&d->a)->mode))
+        return 1;
+    return take_removed(d, err) < 0 ? -1 : 1;
 }
 
 /* A table without an entry for its root does not know it: nothing to compare. */

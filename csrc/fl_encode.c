@@ -349,7 +349,7 @@ static int begin_row(struct fl_encode *e, const struct fl_row *r, struct fl_erro
 {
     if (has_whiteout_name(fl_row_path(e->table, r), r->path_len))
         return fl_error_set(err, FL_ERR_UNSAFE, fl_row_path(e->table, r), r->path_len,
-                            "a name with .wh. means a deletion inside a layer; rename it");
+                            "a name with .wh. means a deletion inside a layer: rename it");
     if (r->kind == FL_KIND_DELETE)
         return begin_whiteout(e, r, err);
     if (S_ISDIR(r->mode))

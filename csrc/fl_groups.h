@@ -32,8 +32,8 @@ static inline int fl_groups_shared(const struct fl_entry *e)
 }
 
 /* A path of B and what A has there. To be called for every path of B for which
- * fl_groups_shared is true of either side. a: NULL if A has nothing there or a
- * socket. row: of the path in the change table, of kind NONE when otherwise
+ * fl_groups_shared is true of either side. a: NULL if A has nothing there.
+ * row: of the path in the change table, of kind NONE when otherwise
  * unchanged; FL_GROUPS_NO_ROW when B has a directory there. */
 int fl_groups_add(struct fl_groups *g, const struct fl_entry *a,
                   const struct fl_entry *b, uint32_t row, struct fl_error *err);

@@ -276,6 +276,16 @@ static int step_padding(struct fl_tar *t, const uint8_t **buf, size_t *len)
     return AGAIN;
 }
 
+/* Padding, or anything else, but not without an end. */
+static int step_ended(struct fl_tar *t, const uint8_t **buf, size_t *len, struct fl_error *err)
+{
+    t->trailing += *len;
+    if (t->trailing > FL_TAR_MAX_TRAILING)
+        return fl_error_format(err, -1, "more than %u MiB follow the end of the archive", FL_TAR_MAX_TRAILING >> 20);
+    advance(t, buf, len, *len);
+    return STARVED;
+}
+
 static int step(struct fl_tar *t, const uint8_t **buf, size_t *len,
                 struct fl_tar_event *ev, struct fl_error *err)
 {
@@ -297,8 +307,7 @@ static int step(struct fl_tar *t, const uint8_t **buf, size_t *len,
     case ST_PADDING:
         return step_padding(t, buf, len);
     case ST_ENDED:
-        advance(t, buf, len, *len);
-        return STARVED;
+        return step_ended(t, buf, len, err);
     case ST_DEAD:
         break;
     }

@@ -259,9 +259,9 @@ static int take_pair(struct fl_upper *u, struct fl_error *err)
     if ((u->a.node.found && fill_side(&u->a, err) < 0) ||
         (u->b.node.found && fill_side(&u->b, err) < 0))
         return -1;
-    if (!is_there(&u->b))
-        return is_there(&u->a) ? add_deletion(u, err) : 0;
-    if (!is_there(&u->a))
+    if (!is_there(&u->b)) /* a socket in the place of a socket is no change */
+        return is_there(&u->a) || (u->a.node.found && !u->b.node.found) ? add_deletion(u, err) : 0;
+    if (!u->a.node.found)
         return conclude(u, FL_KIND_ADD, 0, err);
     return compare_pair(u, err);
 }

@@ -5,10 +5,10 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes upper encode extract tarread chunk clone scan``) with the same classes and functions. Everything is
-batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a
-root descriptor, without a leading slash; the root itself is ``b""``. No call follows a
-symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+names (``changes upper encode extract tarread merge chunk clone scan``) with the same classes and
+functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are
+``bytes`` relative to a root descriptor, without a leading slash; the root itself is ``b""``. No
+call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
@@ -214,6 +214,41 @@ class TarScanner(Protocol):
         ...
 
 
+class Merger(Protocol):
+    """``merge.Merger(in_place=, max_entries=, max_size=, max_file_size=, max_pax=)``: a stack of tars as one tree.
+
+    What ``apply`` would make of the layers, lowest first, without making it: ``begin_layer``, ``feed``, ``end_layer``
+    for each, then ``finish`` and ``next_batch``. ``in_place``: ``data_off`` is where a file's bytes are in its tar,
+    else in a spool that has all files one behind the other. Limits of 0 are none (see ``limits.Limits``).
+    """
+
+    entries: int  # of the tars, so far
+    count: int  # paths of the tree; valid after finish
+    size: int  # bytes of the spool
+    sparse: bool  # some file is not stored as it is
+
+    def begin_layer(self) -> None: ...
+    def feed(self, buffer: Any) -> list[tuple[Any, ...]]:
+        """Takes all of buffer. The events are of files of the tree that are not empty: ``("file", number, size,
+        spool_offset)``, then as of ``TarScanner`` ``("data", start, stop, pos)`` and ``("end",)``."""
+        ...
+
+    def set_key(self, number: int, key: bytes) -> None:
+        """The blake3 key of the file of that number."""
+        ...
+
+    def end_layer(self) -> None:
+        """The input ended: raises ``LayerFormatError`` when the archive was cut."""
+        ...
+
+    def finish(self) -> None: ...
+    def next_batch(self, n: int = 4096) -> tuple[Any, ...] | None:
+        """At most n paths, in order, as the bytes of the 18 columns of ``Columns``, then heap, keys and data_off.
+
+        ``path_off`` counts from the first byte of the first heap; dev and ctime are 0. None: no more."""
+        ...
+
+
 class Scanner(Protocol):
     """``scan.Scanner(root_fd, *, xattrs="all")``: a directory tree in path order, root first, as flat records.
 
@@ -304,6 +339,7 @@ class Engine(Protocol):
     encode: Any
     extract: Any
     tarread: Any
+    merge: Any
     chunk: Any
     clone: Any
     scan: Any

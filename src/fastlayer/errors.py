@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 _SHOWN = 512  # characters of a path in messages
@@ -97,6 +98,15 @@ class FileChangedError(FastlayerError):
     """A file changed while it was read."""
 
 
+_NEXT = {  # what to do about what the system said
+    errno.EACCES: "run as someone who may, or as root",
+    errno.EPERM: "run as someone who may, or as root",
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "choose a place that can be written",
+}
+
+
 class StorageError(FastlayerError, OSError):
     """The operating system refused. ``errno``, ``filename`` and ``op`` say what; ``within`` is the layer or tree that
     ``filename`` is in, ``hint`` the next step, where they are known."""
@@ -112,4 +122,5 @@ class StorageError(FastlayerError, OSError):
 
     def __str__(self) -> str:
         path = show_path(self.filename) if self.filename else ""
-        return ": ".join(filter(None, (self.within, path, self.op, os.strerror(self.errno or 0), self.hint)))
+        hint = self.hint or _NEXT.get(self.errno or 0, "")
+        return ": ".join(filter(None, (self.within, path, self.op, os.strerror(self.errno or 0), hint)))

@@ -359,7 +359,16 @@ def test_sockets_are_skipped_but_what_was_there_is_removed(pair: Pair) -> None:
     make_socket(pair.b / "was-dir")
     make_socket(pair.a / "was-socket")
     put(pair.b / "was-socket", b"1")
-    assert pair.rows() == [("D", b"was-dir", 0), ("D", b"was-file", 0), ("A", b"was-socket", 0)]
+    make_socket(pair.a / "was-socket-dir")
+    put(pair.b / "was-socket-dir/x", b"1")
+    assert pair.rows() == [
+        ("D", b"gone", 0),
+        ("D", b"was-dir", 0),
+        ("D", b"was-file", 0),
+        ("C", b"was-socket", TYPE),
+        ("C", b"was-socket-dir", TYPE),
+        ("A", b"was-socket-dir/x", 0),
+    ]
     assert pair.table().skipped_sockets == 4
 
 

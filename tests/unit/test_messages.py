@@ -73,5 +73,6 @@ def test_refusals_of_the_file_system_name_layer_target_and_next_step(engine: Any
 def test_a_next_step_follows_the_cause() -> None:
     error = StorageError(28, "write", b"d/f", within="layer.tar onto /target", hint="free some space")
     assert str(error) == "layer.tar onto /target: d/f: write: No space left on device: free some space"
-    assert str(StorageError(28, "write")) == "write: No space left on device"
+    assert str(StorageError(28, "write")) == "write: No space left on device: make room there"
+    assert str(StorageError(5, "write")) == "write: Input/output error"
     assert isinstance(error, FastlayerError)

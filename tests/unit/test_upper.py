@@ -246,6 +246,19 @@ def test_sockets_hide_what_was_there(engine: _backend.Engine, layers: Layers, mo
     assert found.skipped_sockets == 2
 
 
+def test_sockets_of_the_lower_tree_are_paths_like_others(
+    engine: _backend.Engine, layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for where, names in ((layers.lower, ("both", "gone", "replaced")), (layers.upper, ("both",))):
+        monkeypatch.chdir(where)
+        for name in names:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(name)
+    os.mknod(layers.upper / "gone", stat.S_IFCHR, 0)
+    put(layers.upper, "replaced")
+    assert layers.changes(engine) == [("D", "gone"), ("C", "replaced")]
+
+
 # ---- opaque directories
 
 

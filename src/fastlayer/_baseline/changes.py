@@ -88,10 +88,10 @@ class Differ:
 
     def _take(self, a: Entry | None, b: Entry | None) -> None:
         self.entries += (a is not None) + (b is not None)
-        if a is not None and stat.S_ISSOCK(a.mode):
-            a = None
-        if b is not None and stat.S_ISSOCK(b.mode):
+        if b is not None and stat.S_ISSOCK(b.mode):  # cannot be in a layer, but hides what else was there
             self._sockets += 1
+            if a is not None and stat.S_ISSOCK(a.mode):
+                return
             b = None
         if b is not None:
             self._take_present(a, b)

@@ -121,7 +121,7 @@ class Encoder:
     def _entry(self, row: _Row) -> Iterator[bytes]:
         path = self._path(row)
         if any(part.startswith(b".wh.") for part in path.split(b"/")):
-            raise UnsafeEntryError(f"{show_path(path)}: a name beginning with .wh. cannot be stored in a layer")
+            raise UnsafeEntryError(f"{show_path(path)}: a name with .wh. means a deletion inside a layer: rename it")
         if row.kind == ord("D"):
             yield _whiteout(path)
         elif stat.S_ISREG(row.mode) and row.leader == _NO_LEADER:

@@ -145,7 +145,7 @@ class Extractor:
         parts = paths.normalise(item.path)
         if whiteouts.is_bookkeeping(parts):
             return
-        marker = whiteouts.marker(parts)
+        marker = whiteouts.marker(parts, item.path)
         if marker is not None:
             self._whiteouts += 1
             self._take_marker(marker)

@@ -21,6 +21,7 @@ _GNU_MAGIC = b"ustar  \0"
 
 Event = tuple[Any, ...]
 _Machine = Generator[Event | None, None, None]
+_MAX_TRAILING = 256 << 20  # bytes after the end of the archive
 
 
 class TarItem(NamedTuple):
@@ -170,7 +171,11 @@ class TarParser:
         if self._extended:
             raise _Refused("extended header without an entry")
         self.ended = True
+        trailing = 0  # padding, or anything else, but not without an end: the input may be an endless device
         while True:
+            trailing += len(self._buffer) - self._at
+            if trailing > _MAX_TRAILING:
+                raise LayerFormatError(f"more than {_MAX_TRAILING >> 20} MiB follow the end of the archive")
             self._advance(len(self._buffer) - self._at)
             yield None
 

@@ -261,6 +261,27 @@ cdef extern from "fl_tar.h" nogil:
     int fl_tar_next(fl_tar *t, const uint8_t **buf, size_t *len, fl_tar_event *ev, fl_error *err)
     int fl_tar_finish(const fl_tar *t, fl_error *err)
 
+# ---- fl_merge.h -------------------------------------------------------------------------------
+cdef extern from "fl_merge.h" nogil:
+    enum:
+        FL_MERGE_KEY_LEN
+    struct fl_merge_limits:
+        uint64_t max_entries
+        uint64_t max_size
+        uint64_t max_file_size
+    struct fl_merge:
+        uint64_t count
+        uint64_t size
+        bint sparse
+    int fl_merge_init(fl_merge *m, const fl_merge_limits *limits, bint in_place, fl_error *err)
+    void fl_merge_free(fl_merge *m)
+    void fl_merge_begin_layer(fl_merge *m)
+    int fl_merge_put(fl_merge *m, const fl_tar_entry *e, uint32_t *ret_node, uint64_t *ret_off, fl_error *err)
+    int fl_merge_set_key(fl_merge *m, uint32_t node, const uint8_t *key, fl_error *err)
+    int fl_merge_finish(fl_merge *m, fl_error *err)
+    int fl_merge_next(fl_merge *m, fl_entry *ret, fl_buf *heap, uint64_t *ret_data_off, const uint8_t **ret_key,
+                      fl_error *err)
+
 # ---- fl_extract.h -----------------------------------------------------------------------------
 cdef extern from "fl_extract.h" nogil:
     enum:

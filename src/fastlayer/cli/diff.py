@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import stat
 import sys
@@ -27,6 +28,7 @@ Examples:
   fastlayer diff --stat base/ new/               how much changed, and how much of it really
   fastlayer diff base/ new/ -o layer.tar.zst     the changes as an OCI layer
   fastlayer diff base.tar.gz+more.tar new/       a stack of layers against a directory
+  fastlayer diff - new/ < base.tar.gz            a layer from stdin
   fastlayer diff base.idx new/ --exit-code       0 same, 1 differs, 2 error
   fastlayer diff --upper up --lower l1:l2 -o -   an overlay's upper directory, to stdout
 """
@@ -67,14 +69,17 @@ Examples:
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", help="json: an object per line."
 )
 @click.option("--exit-code", is_flag=True, help="Exit 1 if there are changes, 2 on errors.")
+@options.limits_options
 @options.jobs_option
 @options.progress_option
 def command(**given: Any) -> int:
     """Show what changed from A to B, or write it as an OCI layer.
 
     A and B are directories, saved tree indexes (`fastlayer index`), or layer tars (.tar, .tar.gz, .tar.zst;
-    join several with `+`, lowest first, to make a stack). A, C and D stand for added, changed and deleted.
+    join several with `+`, lowest first, to make a stack; `-` is stdin). A, C and D:
+    added, changed, deleted.
     """
+    _check(given)
     a, b = _operands(given)
     keywords = _keywords(given)
     with Reporter(given["progress"], quiet=given["quiet"]) as report:
@@ -102,6 +107,25 @@ def command(**given: Any) -> int:
     return 1 if given["exit_code"] and differs else 0
 
 
+def _check(given: dict[str, Any]) -> None:
+    """Options that would have no effect together are wrong usage."""
+    if given["output"] is None:
+        for name in ("compression", "level", "source_date_epoch"):
+            if given[name] is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} is about the layer: give -o, too")
+    listing = [word for word, name in (("--name-only", "name_only"), ("-z", "null")) if given[name]]
+    for word in listing:
+        for other, is_given in (
+            ("-o", given["output"] is not None),
+            ("--stat", given["stat_"]),
+            ("--format json", given["format_"] == "json"),
+        ):
+            if is_given:
+                raise click.UsageError(
+                    f"{word} is about the list of changes, {other} prints something else: leave one out"
+                )
+
+
 def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
     """A and B from the positional operands, --from and --to; (None, None) with --upper."""
     if (given["upper"] is None) != (not given["lower"]):
@@ -120,11 +144,33 @@ def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
 
     a: Any = list(given["from_"]) or parse(names.pop(0))
     b: Any = list(given["to"]) or parse(names.pop(0))
+    a, b = _with_stdin(a), _with_stdin(b)
+    if _reads_stdin(a) and _reads_stdin(b):
+        raise click.UsageError("stdin (`-`) can be only one of the operands")
     return a, b
 
 
+def _with_stdin(value: Any) -> Any:
+    """`-` is descriptor 0, alone or in a stack."""
+    if isinstance(value, list):
+        if sum(os.fsencode(name) == b"-" for name in value) > 1:
+            raise click.UsageError("stdin (`-`) can be only one of the operands")
+        return [0 if os.fsencode(name) == b"-" else name for name in value]
+    return 0 if os.fsencode(value) == b"-" else value
+
+
+def _reads_stdin(value: Any) -> bool:
+    return value == 0 or (isinstance(value, list) and 0 in value)
+
+
 def _keywords(given: dict[str, Any]) -> dict[str, Any]:
-    return {"compare": given["compare"], "xattrs": given["xattrs"], "jobs": given["jobs"]}
+    keywords = {"compare": given["compare"], "xattrs": given["xattrs"], "jobs": given["jobs"]}
+    limits = {name: given[name] for name in given if name.startswith("max_") and given[name] is not None}
+    if given["upper"] is None:
+        return {**keywords, "limits": options.limits(given)}
+    if limits:
+        raise click.UsageError("limits are for layers that are read: --upper reads none")
+    return keywords
 
 
 def _layer_keywords(given: dict[str, Any], progress: Any) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from fastlayer import _backend
 from fastlayer.errors import DigestMismatchError, LayerError, StorageError, UsageError
 from fastlayer.layer.arguments import CALLBACK, DIGESTS, DIRECTORY, FLAG, ID_MAP, LIMITS, NUMBER, check
-from fastlayer.layer.expand import MAX_RATIO, Expansion
+from fastlayer.layer.expand import Expansion
+from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
-from fastlayer.layer.source import Source, check_sources, is_stream
+from fastlayer.layer.source import Source, check_sources, is_stream, named
 from fastlayer.layer.target import Target
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_media_type
@@ -36,23 +37,6 @@ _NEXT_STEPS = {
     errno.EACCES: "give a target that you may write to",
     errno.ENAMETOOLONG: "give a target on a file system that takes such names",
 }
-
-
-class Limits(NamedTuple):
-    """What a layer may cost; 0 means no limit. Exceeding one raises ``LimitError``.
-
-    ``max_size``: bytes of all regular files of a layer; ``max_file_size``: of one; ``max_pax``: of one extended header;
-    ``max_ratio``: tar bytes per blob byte, counted once a layer has expanded beyond 1 GiB.
-    """
-
-    max_entries: int = 20_000_000
-    max_size: int = 1 << 40
-    max_file_size: int = 1 << 40
-    max_ratio: int = MAX_RATIO
-    max_pax: int = 1 << 20
-
-
-DEFAULT_LIMITS = Limits()
 
 
 class AppliedLayer(NamedTuple):
@@ -143,7 +127,7 @@ def apply(
     check_sources(sources)
     wanted = list(zip(_expected("digest", digest, sources), _expected("diff_id", diff_id, sources), strict=True))
     _check(format, durability, jobs)
-    _check_limits(limits)
+    check_limits(limits)
     check_descriptors(target, *sources)
     report, threads = Reporter(progress), default_jobs(jobs)
     applied: list[AppliedLayer] = []
@@ -164,7 +148,7 @@ def apply(
         )
         try:
             for value, (blob_digest, tar_digest) in zip(sources, wanted, strict=True):
-                with Source(value) as source, _explained(source.name, place.name):
+                with Source(value) as source, _explained(source, place.name, extractor):
                     layer, found = _apply_one(source, extractor, limits, threads, report)
                     _verify(source.name, layer, blob_digest, tar_digest)
                 applied.append(layer)
@@ -217,14 +201,6 @@ def _check(format: str, durability: str, jobs: int | None) -> None:
         raise UsageError("jobs must be at least 1")
 
 
-def _check_limits(limits: Limits) -> None:
-    for name, value in limits._asdict().items():
-        if not 0 <= value < 1 << 63:
-            raise UsageError(f"{name}={value} is not a limit: give 0 (none) to 2^63 - 1")
-    if not 1 <= limits.max_pax <= 1 << 30:
-        raise UsageError(f"max_pax={limits.max_pax} is not a limit: give 1 to 2^30")
-
-
 def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...] | None:
     """Ranges that may be used: non-empty, within 32 bits (2^32-1 means "no id"), inside ids not named twice."""
     if not ranges:
@@ -252,14 +228,15 @@ def _mapped_root(ranges: IdMap | None) -> int:
 
 
 @contextmanager
-def _explained(layer: str, target: str) -> Iterator[None]:
+def _explained(source: Source, target: str, extractor: _backend.Extractor) -> Iterator[None]:
     """Errors about the layer get its name, those of the target's file system its and the next step, too."""
+    layer, before = source.name, extractor.entries
     try:
         yield
     except DigestMismatchError:
         raise
     except LayerError as exc:
-        raise type(exc)(f"{layer}: {exc}") from exc
+        raise named(exc, source, extractor.entries - before) from exc
     except StorageError as exc:
         if exc.within or exc.filename == layer:  # about reading the layer itself
             raise
@@ -280,6 +257,7 @@ def _apply_one(
 
     extractor.begin_layer()
     blob.run(sink)
+    blob.refuse_empty()
     stats = extractor.end_layer()
     report.end("apply", stats.entries, blob.blob_size, source.size)
     layer = AppliedLayer(

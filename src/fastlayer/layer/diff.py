@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from fastlayer import _backend
 from fastlayer._backend import Compare, Row, XattrPolicy
-from fastlayer.errors import UsageError
+from fastlayer.errors import StorageError, UsageError
 from fastlayer.layer.arguments import CALLBACK, DIRECTORIES, DIRECTORY, NAME, NUMBER, check
-from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, of_directory, open_operand
+from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
+from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, name_side, of_directory, open_operand
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 
@@ -37,6 +38,7 @@ _ROW_SIZE = 64  # struct fl_row
 _ROW_KIND = 62  # offset of its `kind`
 _BATCH = 1024
 _SETTLE = 4096  # pairs that may wait for a hash
+_RELAX = 1 << 16  # entries between giving back memory of what was read
 _MAX_SECONDS = (1 << 63) // 10**9 - 1  # a time in nanoseconds fits 64 bits
 
 
@@ -257,6 +259,7 @@ def diff(
     level: int | None = None,
     source_date_epoch: int | None = None,
     jobs: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     progress: ProgressCallback | None = None,
 ) -> Changes: ...
 @overload
@@ -271,6 +274,7 @@ def diff(
     level: int | None = None,
     source_date_epoch: int | None = None,
     jobs: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     progress: ProgressCallback | None = None,
 ) -> Layer: ...
 def diff(
@@ -284,6 +288,7 @@ def diff(
     level: int | None = None,
     source_date_epoch: int | None = None,
     jobs: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     progress: ProgressCallback | None = None,
 ) -> Changes | Layer:
     """What has to be done to tree ``a`` to get tree ``b``.
@@ -293,18 +298,20 @@ def diff(
 
     ``compare``: ``metadata`` trusts type, size, mtime, mode, owner, xattrs, link and device; ``content`` also reads all
     equal-looking files; ``auto`` reads those it cannot prove equal more cheaply. ``xattrs``: ``all``, ``docker`` (only
-    security.capability) or ``none``. ``jobs``: threads for each kind of work, never visible in the result.
+    security.capability) or ``none``. ``jobs``: threads for each kind of work, never visible in the result. ``limits``:
+    what a layer tar as an operand may cost, as for ``apply``.
     """
     _check(compare, xattrs)
     _check_writing(compression, level, source_date_epoch, jobs, progress)
+    check_limits(limits)
     report, threads = Reporter(progress), default_jobs(jobs)
     check_descriptors(a, b)
     opened: list[Operand] = []
     try:
         # a tar compared with no files at all, or by metadata, needs no content keys
         keys = compare != "metadata" and a is not None and b is not None
-        opened.append(open_operand(a, contents=False, keys=keys, report=report, jobs=threads))
-        opened.append(open_operand(b, contents=output is not None, keys=keys, report=report, jobs=threads))
+        for value, contents in ((a, False), (b, output is not None)):
+            opened.append(open_operand(value, contents=contents, keys=keys, report=report, jobs=threads, limits=limits))
         for operand in opened:
             check_xattrs(operand, xattrs)
         left, right = opened
@@ -312,7 +319,10 @@ def diff(
             left.side, right.side, compare=compare, xattrs=xattrs, details=output is None, threads=threads
         )
         directory = left.directory if left.directory is not None else right.directory
-        table = _run(differ, directory, threads, report)
+        try:
+            table = _run(differ, directory, threads, report, opened)
+        except StorageError as exc:
+            raise name_side(exc, opened) from exc
         changes = Changes(table, left, right, _warnings(table, differ.assumed))
     except BaseException:
         for operand in opened:
@@ -460,9 +470,14 @@ def _check_writing(
         raise UsageError("jobs must be at least 1")
 
 
-def _run(differ: _backend.Differ, directory: int | None, jobs: int, report: Reporter) -> _backend.ChangeTable:
-    """Steps to the end, and hashes what only hashing can prove on the way, so that it does not pile up."""
-    more = True
+def _run(
+    differ: _backend.Differ, directory: int | None, jobs: int, report: Reporter, read: Sequence[Operand] = ()
+) -> _backend.ChangeTable:
+    """Steps to the end, and hashes what only hashing can prove on the way, so that it does not pile up.
+
+    ``read``: operands that can give back memory of what was read.
+    """
+    more, relaxed = True, 0
     while more:
         more = differ.step()
         report.update("compare", differ.entries, differ.bytes_compared)
@@ -471,6 +486,10 @@ def _run(differ: _backend.Differ, directory: int | None, jobs: int, report: Repo
             from fastlayer.layer.keys import settle_all
 
             settle_all(differ, pairs, directory, jobs, report)
+        if differ.entries - relaxed >= _RELAX:
+            relaxed = differ.entries
+            for operand in read:
+                operand.relax()
     report.end("compare", differ.entries, differ.bytes_compared)
     return differ.finish()
 

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import StorageError
@@ -82,18 +82,26 @@ def in_operand(operand: Operand) -> Callable[[bytes], Place | None]:
     if not isinstance(columns, _backend.Columns) or offsets is None:
         return lambda path: None
 
+    starts, sizes, data = (_items(column, "Q") for column in (columns.path_off, columns.size, offsets))
+    lengths, heap = _items(columns.path_len, "I"), _items(columns.heap, "B")
+
     def path_at(number: int) -> bytes:
-        start = columns.path_off[number]
-        return bytes(columns.heap[start : start + columns.path_len[number]])
+        start = starts[number]
+        return bytes(heap[start : start + lengths[number]])
 
     def find(path: bytes) -> Place | None:
         number = bisect_left(range(columns.count), path, key=path_at)
         backing = operand.contents()
         if backing is None or number == columns.count or path_at(number) != path:
             return None
-        return Place(backing, None, offsets[number], columns.size[number])
+        return Place(backing, None, data[number], sizes[number])
 
     return find
+
+
+def _items(column: Any, code: str) -> memoryview:
+    """A column as numbers, whatever kind of buffer it is."""
+    return memoryview(column).cast("B").cast(code)
 
 
 def below_upper(differ: _backend.UpperDiffer, lowers: Sequence[Operand]) -> Callable[[bytes], Place | None]:

@@ -9,10 +9,11 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastlayer.errors import OperandError, StorageError, show_path
+from fastlayer.errors import LayerError, LayerFormatError, OperandError, StorageError, show_path
 from fastlayer.layer.arguments import is_int
 from fastlayer.layer.reading import open_quietly
 
+_NO_TAR = "header checksum does not fit (at byte 0)"
 _POLL_MILLISECONDS = 200  # how long a reader of a silent pipe takes to notice that the job stopped
 
 
@@ -154,6 +155,13 @@ def _wait(fd: int, check: Callable[[], object] | None) -> None:
     while not poll.poll(_POLL_MILLISECONDS):
         if check is not None:
             check()
+
+
+def named(error: LayerError, source: Source, entries: int) -> LayerError:
+    """An error about the layer that ``source`` is, with its name; ``entries`` of it had been read."""
+    if isinstance(error, LayerFormatError) and not entries and str(error).endswith(_NO_TAR):
+        return LayerFormatError(f"{source.name}: is no layer: give a tar, as it is or compressed with gzip or zstd")
+    return type(error)(f"{source.name}: {error}")
 
 
 def is_stream(value: Any) -> bool:
