@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import StorageError
@@ -99,9 +99,10 @@ def in_operand(operand: Operand) -> Callable[[bytes], Place | None]:
     return find
 
 
-def _items(column: Any, code: str) -> memoryview:
+def _items(column: Any, code: Literal["B", "I", "Q"]) -> memoryview:
     """A column as numbers, whatever kind of buffer it is."""
-    return memoryview(column).cast("B").cast(code)
+    items: memoryview = memoryview(column).cast("B").cast(code)
+    return items
 
 
 def below_upper(differ: _backend.UpperDiffer, lowers: Sequence[Operand]) -> Callable[[bytes], Place | None]:
