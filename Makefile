@@ -50,8 +50,9 @@ unit: build
 
 # The same containment rules with the openat2 fast path switched off.
 fallback: build
-	FASTLAYER_NO_OPENAT2=1 $(PYTEST) -n $(JOBS) tests/unit/test_extract.py tests/unit/test_containment.py \
-	  tests/unit/test_encode.py tests/unit/test_upper.py tests/property
+	FASTLAYER_NO_OPENAT2=1 $(PYTEST) -n $(JOBS) tests/unit/test_extract*.py tests/unit/test_containment.py \
+	  tests/unit/test_layer_rules.py tests/unit/test_copy_up.py tests/unit/test_clone.py tests/unit/test_apply_api.py \
+	  tests/unit/test_deep_paths.py tests/unit/test_encode.py tests/unit/test_upper.py tests/property
 
 integration: build
 	bash .ci/system peers
@@ -71,14 +72,14 @@ asan: build
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(ASAN)/src \
 	  FASTLAYER_EXPECT_SOURCE=$(abspath $(ASAN)) $(PYTEST) -n $(JOBS) -k "not baseline" tests/unit tests/property
 
-# A wheel, repaired, in a clean environment, tested from outside the checkout.
+# An sdist, the wheel that is made from it, repaired, in a clean environment, tested from outside the checkout.
 wheel: build
 	rm -rf build/wheel && mkdir -p build/wheel/raw
-	$(PY) -m pip wheel --quiet --no-deps -w build/wheel/raw .
+	$(PY) -m build --outdir build/wheel/raw .
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair -w build/wheel build/wheel/raw/*.whl
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet build/wheel/fastlayer-*.whl pytest pytest-timeout pytest-xdist hypothesis
-	$(PY) .ci/check_wheel.py build/wheel/fastlayer-*.whl
+	$(PY) .ci/check_wheel.py build/wheel/fastlayer-*.whl build/wheel/raw/fastlayer-*.tar.gz
 	cp -r tests build/wheel/ && cp pyproject.toml build/wheel/
 	cd build/wheel && env -u PYTHONPATH FASTLAYER_EXPECT_SOURCE=$(abspath build/wheel/venv) venv/bin/python -m pytest -q \
 	  -p no:cacheprovider -n $(JOBS) tests/unit

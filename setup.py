@@ -8,6 +8,7 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 CFLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-fPIC", "-pthread"]
 LDFLAGS = ["-pthread"]
@@ -19,6 +20,17 @@ if SANITIZE:
 HEADERS = sorted(map(str, Path("csrc").glob("*.h")))
 SOURCES = sorted(map(str, Path("csrc").glob("*.c")))
 NATIVE = Path("src/fastlayer/_native")
+MODULES = sorted(NATIVE.glob("*.pyx"))
+if not (HEADERS and SOURCES and MODULES):
+    raise SystemExit("setup.py: csrc or the .pyx files are missing: build from a checkout or a complete sdist")
+
+
+class CleanSdist(sdist):
+    """An sdist carries no generated C: it is made anew from the .pyx files."""
+
+    def make_distribution(self) -> None:
+        self.filelist.files = [f for f in self.filelist.files if not (f.endswith(".c") and "_native" in f)]
+        super().make_distribution()
 
 
 class OnlyPython(build_py):
@@ -43,10 +55,10 @@ def extension(source: Path) -> Extension:
 setup(
     libraries=[("fl", {"sources": SOURCES, "include_dirs": ["csrc"], "cflags": CFLAGS, "obj_deps": {"": HEADERS}})],
     ext_modules=cythonize(
-        [extension(source) for source in sorted(NATIVE.glob("*.pyx"))],
+        [extension(source) for source in MODULES],
         include_path=["src"],
         language_level=3,
         compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
     ),
-    cmdclass={"build_py": OnlyPython},
+    cmdclass={"build_py": OnlyPython, "sdist": CleanSdist},
 )

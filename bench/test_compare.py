@@ -95,6 +95,15 @@ def test_many_files(measure: Measure, fastlayer: list[str], tmpfs: Path, many: w
     assert out.stat().st_size >= 1_000_000 * 512
 
 
+def test_many_files_upper(measure: Measure, fastlayer: list[str], tmpfs: Path, many: workloads.Pair) -> None:
+    """The same million as an upper directory: its walk does not come in path order, and memory is bounded as well."""
+    out = tmpfs / "many.tar"
+    command: list[str | Path] = [*fastlayer, "diff", "--upper", many.b, "--lower", many.a, "-o", out, *QUIET]
+    run = measure("diff --upper many (1 M empty files) -> tar", "fastlayer", "tmpfs", command, rounds=2)
+    assert out.stat().st_size >= 1_000_000 * 512
+    assert run.peak_kib <= 150_000
+
+
 def test_many_files_listed(measure: Measure, fastlayer: list[str], many: workloads.Pair) -> None:
     measure("diff many (1 M empty files), listed", "fastlayer", "tmpfs", [*fastlayer, "diff", *many, *QUIET], rounds=2)
 
@@ -106,6 +115,19 @@ def test_many_files_indexed(measure: Measure, fastlayer: list[str], tmpfs: Path,
     command = [*fastlayer, "diff", index, many.b, "--exit-code", *QUIET]
     measure("diff of the index of many against many", "fastlayer", "tmpfs", command, rounds=2)
     index.unlink()
+
+
+@pytest.mark.parametrize("side", ["A", "B", "both"])
+def test_many_files_as_a_layer(
+    measure: Measure, fastlayer: list[str], tmpfs: Path, many: workloads.Pair, side: str
+) -> None:
+    """A layer tar has to be read and merged as a whole before the first path is compared: what memory that takes."""
+    layer = tmpfs / "many.tar.gz"
+    subprocess.run([*fastlayer, "diff", *many, "-o", layer, *QUIET], check=True, capture_output=True)
+    operands = {"A": (layer, many.a), "B": (many.a, layer), "both": (layer, layer)}[side]
+    job = f"diff with many.tar.gz (1 M empty files) as {side}"
+    measure(job, "fastlayer", "tmpfs", [*fastlayer, "diff", *operands, *QUIET], rounds=2)
+    layer.unlink()
 
 
 @pytest.mark.parametrize("mode", ["-o", "--stat", "list"])

@@ -131,26 +131,44 @@ static int read_value(struct fl_attrs *a, struct object src, const char *name, s
     return 1;
 }
 
-static int copy_xattrs(struct fl_attrs *a, struct object src, struct object dst, struct fl_error *err)
+static bool is_user(const char *name)
 {
-    const char *name, *end;
-    int got;
+    return strncmp(name, "user.", 5) == 0;
+}
 
-    if (list_names(a, src, err) < 0)
-        return -1;
-    name = (const char *)a->names.data;
-    end = name + a->names.len;
-    for (; name < end; name += strlen(name) + 1) {
-        if (is_alias(name) || (a->skip_overlay && is_overlay(name)))
+static const char *names_end(const struct fl_attrs *a)
+{
+    return (const char *)a->names.data + a->names.len;
+}
+
+static bool has_user_xattrs(const struct fl_attrs *a)
+{
+    for (const char *name = (const char *)a->names.data; name < names_end(a); name += strlen(name) + 1)
+        if (is_user(name))
+            return true;
+    return false;
+}
+
+static int copy_xattr(struct fl_attrs *a, struct object src, struct object dst, const char *name, struct fl_error *err)
+{
+    int got = read_value(a, src, name, err);
+
+    if (got <= 0 || object_set(dst, name, a->value.data, a->value.len) == 0)
+        return got < 0 ? -1 : 0;
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != EACCES && errno != ENOENT)
+        return fl_error_os(err, errno, "setxattr", NULL, 0);
+    a->lost_xattrs++;
+    return 0;
+}
+
+/* Of the names that list_names has read: those of users, or all others. */
+static int copy_xattrs(struct fl_attrs *a, struct object src, struct object dst, bool user, struct fl_error *err)
+{
+    for (const char *name = (const char *)a->names.data; name < names_end(a); name += strlen(name) + 1) {
+        if (is_user(name) != user || is_alias(name) || (a->skip_overlay && is_overlay(name)))
             continue;
-        got = read_value(a, src, name, err);
-        if (got < 0)
+        if (copy_xattr(a, src, dst, name, err) < 0)
             return -1;
-        if (got == 0 || object_set(dst, name, a->value.data, a->value.len) == 0)
-            continue;
-        if (errno != EPERM && errno != EOPNOTSUPP && errno != EACCES && errno != ENOENT)
-            return fl_error_os(err, errno, "setxattr", NULL, 0);
-        a->lost_xattrs++;
     }
     return 0;
 }
@@ -166,6 +184,21 @@ static bool owner_differs(const struct fl_attrs *a, const struct stat *st)
     return st->st_uid != a->uid || st->st_gid != a->gid;
 }
 
+/* user.* needs the permission to write, which the final mode may not give: so it comes first, and a mode that was
+ * created without it is opened up for the moment. */
+static int copy_user_xattrs(struct fl_attrs *a, struct object src, struct object dst, mode_t *mode,
+                            struct fl_error *err)
+{
+    if (!has_user_xattrs(a))
+        return 0;
+    if ((*mode & 0200) == 0) {
+        *mode = 0700;
+        if (fchmod(dst.fd, *mode) < 0)
+            return fl_error_os(err, errno, "fchmod", NULL, 0);
+    }
+    return copy_xattrs(a, src, dst, true, err);
+}
+
 int fl_attrs_copy_fd(struct fl_attrs *a, int src, const struct stat *st, int dst, mode_t created, struct fl_error *err)
 {
     struct timespec times[2] = {st->st_atim, st->st_mtim};
@@ -178,9 +211,11 @@ int fl_attrs_copy_fd(struct fl_attrs *a, int src, const struct stat *st, int dst
         a->lost_owners++;
         mode &= 01777;
     }
+    if (list_names(a, from, err) < 0 || copy_user_xattrs(a, from, to, &created, err) < 0)
+        return -1;
     if (mode != created && fchmod(dst, mode) < 0)
         return fl_error_os(err, errno, "fchmod", NULL, 0);
-    if (copy_xattrs(a, from, to, err) < 0)
+    if (copy_xattrs(a, from, to, false, err) < 0)
         return -1;
     if (futimens(dst, times) < 0)
         return fl_error_os(err, errno, "futimens", NULL, 0);
@@ -207,10 +242,11 @@ int fl_attrs_copy_at(struct fl_attrs *a, int src_dir, const char *src_name, cons
                      const char *dst_name, struct fl_error *err)
 {
     struct timespec times[2] = {st->st_atim, st->st_mtim};
+    struct object from = {src_dir, src_name}, to = {dst_dir, dst_name};
 
-    if (copy_owner_mode_at(a, st, dst_dir, dst_name, err) < 0)
+    if (copy_owner_mode_at(a, st, dst_dir, dst_name, err) < 0 || list_names(a, from, err) < 0)
         return -1;
-    if (copy_xattrs(a, (struct object){src_dir, src_name}, (struct object){dst_dir, dst_name}, err) < 0)
+    if (copy_xattrs(a, from, to, true, err) < 0 || copy_xattrs(a, from, to, false, err) < 0)
         return -1;
     if (utimensat(dst_dir, dst_name, times, AT_SYMLINK_NOFOLLOW) < 0)
         return fl_error_os(err, errno, "utimensat", NULL, 0);

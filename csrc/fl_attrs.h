@@ -1,6 +1,7 @@
 /* Copying the attributes of one object onto another: owner, mode, xattrs (ACLs
  * are xattrs here), times - in this order, because chown clears setuid bits and
- * security.capability and chmod changes the ACL mask.
+ * security.capability and chmod changes the ACL mask. Only user.* xattrs come
+ * before the mode, which may take away the permission for them.
  *
  * The destination must have been made by this process inside a directory that
  * fl_attrs_make_private has treated, so that owner, group and mode of a new

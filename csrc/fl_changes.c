@@ -86,6 +86,100 @@ void fl_changes_pop(struct fl_changes *t)
     }
 }
 
+/* ---- sort ---- */
+
+static int compare_paths(const void *x, const void *y, void *table)
+{
+    const struct fl_changes *t = table;
+    const struct fl_row *a = &t->rows[*(const uint32_t *)x];
+    const struct fl_row *b = &t->rows[*(const uint32_t *)y];
+    uint32_t n = a->path_len < b->path_len ? a->path_len : b->path_len;
+    int c = memcmp(fl_row_path(t, a), fl_row_path(t, b), n);
+
+    return c != 0 ? c : (a->path_len > b->path_len) - (a->path_len < b->path_len);
+}
+
+/* The row that is to be at i is at order[i]; cycle by cycle, so that there is no
+ * second table. `order` becomes the identity. */
+static void permute(struct fl_changes *t, uint32_t *group, uint32_t *order)
+{
+    for (uint32_t i = 0; i < t->count; i++) {
+        struct fl_row row = t->rows[i];
+        uint32_t number = group != NULL ? group[i] : 0;
+        uint32_t at = i;
+
+        while (order[at] != i) {
+            uint32_t from = order[at];
+
+            t->rows[at] = t->rows[from];
+            if (group != NULL)
+                group[at] = group[from];
+            order[at] = at;
+            at = from;
+        }
+        t->rows[at] = row;
+        if (group != NULL)
+            group[at] = number;
+        order[at] = at;
+    }
+}
+
+/* The notes of fl_changes_dropped follow their rows. */
+static int renumber_dropped(struct fl_changes *t, const uint32_t *order,
+                            struct fl_error *err)
+{
+    cleanup_free uint32_t *place = NULL;
+
+    if (t->dropped.len == 0)
+        return 0;
+    place = malloc((size_t)t->count * sizeof(*place));
+    if (place == NULL)
+        return fl_error_memory(err);
+    for (uint32_t i = 0; i < t->count; i++)
+        place[order[i]] = i;
+    for (size_t at = 0; at < t->dropped.len; at += sizeof(struct dropped)) {
+        struct dropped *d = (struct dropped *)(void *)(t->dropped.data + at);
+
+        d->row = place[d->row];
+    }
+    return 0;
+}
+
+/* Variable parts in the order of their rows, as everybody expects them. */
+static int sort_heap(struct fl_changes *t, struct fl_error *err)
+{
+    struct fl_buf heap = {0};
+
+    if (fl_buf_reserve(&heap, t->heap.len + 1, err) < 0)
+        return -1;
+    for (uint32_t i = 0; i < t->count; i++) {
+        struct fl_row *r = &t->rows[i];
+
+        fl_buf_add(&heap, t->heap.data + r->path_off, variable_len(r), &r->path_off, err);
+    }
+    fl_buf_free(&t->heap);
+    t->heap = heap;
+    return 0;
+}
+
+int fl_changes_sort(struct fl_changes *t, uint32_t *group, struct fl_error *err)
+{
+    cleanup_free uint32_t *order = NULL;
+
+    if (t->count < 2)
+        return 0;
+    order = malloc((size_t)t->count * sizeof(*order));
+    if (order == NULL)
+        return fl_error_memory(err);
+    for (uint32_t i = 0; i < t->count; i++)
+        order[i] = i;
+    qsort_r(order, t->count, sizeof(*order), compare_paths, t);
+    if (renumber_dropped(t, order, err) < 0)
+        return -1;
+    permute(t, group, order);
+    return sort_heap(t, err);
+}
+
 void fl_changes_free(struct fl_changes *t)
 {
     free(t->rows);

@@ -43,6 +43,11 @@ int fl_changes_add(struct fl_changes *t, const void *path, uint32_t path_len,
  * dropped_xattrs if finish keeps the row. */
 int fl_changes_dropped(struct fl_changes *t, uint32_t n, struct fl_error *err);
 
+/* Puts rows that came in any order into path order, with `group` (count numbers,
+ * or NULL) alongside. No two rows may have the same path. Needs little more
+ * memory than a second heap. */
+int fl_changes_sort(struct fl_changes *t, uint32_t *group, struct fl_error *err);
+
 /* Takes back the latest row and its part of the heap. */
 void fl_changes_pop(struct fl_changes *t);
 
@@ -53,6 +58,22 @@ int fl_changes_finish(struct fl_changes *t, const uint32_t *group,
                       struct fl_error *err);
 
 void fl_changes_free(struct fl_changes *t);
+
+#define FL_AUX_CTIME_LEN 9u
+
+static inline uint64_t fl_aux_nanoseconds(int64_t sec, int64_t nsec)
+{
+    return (uint64_t)sec * 1000000000u + (uint64_t)nsec;
+}
+
+/* The aux of a file that is read at its own path (fl_entry.h). */
+static inline void fl_aux_ctime(uint8_t aux[FL_AUX_CTIME_LEN], int64_t sec, int64_t nsec)
+{
+    uint64_t ns = fl_aux_nanoseconds(sec, nsec);
+
+    aux[0] = 'C';
+    memcpy(aux + 1, &ns, sizeof(ns));
+}
 
 static inline const uint8_t *fl_row_path(const struct fl_changes *t,
                                          const struct fl_row *r)

@@ -13,16 +13,12 @@
 #include "fl_links.h"
 #include "fl_node.h"
 #include "fl_sys.h"
+#include "fl_task.h"
 
 #define MAX_JOBS 16
 #define STACK_SIZE (256u << 10)
 #define NAMES_SIZE (32u << 10)
-
-/* A directory still to be copied. The path is relative to both roots. */
-struct task {
-    struct task *next;
-    char path[];
-};
+#define CLOSE_BATCH 512u /* directories finished in one step */
 
 struct worker {
     struct fl_clone *clone;
@@ -44,8 +40,8 @@ struct fl_clone {
     struct fl_links links;
     pthread_mutex_t lock;       /* all below                                       */
     pthread_cond_t work, done;
-    struct task *todo;          /* newest first: near depth-first                  */
-    struct task *closed_dirs;   /* attributes to be set at the end, see finish_dir */
+    struct fl_task *todo;       /* newest first: near depth-first                  */
+    struct fl_tasks_by_depth closed; /* attributes to be set at the end, see finish_dir */
     unsigned busy, idle;
     struct fl_error *failed;    /* of the first worker that failed                 */
     struct worker workers[];
@@ -80,20 +76,7 @@ static int name_error(struct worker *w, const struct dir *d, const char *name)
     return -1;
 }
 
-static struct task *new_task(const char *dir, const char *name, struct fl_error *err)
-{
-    size_t dir_len = strlen(dir), name_len = strlen(name);
-    struct task *t = malloc(sizeof(*t) + dir_len + name_len + 2);
-
-    if (t == NULL) {
-        fl_error_memory(err);
-        return NULL;
-    }
-    sprintf(t->path, "%s%s%s", dir, dir_len != 0 && name_len != 0 ? "/" : "", name);
-    return t;
-}
-
-static void push_task(struct fl_clone *c, struct task *t)
+static void push_task(struct fl_clone *c, struct fl_task *t)
 {
     pthread_mutex_lock(&c->lock);
     t->next = c->todo;
@@ -101,16 +84,6 @@ static void push_task(struct fl_clone *c, struct task *t)
     if (c->idle != 0)
         pthread_cond_signal(&c->work);
     pthread_mutex_unlock(&c->lock);
-}
-
-static void free_tasks(struct task *t)
-{
-    while (t != NULL) {
-        struct task *next = t->next;
-
-        free(t);
-        t = next;
-    }
 }
 
 /* Makes the later name of a hard link; its first may lie deeper than PATH_MAX. */
@@ -197,11 +170,11 @@ static int copy_special(struct worker *w, const struct dir *d, const char *name,
 
 static int copy_dir(struct worker *w, const struct dir *d, const char *name)
 {
-    struct task *t;
+    struct fl_task *t;
 
     if (fl_attrs_mkdir(&w->node.attrs, d->dst, name, &w->err) < 0)
         return -1;
-    t = new_task(d->path, name, &w->err);
+    t = fl_task_new(d->path, name, &w->err);
     if (t == NULL)
         return -1;
     push_task(w->clone, t);
@@ -271,18 +244,20 @@ static int copy_entries(struct worker *w, const struct dir *d)
 static int finish_dir(struct worker *w, const struct dir *d, const struct stat *st)
 {
     struct fl_clone *c = w->clone;
-    struct task *t;
+    struct fl_task *t;
+    int r;
 
     if (*d->path != '\0' && (st->st_mode & 0700) == 0700)
         return fl_attrs_copy_fd(&w->node.attrs, d->src, st, d->dst, 0700, &w->err);
-    t = new_task(d->path, "", &w->err);
+    t = fl_task_new(d->path, "", &w->err);
     if (t == NULL)
         return -1;
     pthread_mutex_lock(&c->lock);
-    t->next = c->closed_dirs;
-    c->closed_dirs = t;
+    r = fl_tasks_push(&c->closed, t, &w->err);
     pthread_mutex_unlock(&c->lock);
-    return 0;
+    if (r < 0)
+        free(t);
+    return r;
 }
 
 static int open_both(struct worker *w, const char *path, int *ret_src, int *ret_dst, struct stat *ret_st)
@@ -314,9 +289,9 @@ static int copy_tree_dir(struct worker *w, const char *path)
 }
 
 /* With the lock held: the next directory, or NULL when there will be none. */
-static struct task *next_task(struct fl_clone *c)
+static struct fl_task *next_task(struct fl_clone *c)
 {
-    struct task *t;
+    struct fl_task *t;
 
     while (c->todo == NULL && c->busy != 0 && !atomic_load(&c->stop)) {
         c->idle++;
@@ -351,7 +326,7 @@ static void *run_worker(void *arg)
 {
     struct worker *w = arg;
     struct fl_clone *c = w->clone;
-    struct task *t;
+    struct fl_task *t;
     int r;
 
     pthread_mutex_lock(&c->lock);
@@ -435,7 +410,7 @@ static int prepare(struct fl_clone *c, struct fl_error *err)
     fl_attrs_init(&attrs);
     if (fl_attrs_make_private(&attrs, c->dst, err) < 0)
         return -1;
-    c->todo = new_task("", "", err);
+    c->todo = fl_task_new("", "", err);
     if (c->todo == NULL)
         return -1;
     c->todo->next = NULL;
@@ -472,12 +447,6 @@ static void join_workers(struct fl_clone *c)
         pthread_join(c->workers[c->started - 1].thread, NULL);
 }
 
-/* Deepest first: a parent may become unsearchable. */
-static int compare_tasks(const void *a, const void *b)
-{
-    return strcmp((*(struct task *const *)b)->path, (*(struct task *const *)a)->path);
-}
-
 static int close_dir(struct worker *w, const char *path)
 {
     cleanup_fd int src = -1, dst = -1;
@@ -488,25 +457,25 @@ static int close_dir(struct worker *w, const char *path)
     return fl_attrs_copy_fd(&w->node.attrs, src, &st, dst, 0700, &w->err);
 }
 
+/* A batch of what finish_dir has left: 1 = there is more, 0 = done, -1 = failed. */
 static int close_dirs(struct fl_clone *c)
 {
-    cleanup_free struct task **sorted = NULL;
     struct worker *w = &c->workers[0];
-    size_t n = 0;
 
-    for (struct task *t = c->closed_dirs; t != NULL; t = t->next)
-        n++;
-    sorted = malloc((n + 1) * sizeof(*sorted));
-    if (sorted == NULL)
-        return fl_error_memory(&w->err);
-    n = 0;
-    for (struct task *t = c->closed_dirs; t != NULL; t = t->next)
-        sorted[n++] = t;
-    qsort(sorted, n, sizeof(*sorted), compare_tasks);
-    for (size_t i = 0; i < n; i++)
-        if (close_dir(w, sorted[i]->path) < 0)
-            return fl_error_path(&w->err, sorted[i]->path, strlen(sorted[i]->path)), -1;
-    return 0;
+    for (unsigned n = 0; n < CLOSE_BATCH; n++) {
+        struct fl_task *t = fl_tasks_pop(&c->closed);
+        int r;
+
+        if (t == NULL)
+            return 0;
+        r = close_dir(w, t->path);
+        if (r < 0)
+            fl_error_path(&w->err, t->path, strlen(t->path));
+        free(t);
+        if (r < 0)
+            return -1;
+    }
+    return 1;
 }
 
 static bool wait_done(struct fl_clone *c, unsigned wait_ms)
@@ -528,13 +497,17 @@ static bool wait_done(struct fl_clone *c, unsigned wait_ms)
 
 int fl_clone_step(struct fl_clone *c, unsigned wait_ms, struct fl_error *err)
 {
+    int more = 0;
+
     if (c->finished)
         return 0;
     if (!wait_done(c, wait_ms))
         return 1;
     join_workers(c);
-    if (c->failed == NULL && close_dirs(c) < 0)
+    if (c->failed == NULL && (more = close_dirs(c)) < 0)
         c->failed = &c->workers[0].err;
+    if (more > 0)
+        return 1;
     if (c->failed != NULL) {
         *err = *c->failed;
         return -1;
@@ -572,8 +545,8 @@ void fl_clone_free(struct fl_clone *c)
     join_workers(c);
     for (unsigned i = 0; i < c->jobs; i++)
         fl_node_free(&c->workers[i].node);
-    free_tasks(c->todo);
-    free_tasks(c->closed_dirs);
+    fl_task_free(c->todo);
+    fl_tasks_free(&c->closed);
     fl_links_free(&c->links);
     pthread_cond_destroy(&c->work);
     pthread_cond_destroy(&c->done);

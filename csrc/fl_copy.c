@@ -134,25 +134,48 @@ static int copy_segment(struct fl_copy *c, struct fl_copy_pair *p, int src, int 
     return 0;
 }
 
+/* Is there no hole at all? One call that most files stop at; st_blocks cannot tell, because it also counts what is
+ * reserved beyond the end. A file system that knows no holes has none. */
+static bool is_dense(int src, off_t size)
+{
+    off_t hole = lseek(src, 0, SEEK_HOLE);
+
+    return hole < 0 ? errno != ENXIO : hole >= size;
+}
+
+/* The next data in [*off, size): 1 = [*off, *ret_end), 0 = only a hole is left. */
+static int next_data(int src, off_t *off, off_t size, off_t *ret_end)
+{
+    off_t data = *off < size ? lseek(src, *off, SEEK_DATA) : size;
+
+    if (data >= size || (data < 0 && errno == ENXIO))
+        return 0;
+    if (data >= 0) /* else it cannot tell holes: all of it is data */
+        *off = data;
+    *ret_end = data < 0 ? size : lseek(src, data, SEEK_HOLE);
+    if (*ret_end < 0 || *ret_end > size)
+        *ret_end = size;
+    return 1;
+}
+
+/* Bytes of a file that are in no hole. */
+static uint64_t count_data(const struct fl_copy *c, int src, off_t size)
+{
+    uint64_t bytes = 0;
+
+    if (is_dense(src, size))
+        return (uint64_t)size;
+    for (off_t off = 0, end; !stopped(c) && next_data(src, &off, size, &end); off = end)
+        bytes += (uint64_t)(end - off);
+    return bytes;
+}
+
 /* Data segments only; the last hole is made by the size. */
 static int copy_sparse(struct fl_copy *c, struct fl_copy_pair *p, int src, off_t size, int dst, struct fl_error *err)
 {
-    off_t off = 0;
-
-    while (off < size) {
-        off_t data = lseek(src, off, SEEK_DATA), hole;
-
-        if (data < 0 && errno == ENXIO)
-            break;
-        if (data < 0) /* cannot tell holes: all of it is data */
-            return copy_segment(c, p, src, dst, off, size, err);
-        hole = lseek(src, data, SEEK_HOLE);
-        if (hole < 0 || hole > size)
-            hole = size;
-        if (data < size && copy_segment(c, p, src, dst, data, hole, err) < 0)
+    for (off_t off = 0, end; next_data(src, &off, size, &end); off = end)
+        if (copy_segment(c, p, src, dst, off, end, err) < 0)
             return -1;
-        off = hole;
-    }
     if (ftruncate(dst, size) < 0)
         return fl_error_os(err, errno, "ftruncate", NULL, 0);
     return 0;
@@ -167,11 +190,13 @@ int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, str
         return 0;
     p = find_pair(c, st->st_dev);
     done = try_clone(p, src, dst, err);
-    if (done != 0) {
-        c->shared += done > 0 ? (uint64_t)st->st_size : 0;
-        return done < 0 ? -1 : 0;
+    if (done < 0)
+        return -1;
+    if (done > 0) {
+        c->shared += count_data(c, src, st->st_size);
+        return 0;
     }
-    if ((uint64_t)st->st_blocks * 512 < (uint64_t)st->st_size)
+    if (!is_dense(src, st->st_size))
         return copy_sparse(c, p, src, st->st_size, dst, err);
     return copy_segment(c, p, src, dst, 0, st->st_size, err);
 }

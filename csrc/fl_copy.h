@@ -32,7 +32,7 @@ struct fl_copy {
     unsigned pair_count;
     struct fl_copy_pair pairs[FL_COPY_PAIRS]; /* source devices seen; the destination is one file system */
     uint8_t *buf;
-    uint64_t shared;  /* bytes of files whose extents are shared now */
+    uint64_t shared;  /* bytes of files that share their extents now */
     uint64_t copied;  /* bytes moved; holes are in neither */
 };
 

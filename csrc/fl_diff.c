@@ -32,12 +32,20 @@ static const uint8_t *own_key(const struct fl_diff_side *s)
     return c != NULL && S_ISREG(entry_of(s)->mode) ? fl_table_key(c, number_of(s)) : NULL;
 }
 
-/* Where the bytes of a regular file are when B is a tar. 0 when they are at its path. */
+/* Where the bytes of a regular file are when B is a tar, or how to see that they are still those that were listed.
+ * Returns its length, 0 for none. */
 static uint32_t make_aux(const struct fl_diff_side *s, uint8_t aux[AUX_LEN])
 {
     const struct fl_columns *c = s->operand.columns;
+    const struct fl_entry *e = entry_of(s);
 
-    if (c == NULL || c->data_off == NULL || !S_ISREG(entry_of(s)->mode))
+    if (!S_ISREG(e->mode))
+        return 0;
+    if (c == NULL && e->size != 0) {
+        fl_aux_ctime(aux, e->ctime_sec, e->ctime_nsec);
+        return FL_AUX_CTIME_LEN;
+    }
+    if (c == NULL || c->data_off == NULL)
         return 0;
     aux[0] = 'O';
     aux[1] = 0;
@@ -156,7 +164,7 @@ static int take_removed(struct fl_diff *d, struct fl_error *err)
     const uint8_t *path = path_of(&d->a);
     struct fl_row *row;
 
-    if (e->path_len == 0 || S_ISSOCK(e->mode) || is_gone(d, path, e->path_len))
+    if (e->path_len == 0 || is_gone(d, path, e->path_len))
         return 0;
     if (S_ISDIR(e->mode) && push_gone(d, path, e->path_len, err) < 0)
         return -1;
@@ -259,6 +267,17 @@ static bool is_proven(const struct fl_diff *d, const struct fl_entry *a,
     return is_live(&d->b) && ctime_proves(a, b, d->a.operand.columns->racy_ns);
 }
 
+/* Of an inode that a table knows, another ctime says that somebody was there. Without reading it may hold anything. */
+static bool was_touched(const struct fl_diff *d, const struct fl_entry *a,
+                        const struct fl_entry *b)
+{
+    if (d->options.compare != FL_DIFF_METADATA || !S_ISREG(b->mode) || b->size == 0 ||
+        (is_live(&d->a) && is_live(&d->b)) || ((a->flags | b->flags) & FL_ENTRY_NO_CTIME))
+        return false;
+    return a->ino == b->ino && a->ino != 0 && a->dev == b->dev &&
+           (a->ctime_sec != b->ctime_sec || a->ctime_nsec != b->ctime_nsec);
+}
+
 static bool wants_content(const struct fl_diff *d, const struct fl_entry *a,
                           const struct fl_entry *b, uint32_t what)
 {
@@ -280,6 +299,7 @@ static int compare_keys(struct fl_diff *d, uint32_t what, struct fl_error *err)
     }
     if ((is_live(&d->a) && b_key != NULL) || (is_live(&d->b) && a_key != NULL))
         return conclude_unverified(d, what, err);
+    d->assumed++;
     return conclude_equal_type(d, what | FL_WHAT_CONTENT, err);
 }
 
@@ -295,6 +315,8 @@ static int take_both(struct fl_diff *d, struct fl_error *err)
         return conclude(d, a, FL_KIND_MODIFY, FL_WHAT_TYPE, err) < 0 ? -1 : 1;
     }
     what = fl_compare_metadata(a, d->a.batch.heap, b, d->b.batch.heap);
+    if (what == 0 && was_touched(d, a, b))
+        what = FL_WHAT_CONTENT;
     if (!wants_content(d, a, b, what))
         return conclude_equal_type(d, what, err) < 0 ? -1 : 1;
     if (!is_live(&d->a) || !is_live(&d->b))
@@ -346,18 +368,16 @@ static int compare_paths(const struct fl_diff *d)
     return c != 0 ? c : (a->path_len > b->path_len) - (a->path_len < b->path_len);
 }
 
-/* Sockets cannot be in a layer: one of A is nothing, one of B is left out. */
+/* Sockets cannot be in a layer: one of B is left out, but hides what else was
+ * there; one of A is a path like any other, to be removed or replaced. */
 static int take_pair(struct fl_diff *d, struct fl_error *err)
 {
-    bool a_there = !S_ISSOCK(entry_of(&d->a)->mode);
-
-    if (S_ISSOCK(entry_of(&d->b)->mode)) {
-        d->table.skipped_sockets++;
-        return a_there && take_removed(d, err) < 0 ? -1 : 1;
-    }
-    if (!a_there)
-        return conclude(d, NULL, FL_KIND_ADD, 0, err) < 0 ? -1 : 1;
-    return take_both(d, err);
+    if (!S_ISSOCK(entry_of(&d->b)->mode))
+        return take_both(d, err);
+    d->table.skipped_sockets++;
+    if (S_ISSOCK(entry_of(&d->a)->mode))
+        return 1;
+    return take_removed(d, err) < 0 ? -1 : 1;
 }
 
 /* A table without an entry for its root does not know it: nothing to compare. */

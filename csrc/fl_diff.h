@@ -29,7 +29,8 @@
 
 enum fl_diff_compare {
     FL_DIFF_AUTO = 0,     /* prove equality cheaply where possible, else read   */
-    FL_DIFF_METADATA = 1, /* equal size and mtime are enough                    */
+    FL_DIFF_METADATA = 1, /* equal attributes are enough, and of an inode that  */
+                          /* a table knows the ctime                            */
     FL_DIFF_CONTENT = 2,  /* read whatever is not the same inode                */
 };
 
@@ -72,6 +73,7 @@ struct fl_diff {
     struct fl_buf unverified; /* struct fl_diff_unverified each                 */
     uint32_t settled;         /* so many of the first of them are settled       */
     uint64_t entries;         /* seen, both sides                               */
+    uint64_t assumed;         /* files called different because nothing can tell */
     struct fl_content content; /* .bytes: compared                              */
 
     /* private */

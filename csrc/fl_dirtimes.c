@@ -41,6 +41,8 @@ int fl_dirtimes_settle(struct fl_extract *x, struct fl_error *err)
 
         if ((d->flags & FL_DIR_GONE) || is_settled(x, d))
             continue;
+        if (fl_work_check(&x->work.stop, err) < 0)
+            return -1;
         r = fl_path_find(&x->path, i, &fd, err);
         if (r < 0 || (r > 0 && settle(x, d, fd, err) < 0)) {
             fl_error_path(err, x->path.names.data + d->name_off, strlen((char *)x->path.names.data + d->name_off));

@@ -63,6 +63,22 @@ static int bad_row(const struct fl_encode *e, const struct fl_row *r, struct fl_
                         "the change table has a row that cannot be encoded");
 }
 
+static bool same_time(struct timespec a, struct timespec b)
+{
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+/* Is it the file that was listed at this path? A row without a ctime does not know its own. */
+static bool is_listed(const struct fl_encode *e, const struct fl_row *r, const struct stat *st)
+{
+    const uint8_t *aux = fl_row_link(e->table, r);
+    uint64_t ctime = fl_aux_nanoseconds(st->st_ctim.tv_sec, st->st_ctim.tv_nsec);
+
+    return st->st_mtim.tv_sec == r->mtime_sec && st->st_mtim.tv_nsec == (int64_t)r->mtime_nsec &&
+           (r->ino == 0 || st->st_ino == r->ino) &&
+           (!(r->flags & FL_ROW_AUX) || memcmp(aux + 1, &ctime, sizeof(ctime)) == 0);
+}
+
 /* Compares the opened file with its row, and remembers what it was. */
 static int check_opened(struct fl_encode *e, const struct fl_row *r, bool own_stat,
                         struct fl_error *err)
@@ -73,13 +89,10 @@ static int check_opened(struct fl_encode *e, const struct fl_row *r, bool own_st
         return fl_error_os(err, errno, "fstat", fl_row_path(e->table, r), r->path_len);
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != r->size)
         return changed(e, r, err);
-    if (own_stat && (st.st_mtim.tv_sec != r->mtime_sec ||
-                     st.st_mtim.tv_nsec != (int64_t)r->mtime_nsec ||
-                     (r->ino != 0 && st.st_ino != r->ino)))
+    if (own_stat && !is_listed(e, r, &st))
         return changed(e, r, err);
-    e->before_size = (uint64_t)st.st_size;
-    e->before_sec = st.st_mtim.tv_sec;
-    e->before_nsec = st.st_mtim.tv_nsec;
+    e->before_mtime = st.st_mtim;
+    e->before_ctime = st.st_ctim;
     e->sparse = (uint64_t)st.st_blocks * 512 < r->size;
     e->data_until = e->hole_until = 0;
     return 0;
@@ -113,14 +126,20 @@ static int open_range(struct fl_encode *e, const struct fl_row *r,
 static int open_content(struct fl_encode *e, const struct fl_row *r, struct fl_error *err)
 {
     const uint8_t *aux = fl_row_link(e->table, r);
+    uint16_t root;
 
     e->row = r;
     e->left = r->size;
     e->pad = (uint32_t)(-r->size & (FL_HEADER_BLOCK - 1));
     if (!(r->flags & FL_ROW_AUX))
         return open_path(e, r, 0, fl_row_path(e->table, r), r->path_len, true, err);
-    if (r->link_len > 2 && aux[0] == 'P')
-        return open_path(e, r, aux[1], aux + 2, r->link_len - 2u, false, err);
+    if (r->link_len == FL_AUX_CTIME_LEN && aux[0] == 'C')
+        return open_path(e, r, 0, fl_row_path(e->table, r), r->path_len, true, err);
+    if (r->link_len > FL_AUX_PATH_HEAD && aux[0] == 'P') {
+        memcpy(&root, aux + 1, sizeof(root));
+        return open_path(e, r, root, aux + FL_AUX_PATH_HEAD, r->link_len - FL_AUX_PATH_HEAD,
+                         false, err);
+    }
     if (r->link_len > 2 && aux[0] == 'O')
         return open_range(e, r, aux, err);
     return bad_row(e, r, err);
@@ -134,8 +153,8 @@ static int close_content(struct fl_encode *e, struct fl_error *err)
         if (fstat(e->fd, &st) < 0)
             return fl_error_os(err, errno, "fstat", fl_row_path(e->table, e->row),
                                e->row->path_len);
-        if ((uint64_t)st.st_size != e->before_size ||
-            st.st_mtim.tv_sec != e->before_sec || st.st_mtim.tv_nsec != e->before_nsec)
+        if ((uint64_t)st.st_size != e->row->size || !same_time(st.st_mtim, e->before_mtime) ||
+            !same_time(st.st_ctim, e->before_ctime))
             return changed(e, e->row, err);
     }
     drop_file(e);
@@ -330,7 +349,7 @@ static int begin_row(struct fl_encode *e, const struct fl_row *r, struct fl_erro
 {
     if (has_whiteout_name(fl_row_path(e->table, r), r->path_len))
         return fl_error_set(err, FL_ERR_UNSAFE, fl_row_path(e->table, r), r->path_len,
-                            "a name with .wh. means a deletion inside a layer; rename it");
+                            "a name with .wh. means a deletion inside a layer: rename it");
     if (r->kind == FL_KIND_DELETE)
         return begin_whiteout(e, r, err);
     if (S_ISDIR(r->mode))

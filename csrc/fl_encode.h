@@ -18,6 +18,7 @@
 
 #include <stdbool.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "fl_changes.h"
 #include "fl_header.h"
@@ -45,9 +46,8 @@ struct fl_encode {
     uint64_t data_until;   /* sparse: end of the data segment at pos            */
     uint64_t hole_until;   /* sparse: end of the hole at pos                    */
     const struct fl_row *row; /* of fd                                          */
-    int64_t before_sec;
-    int64_t before_nsec;
-    uint64_t before_size;
+    struct timespec before_mtime; /* of fd when it was opened                   */
+    struct timespec before_ctime;
     size_t head_pos;       /* bytes of `head` already given out                 */
     struct fl_buf head;    /* header blocks waiting                             */
     struct fl_buf scratch;

@@ -65,13 +65,15 @@ _Static_assert(sizeof(struct fl_entry) == 96,
 /* flags */
 #define FL_ROW_VERIFY 1u   /* equal but for content that could not be proved here */
 #define FL_ROW_GROUP 2u    /* member of a hard-link group of two or more in B     */
-#define FL_ROW_AUX 4u      /* regular file whose bytes live elsewhere: aux, below */
+#define FL_ROW_AUX 4u      /* regular file with a word about its bytes: aux, below */
 #define FL_ROW_KEY 8u      /* 32 bytes of blake3 key follow the xattrs            */
 #define FL_ROW_HELD 128u   /* while a table is made: its number is noted somewhere */
 
 /* `link` of a regular file with FL_ROW_AUX (packed, native order):
- *   'P' u8 root  path...      the file `path` under encoder root number `root`
+ *   'C' u64 ctime             its path under root 0, where it had this ctime (ns) when it was listed
+ *   'P' u16 root  path...     the file `path` under encoder root number `root`
  *   'O' u8 root  u64 offset   `size` bytes at `offset` of the file that is root `root` */
+#define FL_AUX_PATH_HEAD 3u /* bytes before the path of 'P'                       */
 
 #define FL_NO_LEADER UINT32_MAX
 

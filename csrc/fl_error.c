@@ -16,11 +16,17 @@ static void reset(struct fl_error *err, int kind, int errnum, const char *op)
 
 void fl_error_path(struct fl_error *err, const void *path, size_t path_len)
 {
+    const size_t half = FL_ERROR_PATH_MAX / 2;
+
     if (err->path_len != 0 || path == NULL)
         return;
-    if (path_len > FL_ERROR_PATH_MAX)
+    if (path_len > FL_ERROR_PATH_MAX) {
+        memcpy(err->path, path, half);
+        memcpy(err->path + half, (const char *)path + path_len - half, half);
         path_len = FL_ERROR_PATH_MAX;
-    memcpy(err->path, path, path_len);
+    } else {
+        memcpy(err->path, path, path_len);
+    }
     err->path_len = (uint32_t)path_len;
 }
 

@@ -31,7 +31,7 @@ struct fl_error {
     int errnum;                       /* errno for FL_ERR_OS, else 0           */
     const char *op;                   /* static string, e.g. "openat"          */
     int64_t offset;                   /* byte offset in the archive, or -1     */
-    uint32_t path_len;                /* bytes in path; longer paths are cut   */
+    uint32_t path_len;                /* bytes in path; longer: both ends of it */
     char path[FL_ERROR_PATH_MAX];     /* raw bytes, not NUL-terminated         */
     char detail[FL_ERROR_DETAIL_MAX]; /* NUL-terminated, lower case, no period */
 };

@@ -47,6 +47,7 @@ struct fl_extract *fl_extract_new(int target, const struct fl_extract_options *o
     }
     x->opt = *options;
     x->writing.fd = -1;
+    x->remove.stop = &x->work.stop;
     set_format(x);
     if (copy_maps(x, err) < 0 || fl_path_init(&x->path, target, err) < 0) {
         fl_extract_free(x);
@@ -66,6 +67,7 @@ void fl_extract_free(struct fl_extract *x)
 {
     if (x == NULL)
         return;
+    fl_work_free(&x->work);
     if (x->writing.fd >= 0)
         close(x->writing.fd);
     if (x->in_layer)
@@ -239,29 +241,74 @@ static int take_event(struct fl_extract *x, const struct fl_tar_event *ev, struc
     return r;
 }
 
-int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, struct fl_error *err)
+static void close_layer(struct fl_extract *x)
 {
-    struct fl_tar_event ev;
-    int r = check_usable(x, true, err);
+    fl_tar_free(&x->tar);
+    x->in_layer = x->is_ending = false;
+}
 
-    if (r < 0)
-        return -1;
-    while ((r = fl_tar_next(&x->tar, &data, &len, &ev, err)) > 0)
-        if ((r = take_event(x, &ev, err)) < 0)
+static int feed(void *arg, struct fl_error *err)
+{
+    struct fl_extract *x = arg;
+    struct fl_tar_event ev;
+    int r;
+
+    while ((r = fl_tar_next(&x->tar, &x->input, &x->input_len, &ev, err)) > 0)
+        if ((r = fl_work_check(&x->work.stop, err)) < 0 || (r = take_event(x, &ev, err)) < 0)
             break;
-    x->failed = r < 0;
     return r;
 }
 
-int fl_extract_end(struct fl_extract *x, struct fl_error *err)
+static int end(void *arg, struct fl_error *err)
 {
+    struct fl_extract *x = arg;
+
+    return fl_tar_finish(&x->tar, err) < 0 ? -1 : fl_dirtimes_settle(x, err);
+}
+
+/* What a call says when the work is where `state` says. */
+static int answer(struct fl_extract *x, int state, int result)
+{
+    if (state == FL_WORK_RUNNING)
+        return FL_EXTRACT_RUNNING;
+    x->failed = result < 0;
+    if (result == 0 && x->is_ending)
+        close_layer(x);
+    return result < 0 ? -1 : 0;
+}
+
+int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, struct fl_error *err)
+{
+    int result = 0, state;
+
     if (check_usable(x, true, err) < 0)
         return -1;
-    if (fl_tar_finish(&x->tar, err) < 0 || fl_dirtimes_settle(x, err) < 0) {
-        x->failed = true;
+    x->input = data;
+    x->input_len = len;
+    state = fl_work_run(&x->work, feed, x, wait_ms, &result, err);
+    return answer(x, state, result);
+}
+
+int fl_extract_end(struct fl_extract *x, unsigned wait_ms, struct fl_error *err)
+{
+    int result = 0, state;
+
+    if (check_usable(x, true, err) < 0)
         return -1;
-    }
-    fl_tar_free(&x->tar);
-    x->in_layer = false;
-    return 0;
+    x->is_ending = true;
+    state = fl_work_run(&x->work, end, x, wait_ms, &result, err);
+    return answer(x, state, result);
+}
+
+int fl_extract_wait(struct fl_extract *x, unsigned wait_ms, struct fl_error *err)
+{
+    int result = 0, state = fl_work_wait(&x->work, wait_ms, &result, err);
+
+    return answer(x, state, result);
+}
+
+void fl_extract_stop(struct fl_extract *x)
+{
+    fl_work_stop(&x->work);
+    x->failed = true;
 }

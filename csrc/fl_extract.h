@@ -3,8 +3,8 @@
  *   x = fl_extract_new(target_fd, &options, &err);
  *   for each layer, lowest first:
  *       fl_extract_begin(x, &err);
- *       fl_extract_feed(x, data, len, &err);  any number of times
- *       fl_extract_end(x, &err);
+ *       fl_extract_feed(x, data, len, ms, &err);  any number of times
+ *       fl_extract_end(x, ms, &err);
  *   fl_extract_free(x);
  *
  * All return 0, or -1 with err filled; after a failure the object may only be
@@ -27,8 +27,8 @@
  *   - extended attributes that are not set, counted and reported: trusted.*,
  *     security.selinux, those of the storage format (user.overlay.* in
  *     overlay-userxattr), and what the kernel or file system refuses with
- *     EPERM or ENOTSUP; trusted.overlay.*, security.selinux and the format's
- *     own are not removed from directories that get new attributes, either;
+ *     EPERM or ENOTSUP; what is never set is not removed from directories that
+ *     get new attributes, either;
  *   - with ignore_chown an owner that may not be set is left, and then the
  *     setuid and setgid bits are left out;
  *   - overlay formats: a directory that takes the place of anything else, a
@@ -104,9 +104,20 @@ struct fl_extract;
 struct fl_extract *fl_extract_new(int target, const struct fl_extract_options *options, struct fl_error *err);
 void fl_extract_free(struct fl_extract *x);
 
+#define FL_EXTRACT_RUNNING 1
+
 int fl_extract_begin(struct fl_extract *x, struct fl_error *err);
-int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, struct fl_error *err);
-int fl_extract_end(struct fl_extract *x, struct fl_error *err);
+
+/* Removing a large tree or syncing files takes as long as it takes: after wait_ms these return
+ * FL_EXTRACT_RUNNING, with the work going on in a thread of the object, and fl_extract_wait
+ * answers in their place. Until then data must stay and nothing else be called, but stop. */
+int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, struct fl_error *err);
+int fl_extract_end(struct fl_extract *x, unsigned wait_ms, struct fl_error *err);
+int fl_extract_wait(struct fl_extract *x, unsigned wait_ms, struct fl_error *err);
+
+/* Ends running work at its next step (a name removed, a file or directory synced) and returns when it has
+ * ended; the object may then only be freed. */
+void fl_extract_stop(struct fl_extract *x);
 
 /* Of the current or last layer; valid until the next begin. */
 const struct fl_extract_stats *fl_extract_read_stats(const struct fl_extract *x);

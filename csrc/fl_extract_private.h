@@ -10,6 +10,7 @@
 #include "fl_path.h"
 #include "fl_remove.h"
 #include "fl_tar.h"
+#include "fl_work.h"
 
 /* A place for an entry: a name in a directory. */
 struct fl_place {
@@ -29,12 +30,16 @@ struct fl_writing {
 struct fl_extract {
     struct fl_extract_options opt;
     struct fl_id_range *ranges;     /* both maps */
+    struct fl_work work;            /* runs feed and end */
+    const uint8_t *input;           /* of the feed that is at work */
+    size_t input_len;
     const char *xattr_prefix;       /* attributes of the storage format, or NULL */
     const char *xattr_opaque;
     const char *xattr_whiteout;
     bool keeps_markers;             /* every format but dir                      */
     bool is_overlay;
     bool in_layer;
+    bool is_ending;
     bool failed;
     uint32_t uid, gid;              /* that new files have, if nothing is special */
     mode_t umask;

@@ -131,6 +131,8 @@ int fl_extract_parent(struct fl_extract *x, const struct fl_name *name, bool mak
             return -1;
         if (!make || (stop == FL_WALK_BLOCKED && !replace))
             return 0;
+        if (!replace && x->path.links != 0) /* behind a link to nothing it is not known what there is to hide */
+            return 0;
         if (!replace && (stop = is_hidden_parent(x, err)) != 0)
             return stop < 0 ? -1 : 0;
         if (imply_dir(x, !replace, err) < 0)

@@ -13,14 +13,19 @@ struct name {
     struct inode a; /* ino 0: not known                                        */
     struct inode b;
     uint32_t row;
-    uint32_t pad;
+    uint32_t links_a; /* of a partial A; else 0                                */
+    uint32_t links_b; /* the same                                              */
+    bool gone;        /* B has nothing there                                   */
 };
 
 /* One group of either tree. */
 struct group {
     uint32_t names;
     uint32_t before; /* of B: number of the group of A its names lie in        */
+    uint32_t gone;   /* of A: names that B has not                             */
+    uint32_t links;
     bool changed;
+    bool moved;      /* of B: another inode than before                        */
 };
 
 /* Numbers inodes from 1 in order of appearance; 0 is "none". */
@@ -49,6 +54,22 @@ int fl_groups_add(struct fl_groups *g, const struct fl_entry *a,
         n.b = (struct inode){ b->dev, b->ino };
     if (n.b.ino == 0)
         n.row = FL_GROUPS_NO_ROW;
+    if (g->partial) {
+        n.links_a = a != NULL ? a->nlink : 0;
+        n.links_b = b->nlink;
+    }
+    return fl_buf_add(&g->names, &n, sizeof(n), NULL, err);
+}
+
+int fl_groups_gone(struct fl_groups *g, const struct fl_entry *a, struct fl_error *err)
+{
+    struct name n = {
+        .a = { a->dev, a->ino },
+        .row = FL_GROUPS_NO_ROW,
+        .links_a = a->nlink,
+        .gone = true,
+    };
+
     return fl_buf_add(&g->names, &n, sizeof(n), NULL, err);
 }
 
@@ -142,13 +163,19 @@ static int number_both(struct analysis *x, struct fl_error *err)
 static void gather(struct analysis *x, const struct fl_changes *table)
 {
     for (uint32_t i = 0; i < x->n; i++) {
+        const struct name *n = &x->names[i];
+        struct group *a = &x->a_groups[x->a_of[i]];
         struct group *g = &x->b_groups[x->b_of[i]];
 
-        x->a_groups[x->a_of[i]].names++;
+        a->names += !n->gone;
+        a->gone += n->gone;
+        a->links = n->links_a;
         if (x->b_of[i] == 0)
             continue;
         if (g->names++ == 0)
             g->before = x->a_of[i];
+        g->links = n->links_b;
+        g->moved = n->a.ino != n->b.ino || n->a.dev != n->b.dev;
         if (g->before != x->a_of[i] ||
             table->rows[x->names[i].row].kind != FL_KIND_NONE)
             g->changed = true;
@@ -157,11 +184,15 @@ static void gather(struct analysis *x, const struct fl_changes *table)
 
 static bool is_changed(const struct analysis *x, const struct group *g)
 {
+    const struct group *before = &x->a_groups[g->before];
+
     if (g->changed)
         return true;
     if (g->before == 0)
         return g->names > 1;
-    return x->a_groups[g->before].names != g->names;
+    if (before->names != g->names)
+        return true;
+    return g->moved && g->links <= g->names && before->links > before->names + before->gone;
 }
 
 static void emit(const struct analysis *x, struct fl_changes *table, uint32_t *group)

@@ -106,7 +106,8 @@ static int read_redirect(struct fl_marks *m, int dir_fd, const char *name,
         return -1;
     if (m->redirect.len != 0 && !valid_redirect(m->redirect.data, m->redirect.len))
         return fl_error_set(err, FL_ERR_UNSAFE, name, strlen(name),
-                            "overlay.redirect is not a path inside the layers");
+                            "overlay.redirect names no place inside the layers: "
+                            "do not use this upper directory");
     return 0;
 }
 
@@ -131,7 +132,7 @@ static bool travels(const struct fl_marks *m, const char *shown)
         return false;
     if (m->policy == FL_XATTR_DOCKER)
         return strcmp(shown, "security.capability") == 0;
-    return !starts(shown, "trusted.overlay.") && !fl_xattr_is_host_only(shown, strlen(shown));
+    return !starts(shown, "trusted.") && !fl_xattr_is_host_only(shown, strlen(shown));
 }
 
 /* Notes the attribute shown as space + rest. `kept` stays sorted; lists are short. */
@@ -197,21 +198,16 @@ static int take_mark(struct fl_marks *m, int dir_fd, const char *name,
 static int take_name(struct fl_marks *m, int dir_fd, const char *name, const char *attr,
                      bool want_visible, struct fl_error *err)
 {
-    static const char *const spaces[] = {"trusted.", "user."};
     static const char own[] = "overlay.";
-    const size_t own_len = sizeof(own) - 1;
+    const char *space = m->userxattr ? "user." : "trusted.";
+    const char *rest = attr + strlen(space);
 
-    for (int i = 0; i < 2; i++) {
-        const char *rest = attr + strlen(spaces[i]);
-
-        if (!starts(attr, spaces[i]) || !starts(rest, own))
-            continue;
-        rest += own_len;
-        if (!starts(rest, own))
-            return take_mark(m, dir_fd, name, attr, rest, err);
-        return want_visible ? keep(m, attr, spaces[i], rest, err) : 0;
-    }
-    return want_visible ? keep(m, attr, "", attr, err) : 0;
+    if (!starts(attr, space) || !starts(rest, own))
+        return want_visible ? keep(m, attr, "", attr, err) : 0;
+    rest += sizeof(own) - 1;
+    if (!starts(rest, own))
+        return take_mark(m, dir_fd, name, attr, rest, err);
+    return want_visible ? keep(m, attr, space, rest, err) : 0;
 }
 
 int fl_marks_read(struct fl_marks *m, int dir_fd, const char *name,

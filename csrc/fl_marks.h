@@ -1,9 +1,10 @@
 /* The extended attributes of one object in an overlay layer, told apart:
  * the overlay's own marks, and those a merged view would show.
  *
- * Marks are trusted.overlay.* and user.overlay.* (both are honoured, since an
- * upperdir does not say how it was mounted). An escaped name, overlay.overlay.X,
- * is no mark: it is visible as overlay.X.
+ * Marks are trusted.overlay.*, or with `userxattr` (the mount option) user.overlay.*.
+ * A mount honours one of the two; the other is data like any attribute, and who
+ * may not set trusted.* must not be able to make marks: so there is no "both".
+ * An escaped mark, overlay.overlay.X, is visible as overlay.X.
  *
  * Zero-initialise; buffers are reused by the next read.
  */
@@ -18,6 +19,7 @@
 
 struct fl_marks {
     enum fl_xattr_policy policy;
+    bool userxattr;         /* marks are user.overlay.*                         */
     bool whiteout;          /* overlay.whiteout is there                        */
     bool metacopy;          /* overlay.metacopy is there                        */
     char opaque;            /* first byte of overlay.opaque: 'y', 'x', or 0     */

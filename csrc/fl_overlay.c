@@ -24,7 +24,7 @@ static int add_part(struct fl_overlay_dir *d, uint32_t layer, const void *path,
     };
 
     if (d->paths.len + len > UINT32_MAX)
-        return fl_error_set(err, FL_ERR_LIMIT, NULL, 0, "directory paths too long");
+        return fl_error_set(err, FL_ERR_LIMIT, NULL, 0, "directory paths too long: compare the mounted overlay");
     if (fl_buf_add(&d->paths, path, len, NULL, err) < 0)
         return -1;
     return fl_buf_add(&d->parts, &part, sizeof(part), NULL, err);
@@ -468,7 +468,8 @@ int fl_overlay_lookup(struct fl_overlay *o, struct fl_overlay_dir *dir,
         search_layers(&s, dir, below, err) < 0)
         return -1;
     if (s.metacopy)
-        return fl_error_os(err, EIO, "metacopy without data", name, strlen(name));
+        return fl_error_set(err, FL_ERR_UNSAFE, name, strlen(name),
+                            "metacopy without data: name every lower directory of the mount");
     return 0;
 }
 

@@ -10,9 +10,8 @@
  *   - overlay.redirect names another place for what lies below: a sibling
  *     name, or with a leading slash a path from the root of the layers;
  *   - overlay.metacopy: the bytes of a regular file come from further below.
- * The xattrs live in trusted.overlay. or user.overlay.; both are honoured and
- * neither is ever visible. overlay.overlay.X is the escaped form of overlay.X
- * and is visible as that.
+ * The xattrs live in trusted.overlay. or, of a userxattr mount, in user.overlay.
+ * (fl_marks.h).
  *
  * One struct per thread. The descriptors of the layers are the caller's.
  */
@@ -57,7 +56,7 @@ struct fl_overlay_node {
 struct fl_overlay {
     const int *roots;
     uint32_t count;        /* layers, the upper one included                    */
-    struct fl_marks marks; /* set marks.policy; the rest is private, reused     */
+    struct fl_marks marks; /* set policy and userxattr; the rest is private    */
     struct fl_buf where;   /* the name searched for: one component or /a/b/c    */
     struct fl_buf asked;   /* as it was before the layer at hand changed it     */
     struct fl_buf scratch;

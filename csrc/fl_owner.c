@@ -157,17 +157,11 @@ static bool is_of_format(const struct fl_extract *x, const char *name)
     return x->xattr_prefix != NULL && has_prefix(name, x->xattr_prefix);
 }
 
-static bool is_refused(const struct fl_extract *x, const char *name)
+/* Of the host or the storage format, not of any layer: neither set nor replaced nor removed. */
+static bool is_hosts(const struct fl_extract *x, const char *name)
 {
     return has_prefix(name, "trusted.") || has_prefix(name, "btrfs.") || strcmp(name, SELINUX) == 0 ||
            is_of_format(x, name);
-}
-
-/* Of the host or the storage format: neither removed nor replaced. XFS shows ACLs under second names, too. */
-static bool is_kept(const struct fl_extract *x, const char *name)
-{
-    return has_prefix(name, "trusted.overlay.") || has_prefix(name, "trusted.SGI_ACL_") ||
-           has_prefix(name, "btrfs.") || strcmp(name, SELINUX) == 0 || is_of_format(x, name);
 }
 
 static int set_one(struct fl_extract *x, struct thing t, const struct xattr *a, const struct fl_tar_entry *e,
@@ -184,7 +178,7 @@ static int set_user_xattrs(struct fl_extract *x, struct thing t, const struct fl
     uint32_t at = 0;
 
     while (next_xattr(e, &at, &a))
-        if (has_prefix(a.name, "user.") && !is_refused(x, a.name) && set_one(x, t, &a, e, err) < 0)
+        if (has_prefix(a.name, "user.") && !is_hosts(x, a.name) && set_one(x, t, &a, e, err) < 0)
             return -1;
     return 0;
 }
@@ -197,7 +191,7 @@ static int set_other_xattrs(struct fl_extract *x, struct thing t, const struct f
     int r = 0;
 
     while (r == 0 && next_xattr(e, &at, &a)) {
-        if (is_refused(x, a.name))
+        if (is_hosts(x, a.name))
             r = lose(x, FL_LOSS_POLICY, a.name, e, err);
         else if (!has_prefix(a.name, "user."))
             r = set_one(x, t, &a, e, err);
@@ -349,7 +343,7 @@ static int remove_stale_xattrs(struct fl_extract *x, int fd, const struct fl_tar
         bool acl = strcmp(name, ACL_ACCESS) == 0 || strcmp(name, ACL_DEFAULT) == 0;
 
         *ret_acl |= acl;
-        if (is_kept(x, name) || (!acl && !is_refused(x, name) && entry_has_xattr(e, name)))
+        if (is_hosts(x, name) || (!acl && entry_has_xattr(e, name)))
             continue;
         if (fremovexattr(fd, name) < 0 && errno != ENODATA && lose_or_fail(x, "removexattr", name, e, err) < 0)
             return -1;

@@ -78,6 +78,7 @@ struct fl_path {
     uint32_t at;          /* where the walk is                                   */
     char name[256];       /* the component it stopped at                         */
     uint32_t name_len;
+    unsigned links;       /* that the walk has followed                          */
 
     /* private from here on */
     int root_fd;
@@ -90,7 +91,6 @@ struct fl_path {
     struct fl_buf names;
     struct fl_buf rest;   /* components still to be walked                       */
     size_t rest_pos;
-    unsigned links;
     struct fl_buf last;   /* the directory path that was resolved last           */
     uint32_t last_dir;
     bool last_valid;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "fl_sys.h"
+#include "fl_work.h"
 
 #define OPEN_LEVELS 8u
 #define RECORDS_SIZE (32u << 10)
@@ -162,7 +163,7 @@ static int scan_level(struct fl_remove *r, int fd, struct fl_error *err)
 
     while ((n = read_records(r, fd, err)) > 0)
         for (ssize_t at = 0; at < n; at += record_at(r, at)->reclen)
-            if (remove_record(r, fd, record_at(r, at), err) < 0)
+            if (fl_work_check(r->stop, err) < 0 || remove_record(r, fd, record_at(r, at), err) < 0)
                 return -1;
     return n < 0 ? -1 : 0;
 }
@@ -187,6 +188,15 @@ static int push_level(struct fl_remove *r, int fd, struct fl_error *err)
     return scan_level(r, fd, err);
 }
 
+int fl_remove_check_mount(int fd, uint64_t mount, struct fl_error *err)
+{
+    uint64_t here;
+
+    if (fl_sys_mount_id(fd, &here) < 0)
+        return fl_error_os(err, errno, "statx", NULL, 0);
+    return here == mount ? 0 : fl_error_os(err, EBUSY, "remove a mount point", NULL, 0);
+}
+
 /* Opens the last stacked name and makes it the next level. */
 static int enter_last(struct fl_remove *r, struct level *top, struct fl_error *err)
 {
@@ -202,6 +212,10 @@ static int enter_last(struct fl_remove *r, struct level *top, struct fl_error *e
     }
     if (fd < 0)
         return fl_error_os(err, errno, "openat", NULL, 0);
+    if (fl_remove_check_mount(fd, r->mount, err) < 0) {
+        close(fd);
+        return -1;
+    }
     if (depth(r) > OPEN_LEVELS) {
         close(top->fd);
         top->fd = -1;
@@ -258,7 +272,12 @@ static void close_levels(struct fl_remove *r)
 static int remove_tree(struct fl_remove *r, int dir, const char *name, int fd, struct fl_error *err)
 {
     r->retries = 0;
-    if (push_name(r, name, err) < 0) {
+    if (fl_sys_mount_id(dir, &r->mount) < 0) {
+        fl_error_os(err, errno, "statx", NULL, 0);
+        close(fd);
+        return -1;
+    }
+    if (fl_remove_check_mount(fd, r->mount, err) < 0 || push_name(r, name, err) < 0) {
         close(fd);
         return -1;
     }
@@ -266,9 +285,9 @@ static int remove_tree(struct fl_remove *r, int dir, const char *name, int fd, s
         return -1;
     while (depth(r) != 0) {
         struct level *top = level_at(r, depth(r) - 1);
-        int done = r->names.len == top->names_start ? leave_level(r, dir, err) : enter_last(r, top, err);
 
-        if (done < 0)
+        if (fl_work_check(r->stop, err) < 0 ||
+            (r->names.len == top->names_start ? leave_level(r, dir, err) : enter_last(r, top, err)) < 0)
             return -1;
     }
     return 0;

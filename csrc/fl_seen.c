@@ -3,68 +3,21 @@
 #include <errno.h>
 #include <sys/random.h>
 
+#include "fl_sip.h"
+
 #define FIRST_CAP 256u
 #define KEEP_CAP 65536u
 
-struct sip {
-    uint64_t v0, v1, v2, v3;
-};
-
-static inline uint64_t rotate(uint64_t x, int n)
-{
-    return x << n | x >> (64 - n);
-}
-
-static inline void sip_round(struct sip *s)
-{
-    s->v0 += s->v1;
-    s->v1 = rotate(s->v1, 13) ^ s->v0;
-    s->v0 = rotate(s->v0, 32);
-    s->v2 += s->v3;
-    s->v3 = rotate(s->v3, 16) ^ s->v2;
-    s->v0 += s->v3;
-    s->v3 = rotate(s->v3, 21) ^ s->v0;
-    s->v2 += s->v1;
-    s->v1 = rotate(s->v1, 17) ^ s->v2;
-    s->v2 = rotate(s->v2, 32);
-}
-
-static inline void sip_word(struct sip *s, uint64_t word)
-{
-    s->v3 ^= word;
-    sip_round(s);
-    s->v0 ^= word;
-}
-
-static inline uint64_t sip_finish(struct sip *s)
-{
-    sip_round(s);
-    sip_round(s);
-    sip_round(s);
-    return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
-}
-
-/* SipHash-1-3 with 128 bits of output; the first word is directory and length. */
+/* 128 bits of output. */
 static void hash_name(const struct fl_seen *t, uint32_t dir, const char *name, size_t len, uint64_t ret[2])
 {
-    struct sip s = {
-        t->secret[0] ^ 0x736f6d6570736575u, t->secret[1] ^ 0x646f72616e646f6du ^ 0xee,
-        t->secret[0] ^ 0x6c7967656e657261u, t->secret[1] ^ 0x7465646279746573u,
-    };
-    uint64_t word;
+    struct fl_sip s = fl_sip_start(t->secret, 0xee);
 
-    sip_word(&s, (uint64_t)dir << 32 | (uint32_t)len);
-    for (; len >= 8; name += 8, len -= 8) {
-        memcpy(&word, name, 8);
-        sip_word(&s, word);
-    }
-    word = 0;
-    memcpy(&word, name, len);
-    sip_word(&s, word);
+    fl_sip_name(&s, dir, name, len);
     s.v2 ^= 0xee;
-    ret[0] = sip_finish(&s);
+    ret[0] = fl_sip_finish(&s);
     s.v1 ^= 0xdd;
-    ret[1] = sip_finish(&s);
+    ret[1] = fl_sip_finish(&s);
 }
 
 int fl_seen_init(struct fl_seen *s, struct fl_error *err)

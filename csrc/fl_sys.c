@@ -212,6 +212,40 @@ int fl_sys_chmod_nofollow(int dirfd, const char *name, mode_t mode)
     return r;
 }
 
+/* ---- mounts ---- */
+
+static int mount_id_by_proc(int fd, uint64_t *ret_id)
+{
+    char path[PROC_PATH_MAX], text[1024], *line;
+    ssize_t n;
+    int info;
+
+    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+    info = open(path, O_RDONLY | O_CLOEXEC);
+    if (info < 0)
+        return -1;
+    n = read(info, text, sizeof(text) - 1);
+    close(info);
+    text[n < 0 ? 0 : n] = '\0';
+    line = strstr(text, "mnt_id:");
+    if (line == NULL) {
+        errno = ENOSYS;
+        return -1;
+    }
+    *ret_id = strtoull(line + strlen("mnt_id:"), NULL, 10);
+    return 0;
+}
+
+int fl_sys_mount_id(int fd, uint64_t *ret_id)
+{
+    struct statx st;
+
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &st) < 0 || !(st.stx_mask & STATX_MNT_ID))
+        return mount_id_by_proc(fd, ret_id);
+    *ret_id = st.stx_mnt_id;
+    return 0;
+}
+
 /* ---- copying and renaming ---- */
 
 int fl_sys_ficlone(int dst, int src)

@@ -52,6 +52,10 @@ ssize_t fl_sys_copy_file_range(int in, int64_t *in_pos, int out,
 int fl_sys_renameat2(int olddir, const char *oldname, int newdir,
                      const char *newname, unsigned int flags);
 
+/* Of the mount that fd is reached through (statx, before Linux 5.8 /proc/self/fdinfo): a bind mount has the
+ * device number of its origin. 0, or -1 and errno. */
+int fl_sys_mount_id(int fd, uint64_t *ret_id);
+
 /* Do both files (equal size, neither being written) have the same physical
  * blocks wherever they hold data? 1 proven; 0 not proven: no such answer from
  * this file system, inline or compressed data, or really different. Dirty pages

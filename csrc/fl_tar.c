@@ -276,6 +276,16 @@ static int step_padding(struct fl_tar *t, const uint8_t **buf, size_t *len)
     return AGAIN;
 }
 
+/* Padding, or anything else, but not without an end. */
+static int step_ended(struct fl_tar *t, const uint8_t **buf, size_t *len, struct fl_error *err)
+{
+    t->trailing += *len;
+    if (t->trailing > FL_TAR_MAX_TRAILING)
+        return fl_error_format(err, -1, "more than %u MiB follow the end of the archive", FL_TAR_MAX_TRAILING >> 20);
+    advance(t, buf, len, *len);
+    return STARVED;
+}
+
 static int step(struct fl_tar *t, const uint8_t **buf, size_t *len,
                 struct fl_tar_event *ev, struct fl_error *err)
 {
@@ -297,8 +307,7 @@ static int step(struct fl_tar *t, const uint8_t **buf, size_t *len,
     case ST_PADDING:
         return step_padding(t, buf, len);
     case ST_ENDED:
-        advance(t, buf, len, *len);
-        return STARVED;
+        return step_ended(t, buf, len, err);
     case ST_DEAD:
         break;
     }
@@ -320,12 +329,12 @@ int fl_tar_next(struct fl_tar *t, const uint8_t **buf, size_t *len,
 
 int fl_tar_finish(const struct fl_tar *t, struct fl_error *err)
 {
-    if (t->state == ST_ENDED)
+    bool is_between = t->state == ST_PADDING || (t->state == ST_HEADER && t->have == 0);
+
+    if (t->state == ST_ENDED || (is_between && t->pending == 0))
         return 0;
-    if (t->pending != 0)
+    if (is_between)
         return fl_error_format(err, t->pos, "archive ends after an extended header");
-    if (t->state == ST_PADDING || (t->state == ST_HEADER && t->have == 0))
-        return 0;
     if (t->state == ST_HEADER)
         return fl_error_format(err, t->pos, "archive is cut inside a header");
     fl_error_format(err, t->pos, "archive is cut inside an entry");

@@ -19,7 +19,7 @@
  *   FL_TAR_FILE_END  only regular files, always, also for empty ones
  *
  * and FL_TAR_END comes once, at the end-of-archive block. Input after it is
- * taken and ignored. An archive may also end without it, at a block boundary.
+ * taken and ignored, up to FL_TAR_MAX_TRAILING bytes: it may be an endless device. An archive may also end without it, at a block boundary.
  *
  * Ownership: ev->data points into the caller's input. ev->entry belongs to the
  * reader and stays valid, with all it points to, until the FL_TAR_FILE_END of
@@ -68,6 +68,7 @@
 
 #define FL_TAR_BLOCK 512u
 #define FL_TAR_MAX_PAX (1u << 20)
+#define FL_TAR_MAX_TRAILING (256u << 20)
 
 /* type of an entry; everything else is resolved or refused by the reader */
 #define FL_TAR_FILE '0'
@@ -124,6 +125,7 @@ struct fl_tar {
     struct fl_tar_limits limits;
     int state;
     int64_t pos;                   /* archive offset of the next input byte     */
+    uint64_t trailing;             /* bytes after the end of the archive         */
     uint64_t left;                 /* stored bytes of a body still to come      */
     uint32_t pad;                  /* padding bytes after it                    */
     uint32_t have;                 /* bytes of `block` or `extra` collected     */

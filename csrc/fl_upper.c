@@ -1,10 +1,9 @@
 #include "fl_upper.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/sysmacros.h>
-
-#define MAX_AUX_LAYER 255u
 
 /* A directory waiting to be looked into. */
 struct place {
@@ -74,39 +73,36 @@ static uint64_t row_size(const struct fl_entry *e)
 
 /* ---- rows ------------------------------------------------------------------------------- */
 
-static int note_dropped(struct fl_upper *u, uint32_t n, struct fl_error *err)
-{
-    return fl_buf_add(&u->dropped, &n, sizeof(n), NULL, err);
-}
-
 static int add_deletion(struct fl_upper *u, struct fl_error *err)
 {
     const struct fl_entry *e = &u->a.entry;
     struct fl_row *row;
 
-    if (fl_changes_add(&u->found, u->path.data, (uint32_t)u->path.len, NULL, 0, NULL, 0,
+    if (fl_changes_add(&u->table, u->path.data, (uint32_t)u->path.len, NULL, 0, NULL, 0,
                        &row, err) < 0)
         return -1;
     row->kind = FL_KIND_DELETE;
     row->mode = (uint16_t)e->mode;
     row->size = row_size(e);
-    return note_dropped(u, 0, err);
+    return fl_groups_shared(e) ? fl_groups_gone(&u->groups, e, err) : 0;
 }
 
-/* Where the bytes are when the upperdir has not got them; scratch: overlay's. */
+/* Where the bytes are when the upperdir has not got them, else how to see that they are still those that were listed;
+ * scratch: overlay's. */
 static int make_aux(struct fl_upper *u, struct fl_buf *aux, struct fl_error *err)
 {
     const struct fl_overlay_node *n = &u->b.node;
-    uint8_t head[2] = {'P', (uint8_t)n->data_layer};
+    uint8_t head[FL_AUX_PATH_HEAD] = {'P'}, ctime[FL_AUX_CTIME_LEN];
+    uint16_t root = (uint16_t)n->data_layer;
 
     aux->len = 0;
-    if (!S_ISREG(n->st.st_mode) || n->st.st_size == 0 ||
-        n->data_layer == FL_OVERLAY_UPPER)
+    if (!S_ISREG(n->st.st_mode) || n->st.st_size == 0)
         return 0;
-    if (n->data_layer > MAX_AUX_LAYER)
-        return fl_error_set(err, FL_ERR_LIMIT, u->path.data, u->path.len,
-                            "its bytes are in lower directory %u; at most %u are supported",
-                            n->data_layer, MAX_AUX_LAYER);
+    if (n->data_layer == FL_OVERLAY_UPPER) {
+        fl_aux_ctime(ctime, n->st.st_ctim.tv_sec, n->st.st_ctim.tv_nsec);
+        return fl_buf_add(aux, ctime, sizeof(ctime), NULL, err);
+    }
+    memcpy(head + 1, &root, sizeof(root));
     if (fl_buf_add(aux, head, sizeof(head), NULL, err) < 0)
         return -1;
     return fl_buf_add(aux, n->data_path.data, n->data_path.len, NULL, err);
@@ -121,7 +117,7 @@ static int add_row(struct fl_upper *u, uint8_t kind, uint32_t what, struct fl_er
     struct fl_row *row;
 
     if (make_aux(u, aux, err) < 0 ||
-        fl_changes_add(&u->found, u->path.data, (uint32_t)u->path.len,
+        fl_changes_add(&u->table, u->path.data, (uint32_t)u->path.len,
                        aux->len ? aux->data : n->link.data,
                        (uint32_t)(aux->len ? aux->len : n->link.len), n->xattrs.data,
                        e->xattr_len, &row, err) < 0)
@@ -136,7 +132,7 @@ static int add_row(struct fl_upper *u, uint8_t kind, uint32_t what, struct fl_er
     row->uid = e->uid;
     row->gid = e->gid;
     row->mode = (uint16_t)e->mode;
-    return note_dropped(u, n->dropped, err);
+    return n->dropped != 0 ? fl_changes_dropped(&u->table, n->dropped, err) : 0;
 }
 
 /* ---- one name --------------------------------------------------------------------------- */
@@ -169,7 +165,7 @@ static int conclude(struct fl_upper *u, uint8_t kind, uint32_t what, struct fl_e
     if (kind != FL_KIND_NONE || (shared && !is_dir(&u->b))) {
         if (add_row(u, kind, what, err) < 0)
             return -1;
-        row = is_dir(&u->b) ? FL_GROUPS_NO_ROW : u->found.count - 1;
+        row = is_dir(&u->b) ? FL_GROUPS_NO_ROW : u->table.count - 1;
     }
     if (shared && fl_groups_add(&u->groups, a, b, row, err) < 0)
         return -1;
@@ -202,7 +198,7 @@ static int open_data(struct fl_upper *u, const struct fl_upper_side *s, int *ret
         return fl_error_os(err, errno, "stat", u->path.data, u->path.len);
     if (!S_ISREG(ret_st->st_mode) || (uint64_t)ret_st->st_size != s->entry.size)
         return fl_error_set(err, FL_ERR_CHANGED, u->path.data, u->path.len,
-                            "changed while it was compared; try again when the tree is quiet");
+                            "changed while it was compared: try again when the tree is quiet");
     return 0;
 }
 
@@ -259,13 +255,13 @@ static int go_on_comparing(struct fl_upper *u, struct fl_error *err)
 static int take_pair(struct fl_upper *u, struct fl_error *err)
 {
     u->entries += u->a.node.found + u->b.node.found;
-    u->found.skipped_sockets += u->b.node.found && !is_there(&u->b);
+    u->table.skipped_sockets += u->b.node.found && !is_there(&u->b);
     if ((u->a.node.found && fill_side(&u->a, err) < 0) ||
         (u->b.node.found && fill_side(&u->b, err) < 0))
         return -1;
-    if (!is_there(&u->b))
-        return is_there(&u->a) ? add_deletion(u, err) : 0;
-    if (!is_there(&u->a))
+    if (!is_there(&u->b)) /* a socket in the place of a socket is no change */
+        return is_there(&u->a) || (u->a.node.found && !u->b.node.found) ? add_deletion(u, err) : 0;
+    if (!u->a.node.found)
         return conclude(u, FL_KIND_ADD, 0, err);
     return compare_pair(u, err);
 }
@@ -278,8 +274,11 @@ static int take_name(struct fl_upper *u, const char *name, struct fl_error *err)
         return -1;
     if (fl_overlay_lookup(&u->overlay, &u->dir_a, name, NULL, &u->a.node, err) < 0 ||
         fl_overlay_lookup(&u->overlay, &u->dir_b, name,
-                          u->same_below ? &u->a.node : NULL, &u->b.node, err) < 0)
+                          u->same_below ? &u->a.node : NULL, &u->b.node, err) < 0) {
+        err->path_len = 0; /* a name in some layer says less */
+        fl_error_path(err, u->path.data, u->path.len);
         return -1;
+    }
     return take_pair(u, err);
 }
 
@@ -302,7 +301,7 @@ static int sort_names(struct fl_upper *u, struct fl_error *err)
     u->sorted.len = 0;
     if (u->names.len > UINT32_MAX)
         return fl_error_set(err, FL_ERR_LIMIT, u->path.data, u->path.len,
-                            "too many names in a directory");
+                            "too many names in a directory: compare the mounted overlay");
     for (uint32_t at = 0; at < u->names.len; at += (uint32_t)strlen(names + at) + 1)
         if (fl_buf_add(&u->sorted, &at, sizeof(at), NULL, err) < 0)
             return -1;
@@ -377,7 +376,12 @@ int fl_upper_init(struct fl_upper *u, const struct fl_upper_options *options,
 
     memset(u, 0, sizeof(*u));
     if (n == 0)
-        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "an upperdir needs a lowerdir");
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0,
+                            "an upper directory needs lower ones: name at least one");
+    if (n > FL_UPPER_MAX_LOWERS)
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0,
+                            "too many lower directories: name at most %u",
+                            FL_UPPER_MAX_LOWERS);
     u->options = *options;
     u->roots = malloc(((size_t)n + 1) * sizeof(*u->roots));
     if (u->roots == NULL)
@@ -386,9 +390,11 @@ int fl_upper_init(struct fl_upper *u, const struct fl_upper_options *options,
     for (uint32_t i = 0; i < n; i++)
         u->roots[i + 1] = options->lowers[i];
     u->options.lowers = NULL;
+    u->groups.partial = true;
     u->overlay.roots = u->roots;
     u->overlay.count = n + 1;
     u->overlay.marks.policy = options->xattrs;
+    u->overlay.marks.userxattr = options->userxattr;
     fl_content_init(&u->content, -1, -1);
     u->content.try_extents = options->compare == FL_DIFF_AUTO;
     return 0;
@@ -406,7 +412,6 @@ void fl_upper_free(struct fl_upper *u)
     fl_buf_free(&u->path);
     fl_buf_free(&u->names);
     fl_buf_free(&u->sorted);
-    fl_buf_free(&u->dropped);
     fl_buf_free(&u->a.heap);
     fl_buf_free(&u->b.heap);
     fl_overlay_node_free(&u->a.node);
@@ -416,7 +421,6 @@ void fl_upper_free(struct fl_upper *u)
     fl_overlay_free(&u->overlay);
     fl_content_free(&u->content);
     fl_groups_free(&u->groups);
-    fl_changes_free(&u->found);
     fl_changes_free(&u->table);
     free(u->roots);
     u->roots = NULL;
@@ -426,7 +430,7 @@ int fl_upper_step(struct fl_upper *u, struct fl_error *err)
 {
     uint64_t bytes = u->content.bytes;
 
-    if (u->entries == 0 && u->found.count == 0 && take_root(u, err) < 0)
+    if (u->entries == 0 && u->table.count == 0 && take_root(u, err) < 0)
         return -1;
     for (unsigned n = 0; n < FL_UPPER_BATCH; n++) {
         const uint32_t *all = (const uint32_t *)(void *)u->sorted.data;
@@ -450,64 +454,61 @@ int fl_upper_step(struct fl_upper *u, struct fl_error *err)
 
 /* ---- the table -------------------------------------------------------------------------- */
 
-static int compare_rows(const void *x, const void *y, void *table)
-{
-    const struct fl_changes *t = table;
-    const struct fl_row *a = &t->rows[*(const uint32_t *)x];
-    const struct fl_row *b = &t->rows[*(const uint32_t *)y];
-    uint32_t n = a->path_len < b->path_len ? a->path_len : b->path_len;
-    int c = memcmp(fl_row_path(t, a), fl_row_path(t, b), n);
-
-    return c != 0 ? c : (a->path_len > b->path_len) - (a->path_len < b->path_len);
-}
-
-/* Appends row `number` of `found` to the table. */
-static int move_row(struct fl_upper *u, uint32_t number, struct fl_error *err)
-{
-    const struct fl_row *from = &u->found.rows[number];
-    uint64_t path_off;
-    struct fl_row *to;
-    uint32_t dropped;
-
-    if (fl_changes_add(&u->table, fl_row_path(&u->found, from), from->path_len,
-                       fl_row_link(&u->found, from), from->link_len,
-                       fl_row_xattrs(&u->found, from), from->xattr_len, &to, err) < 0)
-        return -1;
-    path_off = to->path_off;
-    *to = *from;
-    to->path_off = path_off;
-    memcpy(&dropped, u->dropped.data + number * sizeof(dropped), sizeof(dropped));
-    return dropped != 0 ? fl_changes_dropped(&u->table, dropped, err) : 0;
-}
-
-static int finish_sorted(struct fl_upper *u, uint32_t *order, const uint32_t *group,
-                         uint32_t *sorted_group, struct fl_error *err)
-{
-    uint32_t n = u->found.count;
-
-    for (uint32_t i = 0; i < n; i++)
-        order[i] = i;
-    if (n > 1)
-        qsort_r(order, n, sizeof(*order), compare_rows, &u->found);
-    for (uint32_t i = 0; i < n; i++) {
-        if (move_row(u, order[i], err) < 0)
-            return -1;
-        sorted_group[i] = group != NULL ? group[order[i]] : 0;
-    }
-    u->table.skipped_sockets = u->found.skipped_sockets;
-    return fl_changes_finish(&u->table, group != NULL ? sorted_group : NULL, err);
-}
-
 int fl_upper_finish(struct fl_upper *u, struct fl_error *err)
 {
-    size_t bytes = ((size_t)u->found.count + 1) * sizeof(uint32_t);
     cleanup_free uint32_t *group = NULL;
-    cleanup_free uint32_t *order = malloc(bytes);
-    cleanup_free uint32_t *sorted_group = malloc(bytes);
 
-    if (order == NULL || sorted_group == NULL)
-        return fl_error_memory(err);
-    if (fl_groups_resolve(&u->groups, &u->found, &group, err) < 0)
+    if (fl_groups_resolve(&u->groups, &u->table, &group, err) < 0)
         return -1;
-    return finish_sorted(u, order, group, sorted_group, err);
+    fl_groups_free(&u->groups);
+    fl_buf_free(&u->names);
+    fl_buf_free(&u->sorted);
+    if (fl_changes_sort(&u->table, group, err) < 0)
+        return -1;
+    return fl_changes_finish(&u->table, group, err);
+}
+
+/* ---- looking back ----------------------------------------------------------------------- */
+
+/* The object at path in the merged lowerdirs goes to u->a.node. */
+static int find_old(struct fl_upper *u, const char *path, struct fl_error *err)
+{
+    struct fl_overlay_node *node = &u->a.node;
+    char name[NAME_MAX + 1];
+
+    fl_overlay_dir_free(&u->dir_a);
+    if (fl_overlay_root(&u->overlay, 1, &u->dir_a, err) < 0)
+        return -1;
+    for (;;) {
+        size_t len = strcspn(path, "/");
+
+        if (len > NAME_MAX)
+            return 0;
+        memcpy(name, path, len);
+        name[len] = '\0';
+        if (fl_overlay_lookup(&u->overlay, &u->dir_a, name, NULL, node, err) < 0)
+            return -1;
+        path += len;
+        if (!node->found || *path == '\0')
+            return node->found;
+        path++;
+        fl_overlay_dir_free(&u->dir_a);
+        if (fl_overlay_append(&u->dir_a, &node->dir, 0, err) < 0)
+            return -1;
+    }
+}
+
+int fl_upper_old(struct fl_upper *u, const char *path, uint32_t *ret_layer,
+                 const uint8_t **ret_path, size_t *ret_len, struct fl_error *err)
+{
+    const struct fl_overlay_node *node = &u->a.node;
+    int r = find_old(u, path, err);
+
+    fl_overlay_dir_close(&u->dir_a);
+    if (r <= 0 || !S_ISREG(node->st.st_mode))
+        return r < 0 ? -1 : 0;
+    *ret_layer = node->data_layer;
+    *ret_path = node->data_path.data;
+    *ret_len = node->data_path.len;
+    return 1;
 }

@@ -10,8 +10,9 @@
  * (and the lower ones an opaque or redirected directory hides or brings in).
  * Two things cannot be seen from there and differ:
  *   - names in the lowerdirs that share an inode with a file the upperdir
- *     replaces are not listed again; a name whose link a copy-up broke, and
- *     which is equal otherwise, is not a change;
+ *     replaces are not listed again (they stay as they are, without it);
+ *   - a copied-up file whose other names all went away with directories of the
+ *     lowerdirs, or lie outside of them, is listed though its group is as it was;
  *   - with the mount option index=on, other names of a copied-up inode.
  * Regular files whose bytes are in a lowerdir (metacopy, renamed directories)
  * are FL_ROW_AUX rows 'P' with the number of the layer: 1 is the top lowerdir.
@@ -29,6 +30,7 @@
 #include "fl_groups.h"
 #include "fl_overlay.h"
 
+#define FL_UPPER_MAX_LOWERS 65535u   /* what a row can name                    */
 #define FL_UPPER_BATCH 1024u         /* names of one step                       */
 #define FL_UPPER_BATCH_BYTES 16777216u /* bytes compared in one step            */
 
@@ -38,6 +40,7 @@ struct fl_upper_options {
     uint32_t lower_count;
     enum fl_diff_compare compare;
     enum fl_xattr_policy xattrs;
+    bool userxattr; /* as the mount option: the overlay's marks are user.overlay.* */
     bool details; /* decide CONTENT also where something else changed           */
 };
 
@@ -50,7 +53,7 @@ struct fl_upper_side {
 
 struct fl_upper {
     struct fl_upper_options options;
-    struct fl_changes table;   /* the result                                    */
+    struct fl_changes table;   /* the result; until finish in no order          */
     uint64_t entries;          /* names looked at                               */
     struct fl_content content; /* .bytes: compared                              */
 
@@ -70,8 +73,6 @@ struct fl_upper {
     struct fl_upper_side b;
     bool comparing;            /* contents of the current pair                  */
     uint32_t what;             /* what is known of it                           */
-    struct fl_changes found;   /* rows in the order they were met               */
-    struct fl_buf dropped;     /* u32 for each: xattrs left out                 */
     struct fl_groups groups;
 };
 
@@ -84,5 +85,11 @@ void fl_upper_free(struct fl_upper *u);
 int fl_upper_step(struct fl_upper *u, struct fl_error *err);
 
 int fl_upper_finish(struct fl_upper *u, struct fl_error *err);
+
+/* After finish: where the lowerdirs have the bytes of their regular file at
+ * `path` (not empty, NUL-terminated). 1 in lowerdir *ret_layer under *ret_path,
+ * which is valid until the next call; 0 there is none. */
+int fl_upper_old(struct fl_upper *u, const char *path, uint32_t *ret_layer,
+                 const uint8_t **ret_path, size_t *ret_len, struct fl_error *err);
 
 #endif

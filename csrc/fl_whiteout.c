@@ -8,6 +8,8 @@
 #include <sys/xattr.h>
 
 #include "fl_extract_private.h"
+#include "fl_sys.h"
+#include "fl_work.h"
 
 #define MARKER_PREFIX ".wh."
 #define MARKER_PREFIX_LEN 4u
@@ -29,18 +31,20 @@ static int push(struct fl_extract *x, uint32_t dir, struct fl_error *err)
 }
 
 /* Removes what is no work of this layer; directories that this layer has been in are pushed. */
-static int scan(struct fl_extract *x, uint32_t dir, struct fl_error *err)
+static int scan(struct fl_extract *x, uint32_t dir, uint64_t mount, struct fl_error *err)
 {
     int fd = fl_path_fd(&x->path, dir, err);
     const char *name, *end;
 
     x->list.len = 0;
-    if (fd < 0 || fl_remove_list(&x->remove, fd, &x->list, err) < 0)
+    if (fd < 0 || fl_remove_check_mount(fd, mount, err) < 0 || fl_remove_list(&x->remove, fd, &x->list, err) < 0)
         return -1;
     name = (const char *)x->list.data;
     for (end = name + x->list.len; name < end; name += strlen(name) + 1) {
         const struct fl_seen_slot *slot = fl_seen_find(&x->path.seen, dir, name, strlen(name));
 
+        if (fl_work_check(&x->work.stop, err) < 0)
+            return -1;
         if (slot != NULL && slot->dir != 0) {
             if (push(x, slot->dir, err) < 0)
                 return -1;
@@ -79,6 +83,13 @@ static int drop_or_imply(struct fl_extract *x, uint32_t dir, struct fl_error *er
  * A clean directory has nothing lower in it, but may be a lower one itself: an opaque marker came before. */
 static int prune(struct fl_extract *x, uint32_t top, bool itself, struct fl_error *err)
 {
+    int base = fl_path_fd(&x->path, itself ? fl_extract_dir(x, top)->parent : top, err);
+    uint64_t mount;
+
+    if (base < 0)
+        return -1;
+    if (fl_sys_mount_id(base, &mount) < 0)
+        return fl_error_os(err, errno, "statx", NULL, 0);
     x->stack.len = 0;
     if (push(x, top, err) < 0)
         return -1;
@@ -88,7 +99,7 @@ static int prune(struct fl_extract *x, uint32_t top, bool itself, struct fl_erro
 
         if (!f->is_scanned) {
             f->is_scanned = 1;
-            if (!(fl_extract_dir(x, dir)->flags & FL_DIR_CLEAN) && scan(x, dir, err) < 0)
+            if (!(fl_extract_dir(x, dir)->flags & FL_DIR_CLEAN) && scan(x, dir, mount, err) < 0)
                 return -1;
             continue;
         }

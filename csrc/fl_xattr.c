@@ -40,7 +40,7 @@ static bool travels(enum fl_xattr_policy policy, const char *name, size_t len)
     case FL_XATTR_DOCKER:
         return is_named(name, len, "security.capability");
     default:
-        return !fl_xattr_is_host_only(name, len) && !has_prefix(name, len, "trusted.overlay.");
+        return !fl_xattr_is_host_only(name, len) && !has_prefix(name, len, "trusted.");
     }
 }
 

@@ -204,8 +204,8 @@ def _set_attributes(root: int, path: bytes, node: Node) -> None:
 class Generator:
     """Makes and edits trees with one random source (``random.Random`` or hypothesis's).
 
-    Off by default: sockets (not in a layer), names like whiteouts (refused), trusted.* xattrs (a layer may carry them,
-    but they are not taken from one), files of megabytes. Without ``root`` everything stays readable to its owner;
+    Off by default: sockets (not in a layer), names like whiteouts (refused), trusted.* xattrs (the host's: they are not
+    in a layer), files of megabytes. Without ``root`` everything stays readable to its owner;
     ``closed``: but not all of it writable.
     """
 

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
         UnsafeEntryError,
         UsageError,
     )
-    from fastlayer.layer.apply import AppliedLayer, ApplyStats, Limits, apply
+    from fastlayer.layer.apply import AppliedLayer, ApplyStats, apply
     from fastlayer.layer.chunks import chunks
     from fastlayer.layer.clone import CloneStats, clone, copy_up
     from fastlayer.layer.diff import Change, ChangeKind, Changes, diff, diff_upper
     from fastlayer.layer.index import TreeIndex, index
+    from fastlayer.layer.limits import Limits
     from fastlayer.layer.progress import Progress
     from fastlayer.layer.stat import DiffStat
     from fastlayer.layer.writer import Layer
@@ -58,11 +59,12 @@ _HOME = {
         "NoSpaceError NotFoundError OperandError ReferenceFormatError StorageError StoreError UnsafeEntryError "
         "UsageError"
     ),
-    "layer.apply": "AppliedLayer ApplyStats Limits apply",
+    "layer.apply": "AppliedLayer ApplyStats apply",
     "layer.chunks": "chunks",
     "layer.clone": "CloneStats clone copy_up",
     "layer.diff": "Change ChangeKind Changes diff diff_upper",
     "layer.index": "TreeIndex index",
+    "layer.limits": "Limits",
     "layer.progress": "Progress",
     "layer.stat": "DiffStat",
     "layer.writer": "Layer",

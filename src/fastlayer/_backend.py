@@ -5,8 +5,8 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes upper encode extract tarread chunk clone scan mountapi subvolume usage``) with the same classes and
-functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative
+names (``changes upper encode extract tarread merge chunk clone scan mountapi subvolume usage``) with the same classes
+and functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative
 to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic link out of its
 root. Errors are exceptions of ``fastlayer.errors``.
 """
@@ -112,8 +112,6 @@ class Differ(Protocol):
 
     a, b: a directory fd (int), Columns, or None (an empty tree).
 
-    Also ``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, details=)``: the overlay fast path; top
-    lower first.
     ``shared_until_ns``: two directories are one file system at two moments (snapshots of a block device) and were the
     same until then, so an equal inode with an equal ctime before it proves equal content; 0: they are not.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
@@ -124,6 +122,7 @@ class Differ(Protocol):
 
     entries: int  # entries seen so far, both sides
     bytes_compared: int
+    assumed: int  # files called different because no key and no ctime can tell (not of an UpperDiffer)
 
     def step(self) -> bool:
         """Does a batch; True while there is more to do."""
@@ -137,6 +136,20 @@ class Differ(Protocol):
 
     def settle(self, ticket: int, equal: bool) -> None: ...
     def finish(self) -> ChangeTable: ...
+
+
+class UpperDiffer(Differ, Protocol):
+    """``upper.UpperDiffer(upper_fd, lower_fds, compare=, xattrs=, userxattr=, details=)``: the overlay fast path.
+
+    Top lower first. ``userxattr``: the overlay's marks are ``user.overlay.*``, else ``trusted.overlay.*``.
+    """
+
+    def old_place(self, path: bytes) -> tuple[int, bytes] | None:
+        """After ``finish``: where the lower directories have the bytes of their regular file at ``path``.
+
+        The number of one (1 is the top one) and the path in it.
+        """
+        ...
 
 
 class Encoder(Protocol):
@@ -170,7 +183,11 @@ class Extractor(Protocol):
 
     def begin_layer(self) -> None: ...
     def feed(self, buffer: Any) -> None:
-        """Takes all of buffer (any length). Bytes after the end-of-archive blocks are ignored."""
+        """Takes all of buffer (any length). Bytes after the end-of-archive blocks are ignored.
+
+        Signals are heard meanwhile, here and in ``end_layer``; what a handler raises stops the work between two steps
+        (a removed name, a synced file), and then the extractor has failed.
+        """
         ...
 
     def end_layer(self) -> ExtractStats:
@@ -200,6 +217,41 @@ class TarScanner(Protocol):
 
     def finish(self) -> None:
         """The input ended: raises ``LayerFormatError`` when the archive was cut."""
+        ...
+
+
+class Merger(Protocol):
+    """``merge.Merger(in_place=, max_entries=, max_size=, max_file_size=, max_pax=)``: a stack of tars as one tree.
+
+    What ``apply`` would make of the layers, lowest first, without making it: ``begin_layer``, ``feed``, ``end_layer``
+    for each, then ``finish`` and ``next_batch``. ``in_place``: ``data_off`` is where a file's bytes are in its tar,
+    else in a spool that has all files one behind the other. Limits of 0 are none (see ``limits.Limits``).
+    """
+
+    entries: int  # of the tars, so far
+    count: int  # paths of the tree; valid after finish
+    size: int  # bytes of the spool
+    sparse: bool  # some file is not stored as it is
+
+    def begin_layer(self) -> None: ...
+    def feed(self, buffer: Any) -> list[tuple[Any, ...]]:
+        """Takes all of buffer. The events are of files of the tree that are not empty: ``("file", number, size,
+        spool_offset)``, then as of ``TarScanner`` ``("data", start, stop, pos)`` and ``("end",)``."""
+        ...
+
+    def set_key(self, number: int, key: bytes) -> None:
+        """The blake3 key of the file of that number."""
+        ...
+
+    def end_layer(self) -> None:
+        """The input ended: raises ``LayerFormatError`` when the archive was cut."""
+        ...
+
+    def finish(self) -> None: ...
+    def next_batch(self, n: int = 4096) -> tuple[Any, ...] | None:
+        """At most n paths, in order, as the bytes of the 18 columns of ``Columns``, then heap, keys and data_off.
+
+        ``path_off`` counts from the first byte of the first heap; dev and ctime are 0. None: no more."""
         ...
 
 
@@ -336,6 +388,7 @@ class Engine(Protocol):
     encode: Any
     extract: Any
     tarread: Any
+    merge: Any
     chunk: Any
     clone: Any
     scan: Any

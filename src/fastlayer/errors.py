@@ -27,15 +27,36 @@
 
 from __future__ import annotations
 
+import errno
 import os
+
+_SHOWN = 512  # characters of a path in messages
+_LEFT_OUT = "[...]"
+_END = (_SHOWN - len(_LEFT_OUT)) // 2
 
 
 def show_path(path: str | bytes) -> str:
-    """A path for people: one line, whatever bytes it has."""
-    text = os.fsdecode(path)
+    """A path for people: one line, whatever bytes it has; of a long one the beginning and the end."""
+    raw = os.fsencode(path)
+    if len(raw) <= _SHOWN:
+        return _cut(_printable(raw))
+    head, tail = _END, len(raw) - _END
+    while head > 0 and raw[head] & 0xC0 == 0x80:  # no UTF-8 sequence is cut in two
+        head -= 1
+    while tail < len(raw) and raw[tail] & 0xC0 == 0x80:
+        tail += 1
+    return _cut(_printable(raw[:head] + _LEFT_OUT.encode() + raw[tail:]))
+
+
+def _printable(raw: bytes) -> str:
+    text = os.fsdecode(raw)
     if text.isprintable():
         return text
-    return os.fsencode(text).decode("ascii", "backslashreplace").encode("unicode_escape").decode().replace("\\\\", "\\")
+    return raw.decode("ascii", "backslashreplace").encode("unicode_escape").decode().replace("\\\\", "\\")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_END] + _LEFT_OUT + text[-_END:]
 
 
 class FastlayerError(Exception):
@@ -120,20 +141,43 @@ class DriverError(StoreError):
     """A storage driver cannot do what was asked."""
 
 
-class StorageError(FastlayerError, OSError):
-    """The operating system refused. ``errno``, ``filename``, ``op`` say what; ``detail`` is the kernel's own word."""
+_NEXT = {  # what to do about what the system said
+    errno.EACCES: "run as someone who may, or as root",
+    errno.EPERM: "run as someone who may, or as root",
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "choose a place that can be written",
+}
 
-    def __init__(self, errnum: int, op: str, path: str | bytes | None = None, detail: str = "") -> None:
+
+class StorageError(FastlayerError, OSError):
+    """The operating system refused. ``errno``, ``filename`` and ``op`` say what; ``within`` is the layer or tree that
+    ``filename`` is in, ``hint`` the next step, where they are known;
+    ``detail`` is the kernel's own word.
+    """
+
+    def __init__(
+        self,
+        errnum: int,
+        op: str,
+        path: str | bytes | None = None,
+        detail: str = "",
+        *,
+        within: str = "",
+        hint: str = "",
+    ) -> None:
         OSError.__init__(self, errnum, os.strerror(errnum))
         self.op = op
         self.filename = path
         self.detail = detail
+        self.within = within
+        self.hint = hint
 
     def __str__(self) -> str:
-        text = f"{self.op}: {os.strerror(self.errno or 0)}"
-        if self.filename:
-            text = f"{show_path(self.filename)}: {text}"
-        return f"{text} ({self.detail})" if self.detail else text
+        path = show_path(self.filename) if self.filename else ""
+        reason = os.strerror(self.errno or 0) + (f" ({self.detail})" if self.detail else "")
+        hint = self.hint or _NEXT.get(self.errno or 0, "")
+        return ": ".join(filter(None, (self.within, path, self.op, reason, hint)))
 
 
 class NoSpaceError(StorageError):

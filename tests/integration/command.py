@@ -65,10 +65,10 @@ class Place:
         }
 
     @contextmanager
-    def started(self, *words: Word, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    def started(self, *words: Word, before: tuple[Word, ...] = (), **options: Any) -> Iterator[subprocess.Popen[bytes]]:
         """A running command, killed at the end if it still runs."""
         process = subprocess.Popen(
-            [os.fsencode(w) for w in (*COMMAND, *words)],
+            [os.fsencode(w) for w in (*before, *COMMAND, *words)],
             cwd=self.cwd,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

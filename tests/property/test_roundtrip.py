@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from fastlayer import _backend
 from tests import trees
+from tests.conftest import needs_root
 
 ENGINES = ("native", "baseline")
 
@@ -104,6 +105,32 @@ def check_round_trip(work: Workshop, a: trees.Tree, b: trees.Tree, *, shared: bo
 def test_apply_of_diff_gives_b(workshop: Workshop, seed: int) -> None:
     a, b = trees.random_pair(seed, large=seed % 10 == 0)
     check_round_trip(workshop, a, b, shared=seed % 3 == 0)
+
+
+def of_host(xattrs: tuple[tuple[bytes, bytes], ...]) -> set[tuple[bytes, bytes]]:
+    return {pair for pair in xattrs if pair[0].startswith(b"trusted.")}
+
+
+@needs_root
+@pytest.mark.parametrize("seed", range(3000, 3020))
+def test_apply_of_diff_leaves_what_is_the_hosts(workshop: Workshop, engine: Any, seed: int) -> None:
+    """``trusted.*`` is neither in a layer nor touched by one: a directory keeps its own, what is new has none."""
+    workshop.clear()
+    a, b = trees.random_pair(seed, trusted=True)
+    a.make(workshop.path("a"))
+    b.make(workshop.path("b"))
+    before, wanted = (trees.snapshot(workshop.path(name)) for name in ("a", "b"))
+    layer = workshop.layer(engine, "a", "b")
+    assert b"xattr.trusted." not in layer
+    workshop.extract(engine, layer, "a")
+    found = trees.snapshot(workshop.path("a"))
+    trees.assert_same_tree(
+        {path: p._replace(xattrs=tuple(sorted({*p.xattrs} - of_host(p.xattrs)))) for path, p in found.items()},
+        {path: p._replace(xattrs=tuple(sorted({*p.xattrs} - of_host(p.xattrs)))) for path, p in wanted.items()},
+    )
+    for path in [path for path, picture in found.items() if picture.type == "dir"]:
+        kept = path in before and before[path].type == "dir"
+        assert of_host(found[path].xattrs) == (of_host(before[path].xattrs) if kept else set())
 
 
 def expected_lines(a: dict[bytes, trees.Picture], b: dict[bytes, trees.Picture]) -> set[tuple[str, int, bytes]]:

@@ -33,6 +33,10 @@ class Stack:
         self.merged = f"{where}/merged"
         os.mkdir(self.merged)
 
+    @property
+    def userxattr(self) -> bool:
+        return "userxattr" in self.options
+
     def mount(self) -> None:
         """On a new, empty upperdir."""
         number = len(self.layers)
@@ -182,7 +186,8 @@ def compare(stack: Stack, lower: str | None) -> None:
 
         upper, *lowers = (fd(path) for path in reversed(stack.layers))
         native, baseline = (
-            table(_backend._load(name).upper.UpperDiffer(upper, lowers)) for name in ("native", "baseline")
+            table(_backend._load(name).upper.UpperDiffer(upper, lowers, userxattr=stack.userxattr))
+            for name in ("native", "baseline")
         )
         assert native.rows() == baseline.rows()
         assert bytes(native.records()) == bytes(baseline.records())

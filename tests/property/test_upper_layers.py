@@ -81,7 +81,8 @@ def test_upper_gives_the_layer_of_the_whole_trees(stack: Stack, seed: int) -> No
                 a, b = open_dir(opened, view), open_dir(opened, stack.merged)
                 roots = [open_dir(opened, path) for path in reversed(stack.layers)]
                 whole = table(native.changes.Differ(a, b, compare=compare, details=True))
-                fast = table(native.upper.UpperDiffer(roots[0], roots[1:], compare=compare, details=True))
+                options = {"compare": compare, "details": True}
+                fast = table(native.upper.UpperDiffer(roots[0], roots[1:], userxattr=stack.userxattr, **options))
                 assert fast.rows() == whole.rows()
                 assert pull(fast, roots) == pull(whole, [b])
         stack.umount()

@@ -27,6 +27,7 @@ from fastlayer.errors import (
     UsageError,
 )
 from tests.conftest import needs_root
+from tests.trees import ACLS
 
 
 def layer(files: dict[str, bytes], directories: dict[str, int] | None = None) -> bytes:
@@ -309,6 +310,21 @@ def test_id_maps(engine: Engine, tmp_path: Path) -> None:
     fastlayer.apply(io.BytesIO(SMALL), tmp_path / "out", uid_map=[(0, 100000, 10)], gid_map=[(0, 200000, 10)])
     status = (tmp_path / "out/y").stat()
     assert (status.st_uid, status.st_gid) == (100000, 200000)
+
+
+@needs_root
+def test_a_new_root_is_an_implied_directory(engine: Engine, tmp_path: Path) -> None:
+    """Its owner is 0:0 through the maps; below a setgid directory with a default ACL it inherits nothing."""
+    os.chown(tmp_path, 5, 6)
+    tmp_path.chmod(0o2775)
+    os.setxattr(tmp_path, "system.posix_acl_default", ACLS[0])
+    fastlayer.apply(io.BytesIO(SMALL), tmp_path / "out", uid_map=[(0, 100000, 10)], gid_map=[(0, 200000, 10)])
+    fastlayer.apply(io.BytesIO(SMALL), tmp_path / "plain")
+    for name, owner in (("out", (100000, 200000)), ("plain", (0, 0))):
+        for path in (tmp_path / name, tmp_path / name / "d"):
+            status = path.stat()
+            assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o755, *owner)
+            assert os.listxattr(path) == []
 
 
 def test_round_trip_of_own_layers(engine: Engine, tmp_path: Path) -> None:

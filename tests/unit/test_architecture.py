@@ -156,19 +156,8 @@ def loaded_by(code: str, names: tuple[str, ...]) -> str:
 def test_engine_modules_have_the_same_names() -> None:
     native = {p.stem for p in (SOURCE / "_native").glob("*.pyi")}
     baseline = {p.stem for p in (SOURCE / "_baseline").glob("*.py")}
-    for name in (
-        "changes",
-        "upper",
-        "encode",
-        "extract",
-        "tarread",
-        "chunk",
-        "clone",
-        "scan",
-        "mountapi",
-        "subvolume",
-        "usage",
-    ):
+    names = "changes upper encode extract tarread merge chunk clone scan mountapi subvolume usage"
+    for name in names.split():
         assert name in native, f"_native/{name}.pyi"
         assert name in baseline, f"_baseline/{name}.py"
 

@@ -14,6 +14,7 @@ import pytest
 from fastlayer._baseline import header, numbers, paths, pax, remove
 from fastlayer._baseline.encode import Encoder
 from fastlayer._baseline.header import Header, encode_header
+from fastlayer._baseline.nodes import Node
 from fastlayer.errors import FileChangedError, UnsafeEntryError
 from tests.conftest import needs_root
 from tests.corpus import tarparts
@@ -99,20 +100,20 @@ def test_record_lengths_count_themselves() -> None:
 # ---- resolution and removal -----------------------------------------------------------------
 
 
-def _refuse(fd: int, at: paths.Parts, name: bytes) -> bool:
+def _refuse(fd: int, at: Node, name: bytes, links: int) -> bool:
     return False
 
 
 def _resolve(root: Path, path: bytes) -> paths.Parts | None:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        found = paths.resolve(fd, paths.normalise(path), _refuse)
+        found = paths.resolve(fd, Node(), paths.normalise(path), _refuse)
     finally:
         os.close(fd)
     if found is None:
         return None
     os.close(found[0])
-    return found[1]
+    return tuple(found[1].names())
 
 
 @pytest.mark.parametrize(
@@ -178,13 +179,56 @@ def test_removal_knows_no_depth_and_keeps_what_it_is_told(tmp_path: Path) -> Non
         if depth % 100 == 0:
             os.close(os.open("f", os.O_CREAT, dir_fd=inner))
     os.close(inner)
-    spared = []
-    kept = (*[b"deep"] * 101, b"f")
-    remove.remove(fd, (b"deep",), lambda path: path == kept, lambda _, path: spared.append(path))
-    assert [len(path) for path in spared] == list(range(101, 0, -1))
-    remove.remove(fd, (b"deep",), lambda _: False, lambda _, path: pytest.fail(str(path)))
+    spared: list[int] = []
+    top = kept = Node()
+    for name in [*[b"deep"] * 101, b"f"]:
+        kept = kept.child(name)
+    kept.made = True
+    remove.remove(fd, b"deep", top.find(b"deep"), lambda _, node: spared.append(len(node.names())))
+    assert spared == list(range(101, 0, -1))
+    remove.remove(fd, b"deep", None, lambda _, node: pytest.fail(str(node.names())))
     os.close(fd)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("job", ["resolve", "open", "remove"])
+def test_an_interrupt_at_any_close_stays_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """It may come when a descriptor has just been closed: its number must not be closed again."""
+
+    def run(root: int) -> None:
+        if job == "remove":
+            remove.remove(root, b"a", None, lambda *_: None)
+        elif job == "open":
+            close(paths.open_directory(root, (b"a", b"b", b"c")))
+        elif (found := paths.resolve(root, Node(), (b"a", b"up", b"a", b"b", b"c"), _refuse)) is not None:
+            close(found[0])
+
+    close = os.close
+    for number in itertools.count():
+        left = [number]
+
+        def closing(fd: int, left: list[int] = left) -> None:
+            close(fd)
+            left[0] -= 1
+            if left[0] == -1:
+                raise KeyboardInterrupt
+
+        (tmp_path / "a" / "b" / "c").mkdir(parents=True, exist_ok=True)
+        if not (tmp_path / "a" / "up").is_symlink():
+            (tmp_path / "a" / "up").symlink_to("/a/..")
+        root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        monkeypatch.setattr(os, "close", closing)
+        try:
+            run(root)
+        except KeyboardInterrupt:
+            continue
+        finally:
+            monkeypatch.undo()
+            close(root)
+        assert number > 2
+        return
 
 
 # ---- extraction, both engines ---------------------------------------------------------------

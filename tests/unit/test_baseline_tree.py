@@ -71,7 +71,7 @@ def test_opening_follows_no_link(tmp_path: Path, fd_of: Callable[[Path], int]) -
 @pytest.mark.parametrize(
     ("policy", "kept", "dropped"),
     [
-        ("all", [b"security.capability", b"system.posix_acl_access", b"trusted.x", b"user.x"], 1),
+        ("all", [b"security.capability", b"system.posix_acl_access", b"user.x"], 2),
         ("docker", [b"security.capability"], 4),
         ("none", [], 5),
     ],
@@ -117,9 +117,9 @@ def test_finish_before_the_last_step_is_refused(tmp_path: Path, fd_of: Callable[
 # ---- overlay ----------------------------------------------------------------------------------
 
 
-def upper_rows(fd_of: Callable[[Path], int], *layers: Path) -> list[tuple[str, bytes]]:
+def upper_rows(fd_of: Callable[[Path], int], *layers: Path, space: str = "trusted.overlay") -> list[tuple[str, bytes]]:
     first, *rest = (fd_of(layer) for layer in layers)
-    differ = upper.UpperDiffer(first, rest)
+    differ = upper.UpperDiffer(first, rest, userxattr=space == "user.overlay")
     while differ.step():
         pass
     return [(row.kind, row.path) for row in differ.finish().rows() if row.path != b""]
@@ -149,9 +149,9 @@ def test_whiteouts_and_opaque_directories_by_xattr(
     marker.touch()
     os.setxattr(marker, f"{space}.whiteout", b"")
     os.utime(layers[0] / "d", (0, 0))
-    assert upper_rows(fd_of, *layers) == [("P", b"d"), ("D", b"d/x")]
+    assert upper_rows(fd_of, *layers, space=space) == [("P", b"d"), ("D", b"d/x")]
     os.setxattr(layers[0] / "d", f"{space}.opaque", b"y")
-    assert upper_rows(fd_of, *layers) == [("P", b"d"), ("D", b"d/x"), ("D", b"d/y")]
+    assert upper_rows(fd_of, *layers, space=space) == [("P", b"d"), ("D", b"d/x"), ("D", b"d/y")]
 
 
 @needs_root
@@ -164,5 +164,7 @@ def test_a_whiteout_device_hides_every_layer_below(layers: tuple[Path, Path], fd
 
 def test_overlay_xattrs_are_not_seen_and_escaped_ones_are() -> None:
     raw = ((b"user.overlay.origin", b"1"), (b"user.overlay.overlay.opaque", b"y"), (b"user.x", b"2"))
-    assert upper.visible_xattrs(raw) == ((b"user.overlay.opaque", b"y"), (b"user.x", b"2"))
-    assert upper.marks_of(raw) == {b"origin": b"1"}
+    assert upper.visible_xattrs(raw, b"user.overlay.") == ((b"user.overlay.opaque", b"y"), (b"user.x", b"2"))
+    assert upper.marks_of(raw, b"user.overlay.") == {b"origin": b"1"}
+    assert upper.visible_xattrs(raw, b"trusted.overlay.") == raw
+    assert upper.marks_of(raw, b"trusted.overlay.") == {}

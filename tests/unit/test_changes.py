@@ -230,11 +230,11 @@ def test_xattr_policies(pair: Pair) -> None:
     found = {policy: pair.table(xattrs=policy) for policy in ("all", "docker", "none")}
     names = {policy: [name for name, _ in table.row(0).xattrs] for policy, table in found.items()}
     assert names == {
-        "all": [b"security.capability", b"trusted.t", b"user.u"],
+        "all": [b"security.capability", b"user.u"],
         "docker": [b"security.capability"],
         "none": [],
     }
-    assert {policy: table.dropped_xattrs for policy, table in found.items()} == {"all": 1, "docker": 3, "none": 4}
+    assert {policy: table.dropped_xattrs for policy, table in found.items()} == {"all": 2, "docker": 3, "none": 4}
 
 
 @needs_root
@@ -359,7 +359,16 @@ def test_sockets_are_skipped_but_what_was_there_is_removed(pair: Pair) -> None:
     make_socket(pair.b / "was-dir")
     make_socket(pair.a / "was-socket")
     put(pair.b / "was-socket", b"1")
-    assert pair.rows() == [("D", b"was-dir", 0), ("D", b"was-file", 0), ("A", b"was-socket", 0)]
+    make_socket(pair.a / "was-socket-dir")
+    put(pair.b / "was-socket-dir/x", b"1")
+    assert pair.rows() == [
+        ("D", b"gone", 0),
+        ("D", b"was-dir", 0),
+        ("D", b"was-file", 0),
+        ("C", b"was-socket", TYPE),
+        ("C", b"was-socket-dir", TYPE),
+        ("A", b"was-socket-dir/x", 0),
+    ]
     assert pair.table().skipped_sockets == 4
 
 

@@ -14,7 +14,7 @@ import fastlayer
 from fastlayer import _backend
 from fastlayer._baseline import chunk as specification
 from fastlayer.errors import BackendError, OperandError, UsageError
-from fastlayer.layer.chunks import changed_bytes
+from fastlayer.layer.chunks import Extent, changed_bytes
 
 SIZES = [(64, 256, 1024), (1000, 4096, 20000), (64, 300, 70000), (256, 256, 256), (64, 4096, 5000)]
 DATA = {
@@ -170,7 +170,8 @@ def changed(tmp_path: Path, a: bytes, b: bytes) -> int:
         (tmp_path / name).write_bytes(data)
         fds.append(os.open(tmp_path / name, os.O_RDONLY))
     try:
-        return changed_bytes(fds[0], fds[1])
+        old, new = (Extent(fd, 0, os.fstat(fd).st_size) for fd in fds)
+        return changed_bytes(old, new)
     finally:
         for fd in fds:
             os.close(fd)

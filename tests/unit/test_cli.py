@@ -355,3 +355,106 @@ def test_shell_completion() -> None:
     words = {"COMP_WORDS": "fastlayer cl", "COMP_CWORD": "1", "_FASTLAYER_COMPLETE": "bash_complete"}
     assert good(env=words) == b"plain,clone\n"
     assert b"_fastlayer_completion" in good(env={"_FASTLAYER_COMPLETE": "zsh_source"})
+
+
+# ---- options that mean something, or are refused ---------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--level", "3"], ["--compression", "gzip"], ["--source-date-epoch", "1"]])
+def test_layer_options_without_a_layer(trees: tuple[Path, Path], words: list[str]) -> None:
+    assert "give -o" in refused("diff", *words, *trees, code=2)
+
+
+@pytest.mark.parametrize("word", ["--name-only", "-z"])
+@pytest.mark.parametrize("other", [["-o", os.devnull], ["--stat"], ["--format", "json"]])
+def test_listing_options_without_a_listing(trees: tuple[Path, Path], word: str, other: list[str]) -> None:
+    assert "leave one out" in refused("diff", word, *other, *trees, code=2)
+
+
+@pytest.mark.parametrize("extension", ["xz", "bz2", "lz4", "zip", "Z"])
+def test_an_extension_of_another_compressor(trees: tuple[Path, Path], tmp_path: Path, extension: str) -> None:
+    out = tmp_path / f"x.tar.{extension}"
+    assert ".tar.zst" in refused("diff", *trees, "-o", out, code=2)
+    assert not out.exists()
+    good("diff", *trees, "-o", out, "--compression", "none")
+    good("diff", *trees, "-o", tmp_path / "x.layer")
+
+
+def test_debug_after_the_verb(tmp_path: Path) -> None:
+    for words in (("diff", "-D", tmp_path, tmp_path / "no"), ("diff", tmp_path, tmp_path / "no", "--debug")):
+        done = fastlayer(*words)
+        assert done.returncode == 1 and b"Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["auto", "plain", "tty", "rawjson", "quiet", "none"])
+def test_progress_words(trees: tuple[Path, Path], mode: str) -> None:
+    assert good("diff", "--progress", mode, *trees) == LINES
+
+
+def test_limits_of_diff(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    good("diff", *trees, "-o", tmp_path / "l.tar")
+    for option, value in (("--max-entries", "2"), ("--max-file-size", "1"), ("--max-size", "2")):
+        assert "l.tar: " in refused("diff", option, value, tmp_path / "l.tar", trees[1])
+    good("diff", "--max-ratio", "0", tmp_path / "l.tar", trees[1])
+
+
+def test_stdin_as_an_operand(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    tar = good("diff", empty, trees[0], "-o", "-")
+    done = subprocess.run([*COMMAND, "diff", "-", trees[1]], input=tar, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, LINES), done.stderr
+    assert "only one" in refused("diff", "-", "-", code=2)
+    assert "only one" in refused("diff", "--from", "-", "--from", "-", trees[1], code=2)
+
+
+def test_index_to_stdout(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "a.idx").write_bytes(good("index", trees[0], "-o", "-"))
+    assert good("diff", tmp_path / "a.idx", trees[1]) == LINES
+
+
+def test_messages_say_what_to_do(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello, I am no layer" * 100)
+    assert "is no layer: give" in refused("diff", tmp_path / "text", trees[0])
+    assert "is no layer: give" in refused("apply", tmp_path / "text", tmp_path / "out")
+    good("index", trees[0], "-o", tmp_path / "a.idx")
+    assert "cannot be part of a stack: give" in refused("diff", f"{tmp_path}/a.idx+{tmp_path}/a.idx", trees[0])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_directories_are_named_with_their_side(trees: tuple[Path, Path]) -> None:
+    os.chmod(trees[1] / "new", 0)
+    try:
+        assert f"{trees[1]}/new: " in refused("diff", *trees)
+    finally:
+        os.chmod(trees[1] / "new", 0o755)
+
+
+def test_a_reader_that_goes_away_leaves_nothing(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    """Standard error is a pipe that is closed while a layer comes in slowly: quiet, and the staging place is gone."""
+    good("diff", *trees, "-o", tmp_path / "l.tar")
+    place = tmp_path / "place"
+    place.mkdir()
+    read, write = os.pipe()
+    command = [*COMMAND, "apply", "--progress", "rawjson", "-", place / "new"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=write)
+    os.close(write)
+    os.close(read)
+    tar = (tmp_path / "l.tar").read_bytes()
+    assert process.stdin is not None
+    process.stdin.write(tar[:-1024])
+    process.stdin.flush()
+    deadline = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            process.stdin.write(bytes(512))
+            process.stdin.flush()
+        except BrokenPipeError:
+            break
+        time.sleep(0.1)
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+    assert process.wait(timeout=20) == 141
+    assert not list(place.iterdir())

@@ -267,10 +267,11 @@ def test_rule_2_refused_xattrs_are_one_warning(engine: Any, target: Path) -> Non
 
 def test_rule_2_trusted_xattrs_are_not_taken(engine: Any, target: Path) -> None:
     os.setxattr(target, "trusted.overlay.origin", b"host")
+    os.setxattr(target, "trusted.mine", b"host")
     layer = with_xattrs(folder(b"d"), **{"trusted__overlay.opaque": b"y", "trusted__x": b"1", "user__y": b"2"})
     stats = apply(engine, target, folder(b".") + layer)[0]
     assert xattrs(target / "d") == {"user.y": b"2"}
-    assert xattrs(target) == {"trusted.overlay.origin": b"host"}
+    assert xattrs(target) == {"trusted.overlay.origin": b"host", "trusted.mine": b"host"}
     assert stats.skipped_xattrs == 2
     assert len(stats.warnings) == 1
 

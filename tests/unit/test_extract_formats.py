@@ -13,6 +13,7 @@ from fastlayer.errors import (
     StorageError,
     UnsafeEntryError,
 )
+from tests import trees
 from tests.applying import (
     apply,
     file,
@@ -103,7 +104,8 @@ def test_overlay_tree_means_what_the_layers_mean(engine: Any, target: Path) -> N
         for name in ("a", "d/x", "d/sub/y", "o/old/z", "t/u"):
             put(base / name)
     layer = file(b".wh.a") + file(b"d/.wh.x") + file(b"o/.wh..wh..opq") + file(b"o/old/new") + file(b"t/n")
-    layer += file(b".wh.t") + folder(b"o") + folder(b"d")
+    layer += file(b".wh.t") + with_xattrs(folder(b"o", mode=0o2750, uid=7, gid=8, mtime=5), user__a=b"1")
+    layer += folder(b"d", mode=0o700, mtime=6) + file(b"d/f", b"x", mode=0o4755, uid=9, mtime=7)
     apply(engine, plain, layer)
     apply(engine, upper, layer, format="overlay")
     options = f"lowerdir={upper}:{lowerdir}"
@@ -111,9 +113,40 @@ def test_overlay_tree_means_what_the_layers_mean(engine: Any, target: Path) -> N
     if mounted.returncode != 0:
         pytest.skip("overlay cannot be mounted here")
     try:
-        assert names(merged) == names(plain)
+        seen, wanted = trees.snapshot(str(merged)), trees.snapshot(str(plain))
     finally:
         subprocess.run(["umount", merged], check=True)
+    for path in (b"", b"o/old", b"t"):  # no entry speaks of them, so an upper directory has its own time
+        seen[path], wanted[path] = seen[path]._replace(mtime_ns=0), wanted[path]._replace(mtime_ns=0)
+    trees.assert_same_tree(seen, wanted)
+    assert seen[b"o"].mode == 0o2750
+    assert seen[b"o"].xattrs
+
+
+MARKING = ["overlay", "overlay-userxattr", "aufs"]
+
+
+@pytest.mark.parametrize("format", MARKING)
+def test_a_marker_makes_the_parents_that_its_name_says(engine: Any, target: Path, format: str) -> None:
+    """Whether a lower layer has them is not known here; without them a whiteout that matters would be lost."""
+    apply(engine, target, file(b"x/y/.wh.z"), format=format)
+    assert names(target) == ["x", "x/y", "x/y/.wh.z" if format == "aufs" else "x/y/z"]
+    apply(engine, target, file(b"dir/.wh..wh..opq"), format="dir")
+    assert not (target / "dir").exists()
+
+
+@pytest.mark.parametrize("format", MARKING)
+@pytest.mark.parametrize("marker", [b"l/.wh.z", b"l/a/b/.wh.z", b"l/.wh..wh..opq", b"m/.wh.z", b"real/up/.wh.z"])
+def test_a_marker_behind_a_link_to_nothing_makes_nothing(engine: Any, target: Path, format: str, marker: bytes) -> None:
+    links = symlink(b"l", b"nowhere/deep") + symlink(b"m", b"/l") + folder(b"real") + symlink(b"real/up", b"../gone")
+    apply(engine, target, links + file(marker), format=format)
+    assert names(target) == ["l", "m", "real", "real/up"]
+
+
+@pytest.mark.parametrize("format", MARKING)
+def test_a_marker_behind_a_link_to_a_directory_acts_there(engine: Any, target: Path, format: str) -> None:
+    apply(engine, target, folder(b"real") + symlink(b"l", b"real") + file(b"l/.wh.z"), format=format)
+    assert names(target) == ["l", "real", "real/.wh.z" if format == "aufs" else "real/z"]
 
 
 def test_aufs_keeps_whiteout_files(engine: Any, target: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import random
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,14 @@ import pytest
 
 import fastlayer
 from fastlayer._backend import Engine
-from fastlayer.errors import FileChangedError, IndexFormatError, LayerFormatError, OperandError, UsageError
+from fastlayer.errors import (
+    FileChangedError,
+    IndexFormatError,
+    LayerFormatError,
+    OperandError,
+    StorageError,
+    UsageError,
+)
 from fastlayer.layer import index_format
 from fastlayer.layer.index_format import COLUMNS, HEADER_SIZE
 
@@ -78,7 +86,25 @@ def test_index_finds_a_same_size_same_mtime_edit(engine: Engine, tree: Path) -> 
     os.utime(tree / "d/large", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert names(fastlayer.diff(index, tree)) == {"/d/large": ("content",)}
     assert names(fastlayer.diff(index, tree, compare="content")) == {"/d/large": ("content",)}
-    assert names(fastlayer.diff(index, tree, compare="metadata")) == {}
+    assert names(fastlayer.diff(index, tree, compare="metadata")) == {"/d/large": ("content",)}
+
+
+def test_metadata_trusts_ctime_only_of_the_same_inode(engine: Engine, tree: Path, tmp_path: Path) -> None:
+    """A touched inode may hold anything; of another inode, as in a copy of the tree, ctime says nothing."""
+    index, copy = fastlayer.index(tree), tmp_path / "copy"
+    fastlayer.clone(tree, copy)
+    assert names(fastlayer.diff(index, copy, compare="metadata")) == {}
+    for name in ("d/large", "empty", "fifo", "d"):
+        mode = (tree / name).stat().st_mode
+        (tree / name).chmod(0o700)
+        (tree / name).chmod(mode & 0o7777)
+    wanted = {"/d/large": ("content",)}
+    assert names(fastlayer.diff(index, tree, compare="metadata")) == wanted
+    assert names(fastlayer.diff(tree, index, compare="metadata")) == wanted
+    assert names(fastlayer.diff(index, fastlayer.index(tree), compare="metadata")) == wanted
+    assert names(fastlayer.diff(index, tree)) == {}  # auto reads it
+    (tree / "d/large").chmod(0o700)
+    assert names(fastlayer.diff(index, tree, compare="metadata")) == {"/d/large": ("mode",)}
 
 
 def test_index_without_content_proves_nothing_it_cannot(engine: Engine, tree: Path) -> None:
@@ -86,7 +112,7 @@ def test_index_without_content_proves_nothing_it_cannot(engine: Engine, tree: Pa
     assert index.keys_missing == 3
     changes = fastlayer.diff(index, tree, compare="content")
     assert set(names(changes)) == {"/d/e/other", "/d/large", "/d/small"}
-    assert "3 files without a content key" in changes.warnings[0]
+    assert changes.warnings == ("3 files counted as changed without proof: an index made with content would know",)
     assert fastlayer.diff(index, tree, compare="metadata").warnings == ()
 
 
@@ -266,3 +292,34 @@ def test_outputs_that_cannot_be_mapped(engine: Engine, tree: Path, tmp_path: Pat
             fastlayer.index(tree, number)
     finally:
         os.close(number)
+
+
+def test_an_index_inside_its_own_tree_is_refused(engine: Engine, tree: Path, tmp_path: Path) -> None:
+    (tree / "d" / "old.idx").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tree / "d" / "old.idx")
+    for output in (tree / "t.idx", tree / "d" / "old.idx", tmp_path / "link"):
+        with pytest.raises(OperandError, match="lies inside the tree"):
+            fastlayer.index(tree, output)
+    assert (tree / "d" / "old.idx").read_bytes() == b"old"
+    assert sorted(os.listdir(tree)) == ["d", "empty", "fifo", "link"]
+    with pytest.raises(StorageError, match="No such file"):  # before anything is read
+        fastlayer.index(tree, tmp_path / "missing" / "t.idx", progress=lambda report: pytest.fail("read"))
+
+
+def test_missing_keys_are_told_only_when_they_matter(engine: Engine, tree: Path, tmp_path: Path) -> None:
+    time.sleep(0.05)  # ctimes are old enough to prove something
+    fastlayer.index(tree, tmp_path / "t.idx", content=False)
+    with fastlayer.diff(tmp_path / "t.idx", tree) as changes:
+        assert (list(changes), changes.warnings) == ([], ())
+    with fastlayer.diff(tmp_path / "t.idx", tree, compare="metadata") as changes:
+        assert changes.warnings == ()
+    (tree / "new").write_bytes(b"new")
+    with fastlayer.diff(tmp_path / "t.idx", tree) as changes:
+        assert [change.name for change in changes] == ["/", "/new"]
+        assert changes.warnings == ()
+    status = (tree / "d/large").stat()
+    os.utime(tree / "d/large", ns=(status.st_atime_ns, status.st_mtime_ns))  # another ctime proves nothing
+    with fastlayer.diff(tmp_path / "t.idx", tree) as changes:
+        assert names(changes)["/d/large"] == ("content",)
+        assert len(changes.warnings) == 1
+        assert changes.warnings[0].startswith("1 file counted as changed without proof")

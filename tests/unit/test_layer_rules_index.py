@@ -44,3 +44,10 @@ def test_rules_are_numbered_in_order() -> None:
 def test_every_test_of_the_rules_is_in_the_index() -> None:
     indexed = {name for rule in RULES for name in rule["tests"]}
     assert not names_of_tests(TESTS / "unit" / "test_layer_rules.py") - indexed
+
+
+def test_tests_of_the_rules_run_on_both_engines() -> None:
+    """Or compare the two."""
+    tree = ast.parse((TESTS / "unit" / "test_layer_rules.py").read_text())
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    assert not [node.name for node in tests if "engine" not in {argument.arg for argument in node.args.args}]

@@ -132,9 +132,48 @@ def test_file_that_is_no_layer(engine: Engine, tmp_path: Path) -> None:
         fastlayer.diff(tmp_path / "x", tmp_path)
 
 
-def test_empty_file_is_an_empty_layer(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "x").touch()
-    assert not fastlayer.diff(tmp_path / "x", None)
+@pytest.mark.parametrize("content", [b"", gzip.compress(b""), zstandard.compress(b"")], ids=["tar", "gz", "zst"])
+def test_an_empty_file_is_no_layer(engine: Engine, tmp_path: Path, content: bytes) -> None:
+    """A download that was cut, an index that was not written: not the empty tree."""
+    (tmp_path / "x").write_bytes(content)
+    for operand in (tmp_path / "x", [tmp_path / "x"], io.BytesIO(content)):
+        with pytest.raises(LayerFormatError, match="is empty"):
+            fastlayer.diff(operand, None)
+    with pytest.raises(LayerFormatError, match="/x: is empty"):
+        fastlayer.apply(tmp_path / "x", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_dev_null_is_no_layer(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(LayerFormatError, match="/dev/null: is empty"):
+        fastlayer.diff(os.devnull, tmp_path)
+
+
+class Endless(io.RawIOBase):
+    """A layer, and then zeros for ever."""
+
+    def __init__(self, start: bytes) -> None:
+        self._start = io.BytesIO(start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._start.readinto(buffer)
+        if not count:
+            count = len(buffer)
+            buffer[:] = bytes(count)
+        return count
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["tar", "gz"])
+def test_an_endless_source_ends(engine: Engine, tmp_path: Path, pack: Any) -> None:
+    tar = pack(layer(("x", "0", b"x")))
+    for word in (lambda: fastlayer.diff(Endless(tar), None), lambda: fastlayer.apply(Endless(tar), tmp_path / "out")):
+        with pytest.raises(LayerFormatError, match="256 MiB"):
+            word()
+    with pytest.raises(LayerFormatError, match="/dev/zero: more than 256 MiB follow"):
+        fastlayer.diff("/dev/zero", None)
 
 
 def test_directory_in_a_stack(engine: Engine, tmp_path: Path) -> None:

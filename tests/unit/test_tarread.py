@@ -193,6 +193,42 @@ def test_native_refusals_name_the_entry() -> None:
         scan(_backend._load("native"), member(b"bad\nname", uid=base256(2**32, 8)))
 
 
+ENDS = {
+    "pax, file": pax(("mtime", b"1.5")) + member(b"f", b"0", b"x" * 700),
+    "pax, long name, file": pax(("mtime", b"1.5")) + long_name(b"n" * 120) + member(b"f", b"0", b"x"),
+    "sparse": gnu_sparse([(0, 3)] * 1 + [(512 * i, 3) for i in range(1, 30)], b"abc" * 30, 20_000),
+    "comment": pax(("comment", b"c"), type=b"g") + member(b"f", b"0", b"x"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_end_of_a_cut_archive_has_one_description(name: str) -> None:
+    for length in range(len(ENDS[name]) + 1):
+        said = {backend: end_of(_backend._load(backend), ENDS[name][:length]) for backend in ("native", "baseline")}
+        assert said["native"] == said["baseline"], length
+
+
+def test_a_cut_inside_a_body_is_named_so(engine: Any) -> None:
+    prefix = pax(("mtime", b"1.5"))
+    whole = prefix + member(b"f", b"0", b"x" * 700)
+    assert (
+        end_of(engine, whole[: len(prefix) + 600]) == f"f: archive is cut inside an entry (at byte {len(prefix) + 600})"
+    )
+    assert end_of(engine, whole[: len(prefix) + 100]) == f"archive is cut inside a header (at byte {len(prefix) + 100})"
+    assert end_of(engine, prefix) == f"archive ends after an extended header (at byte {len(prefix)})"
+
+
+def end_of(engine: Any, data: bytes) -> str | None:
+    """What is said of an archive that stops there."""
+    scanner = engine.tarread.TarScanner()
+    scanner.feed(data)
+    try:
+        scanner.finish()
+    except LayerFormatError as refusal:
+        return str(refusal)
+    return None
+
+
 @pytest.mark.parametrize("limit", [1000, 1 << 20])
 def test_max_pax_bounds_every_extended_header(engine: Any, limit: int) -> None:
     fits = limit - len(b"%d comment=\n" % limit)

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 import pytest
 
 from fastlayer import _backend
-from fastlayer.errors import FastlayerError, UsageError
+from fastlayer.errors import FileChangedError, UnsafeEntryError, UsageError
 from tests.conftest import needs_root
 
 pytestmark = needs_root  # char 0:0 and trusted.overlay.*
 
 TIME = 1_600_000_000 * 10**9
 NAMESPACES = ["trusted.overlay.", "user.overlay."]
+USER = {"userxattr": True}
 
 
 class Layers:
@@ -56,8 +58,8 @@ class Layers:
     def changes(self, engine: _backend.Engine, **options: Any) -> list[tuple[str, str]]:
         return [(row.kind, row.path.decode()) for row in self.table(engine, **options).rows()]
 
-    def layer(self, engine: _backend.Engine) -> bytes:
-        found = self.table(engine)
+    def layer(self, engine: _backend.Engine, **options: Any) -> bytes:
+        found = self.table(engine, **options)
         with self.opened() as (upper, lowers):
             encoder = engine.encode.Encoder(found, [upper, *lowers])
             buffer, out = bytearray(1 << 16), b""
@@ -87,6 +89,11 @@ def stack(tmp_path: Path) -> Layers:
 def space(request: pytest.FixtureRequest) -> str:
     """Both name spaces the marks may live in."""
     return str(request.param)
+
+
+def mounted(space: str) -> dict[str, bool]:
+    """The option for marks in that name space."""
+    return {"userxattr": space == "user.overlay."}
 
 
 def put(root: Path, path: str, data: bytes = b"data", when: int = TIME) -> Path:
@@ -216,7 +223,7 @@ def test_whiteouts_by_xattr(engine: _backend.Engine, layers: Layers, space: str)
     mark(put(layers.upper, "d/gone", b""), f"{space}whiteout", b"")
     mark(put(layers.upper, "d/full", b"not empty"), f"{space}whiteout", b"")
     same_times(layers.lower, layers.upper)
-    assert layers.changes(engine) == [("P", "d"), ("A", "d/full"), ("D", "d/gone")]
+    assert layers.changes(engine, **mounted(space)) == [("P", "d"), ("A", "d/full"), ("D", "d/gone")]
 
 
 def test_file_over_directory_and_back(engine: _backend.Engine, layers: Layers) -> None:
@@ -239,6 +246,19 @@ def test_sockets_hide_what_was_there(engine: _backend.Engine, layers: Layers, mo
     assert found.skipped_sockets == 2
 
 
+def test_sockets_of_the_lower_tree_are_paths_like_others(
+    engine: _backend.Engine, layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for where, names in ((layers.lower, ("both", "gone", "replaced")), (layers.upper, ("both",))):
+        monkeypatch.chdir(where)
+        for name in names:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(name)
+    os.mknod(layers.upper / "gone", stat.S_IFCHR, 0)
+    put(layers.upper, "replaced")
+    assert layers.changes(engine) == [("D", "gone"), ("C", "replaced")]
+
+
 # ---- opaque directories
 
 
@@ -249,8 +269,8 @@ def test_opaque_directories_give_explicit_whiteouts(engine: _backend.Engine, lay
         put(layers.upper, name)
     mark(layers.upper / "d", f"{space}opaque", b"y")
     same_times(layers.lower, layers.upper)
-    assert layers.changes(engine) == [("P", "d"), ("D", "d/gone"), ("A", "d/new"), ("D", "d/sub")]
-    assert list(contents(layers.layer(engine))) == ["d", "d/.wh.gone", "d/.wh.sub", "d/new"]
+    assert layers.changes(engine, **mounted(space)) == [("P", "d"), ("D", "d/gone"), ("A", "d/new"), ("D", "d/sub")]
+    assert list(contents(layers.layer(engine, **mounted(space)))) == ["d", "d/.wh.gone", "d/.wh.sub", "d/new"]
 
 
 def test_lower_layers_hide_each_other(engine: _backend.Engine, stack: Layers) -> None:
@@ -285,7 +305,7 @@ def test_renamed_directories_bring_their_content(
     whiteout(layers.upper, "old")
     mark(layers.upper / "new", f"{space}redirect", redirect.encode())
     same_times(layers.lower, layers.upper)
-    assert contents(layers.layer(engine)) == {
+    assert contents(layers.layer(engine, **mounted(space))) == {
         "new": b"", "new/f": b"from below", "new/f2": b"own", "new/sub": b"", "new/sub/g": b"deeper", ".wh.old": b"",
     }  # fmt: skip
 
@@ -318,13 +338,39 @@ def test_redirect_over_an_existing_directory(engine: _backend.Engine, layers: La
     ]
 
 
-@pytest.mark.parametrize("redirect", [b"..", b"../..", b"a/b", b"/../x", b"//x", b"/a/", b"/", b".", b"/a/./b"])
-def test_redirects_that_name_no_place_are_refused(layers: Layers, redirect: bytes) -> None:
+NO_PLACES = [b"..", b"../..", b"a/b", b"/../x", b"/a/../../x", b"//x", b"/a/", b"/", b".", b"/a/./b", b"a\0", b"d/"]
+
+
+@pytest.mark.parametrize("redirect", NO_PLACES)
+def test_redirects_that_name_no_place_are_refused(engine: _backend.Engine, layers: Layers, redirect: bytes) -> None:
+    put(layers.upper.parent, "x/secret")  # beside the layers
+    folder(layers.upper, "sub/d")
+    folder(layers.lower, "sub/d")
+    folder(layers.lower, "a")
+    mark(layers.upper / "sub" / "d", "trusted.overlay.redirect", redirect)
+    with pytest.raises(UnsafeEntryError) as error:
+        layers.table(engine)
+    assert str(error.value) == (
+        "sub/d: overlay.redirect names no place inside the layers: do not use this upper directory"
+    )
+
+
+def test_metacopy_is_not_led_out_of_the_layers(engine: _backend.Engine, layers: Layers) -> None:
+    put(layers.upper.parent, "secret", b"0123456789")
+    where = put(layers.upper, "f", b"\0" * 10)
+    mark(where, "trusted.overlay.metacopy", b"")
+    mark(where, "trusted.overlay.redirect", b"/../secret")
+    with pytest.raises(UnsafeEntryError):
+        layers.table(engine)
+
+
+@pytest.mark.parametrize("redirect", [b"n" * 256, b"/" + b"n" * 300, b"/a/" + b"n" * 256])
+def test_redirects_too_long_to_exist_lead_nowhere(engine: _backend.Engine, layers: Layers, redirect: bytes) -> None:
+    folder(layers.lower, "a")
     folder(layers.upper, "d")
-    folder(layers.lower, "d")
     mark(layers.upper / "d", "trusted.overlay.redirect", redirect)
-    with pytest.raises(FastlayerError):
-        layers.table(_backend._load("native"))
+    same_times(layers.upper, layers.lower)
+    assert layers.changes(engine) == [("A", "d")]
 
 
 def test_redirect_through_a_symlink_is_not_followed(engine: _backend.Engine, layers: Layers, tmp_path: Path) -> None:
@@ -346,9 +392,9 @@ def test_metacopy_takes_its_bytes_from_below(engine: _backend.Engine, stack: Lay
         mark(where, f"{space}metacopy", b"")
     os.chmod(stack.upper / "d" / "f", 0o4711)
     same_times(stack.upper, *stack.lowers)
-    rows = stack.table(engine).rows()
+    rows = stack.table(engine, **mounted(space)).rows()
     assert [(row.kind, row.path, row.what) for row in rows] == [("P", b"d", 0), ("C", b"d/f", _backend.MODE)]
-    assert contents(stack.layer(engine))["d/f"] == b"the bytes"
+    assert contents(stack.layer(engine, **mounted(space)))["d/f"] == b"the bytes"
 
 
 def test_metacopy_that_changed_nothing_is_dropped(engine: _backend.Engine, layers: Layers) -> None:
@@ -367,28 +413,75 @@ def test_metacopy_with_redirect(engine: _backend.Engine, layers: Layers) -> None
 
 
 def test_metacopy_without_data_is_an_error(engine: _backend.Engine, layers: Layers) -> None:
-    mark(put(layers.upper, "f", b"\0" * 9), "trusted.overlay.metacopy", b"")
-    with pytest.raises(FastlayerError, match="metacopy without data"):
+    mark(put(layers.upper, "d/f", b"\0" * 9), "trusted.overlay.metacopy", b"")
+    with pytest.raises(UnsafeEntryError) as error:
         layers.table(engine)
+    assert str(error.value) == "d/f: metacopy without data: name every lower directory of the mount"
+
+
+@pytest.mark.parametrize("lowers", [255, 256, 300, 520])
+def test_bytes_from_far_below(engine: _backend.Engine, tmp_path: Path, lowers: int) -> None:
+    """overlayfs takes 500 lower directories."""
+    layers = Layers(tmp_path, lowers)
+    put(layers.lowers[-1], "f", b"the bytes")
+    mark(put(layers.upper, "f", b"\0" * 9, TIME + 1), "trusted.overlay.metacopy", b"")
+    assert contents(layers.layer(engine)) == {"f": b"the bytes"}
+
+
+@pytest.mark.parametrize("count", [0, 1 << 16])
+def test_number_of_lower_directories(engine: _backend.Engine, layers: Layers, count: int) -> None:
+    with layers.opened() as (upper, lowers), pytest.raises(UsageError, match="lower"):
+        engine.upper.UpperDiffer(upper, lowers * count)
 
 
 # ---- xattrs
 
 
 def test_overlay_xattrs_never_come_out_and_escaped_ones_do(engine: _backend.Engine, layers: Layers) -> None:
-    where = put(layers.upper, "f")
-    for name in ("user.overlay.origin", "user.overlay.overlay.opaque", "user.plain", "user.overlay.overlay.overlay.x"):
-        mark(where, name, name.encode())
-    for name in ("trusted.overlay.origin", "trusted.overlay.overlay.opaque", "trusted.other"):
-        mark(where, name, name.encode())
-    found = layers.table(engine)
+    every_kind_of_xattr(put(layers.upper, "f"))
+    found = layers.table(engine, userxattr=True)
     assert found.row(0).xattrs == (
-        (b"trusted.other", b"trusted.other"),
         (b"user.overlay.opaque", b"user.overlay.overlay.opaque"),
         (b"user.overlay.overlay.x", b"user.overlay.overlay.overlay.x"),
         (b"user.plain", b"user.plain"),
     )
-    assert found.dropped_xattrs == 1  # the unescaped trusted.overlay.opaque stays on the host
+    assert found.dropped_xattrs == 3  # trusted.* stays on the host
+
+
+def test_user_overlay_xattrs_are_data_of_an_ordinary_mount(engine: _backend.Engine, layers: Layers) -> None:
+    every_kind_of_xattr(put(layers.upper, "f"))
+    found = layers.table(engine)
+    names = ("user.overlay.origin", "user.overlay.overlay.opaque", "user.overlay.overlay.overlay.x")
+    assert found.row(0).xattrs == tuple((name.encode(), name.encode()) for name in (*names, "user.plain"))
+    assert found.dropped_xattrs == 2  # trusted.other and the unescaped trusted.overlay.opaque stay on the host
+
+
+def every_kind_of_xattr(where: Path) -> None:
+    for name in ("user.overlay.origin", "user.overlay.overlay.opaque", "user.plain", "user.overlay.overlay.overlay.x"):
+        mark(where, name, name.encode())
+    for name in ("trusted.overlay.origin", "trusted.overlay.overlay.opaque", "trusted.other"):
+        mark(where, name, name.encode())
+
+
+@pytest.mark.parametrize(("honoured", "other"), [NAMESPACES, NAMESPACES[::-1]])
+def test_marks_of_the_other_namespace_mean_nothing(
+    engine: _backend.Engine, layers: Layers, honoured: str, other: str
+) -> None:
+    """Who may set user.* in a container must not read a secret of the lower layer with it, nor hide files."""
+    put(layers.lower, "etc/shadow", b"ROOTSECRET")
+    put(layers.lower, "home/kept")
+    put(layers.lower, "home/gone")
+    leak = put(layers.upper, "home/leak", b"0123456789")
+    mark(leak, f"{other}metacopy", b"")
+    mark(leak, f"{other}redirect", b"/etc/shadow")
+    mark(layers.upper / "home", f"{other}opaque", b"y")
+    folder(layers.upper, "home/d")
+    mark(layers.upper / "home/d", f"{other}redirect", b"/etc")
+    mark(put(layers.upper, "home/gone", b""), f"{other}whiteout", b"")
+    same_times(layers.upper, layers.lower)
+    assert contents(layers.layer(engine, **mounted(honoured))) == {
+        "home": b"", "home/d": b"", "home/gone": b"", "home/leak": b"0123456789",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("policy", "kept", "dropped"), [("all", 1, 0), ("docker", 0, 1), ("none", 0, 1)])
@@ -424,11 +517,79 @@ def test_hard_links_brought_by_a_rename(engine: _backend.Engine, layers: Layers)
     assert [(row.path, row.leader) for row in rows] == [(b"new", None), (b"new/a", None), (b"new/b", b"new/a")]
 
 
-def test_broken_link_of_an_equal_file_is_no_change(engine: _backend.Engine, layers: Layers) -> None:
-    put(layers.lower, "a")
-    os.link(layers.lower / "a", layers.lower / "b")
+def linked(root: Path, *names: str) -> None:
+    """One file of several names."""
+    first = put(root, names[0])
+    for name in names[1:]:
+        folder(root, os.path.dirname(name))
+        os.link(first, root / name)
+
+
+def test_a_copy_up_that_broke_a_link_is_a_change(engine: _backend.Engine, layers: Layers) -> None:
+    linked(layers.lower, "a", "b")
     put(layers.upper, "a")
+    (row,) = layers.table(engine).rows()
+    assert (row.kind, row.path, row.what, row.leader) == ("C", b"a", _backend.LINK, None)
+    assert contents(layers.layer(engine)) == {"a": b"data"}
+
+
+def test_copy_ups_that_broke_all_links_are_changes(engine: _backend.Engine, layers: Layers) -> None:
+    linked(layers.lower, "a", "b")
+    put(layers.upper, "a")
+    put(layers.upper, "b")
+    assert layers.changes(engine) == [("C", "a"), ("C", "b")]
+
+
+def test_the_last_name_of_a_link_stays_what_it_was(engine: _backend.Engine, layers: Layers) -> None:
+    """All others went away: there is no group any more that it could have left."""
+    linked(layers.lower, "a", "b", "c")
+    put(layers.upper, "a")
+    whiteout(layers.upper, "b")
+    whiteout(layers.upper, "c")
+    assert layers.changes(engine) == [("D", "b"), ("D", "c")]
+
+
+def test_names_that_went_with_their_directory_are_taken_for_left_behind(
+    engine: _backend.Engine, layers: Layers
+) -> None:
+    """Removed directories are not read: a change too many, never one too few."""
+    linked(layers.lower, "a", "d/b")
+    put(layers.upper, "a")
+    whiteout(layers.upper, "d")
+    assert layers.changes(engine) == [("C", "a"), ("D", "d")]
+
+
+def test_an_indexed_copy_up_keeps_its_links(engine: _backend.Engine, layers: Layers) -> None:
+    """The index has a link of its own, and the mount shows the new inode under all names."""
+    linked(layers.lower, "a", "b")
+    os.link(put(layers.upper, "a"), layers.upper.parent / "index")
     assert layers.changes(engine) == []
+
+
+def test_a_whole_group_moved_to_one_new_inode(engine: _backend.Engine, layers: Layers) -> None:
+    linked(layers.lower, "a", "b")
+    linked(layers.upper, "a", "b")
+    assert layers.changes(engine) == []
+
+
+# ---- changes while a layer is made
+
+
+@pytest.mark.parametrize("where", ["before", "while"])
+def test_an_edit_that_only_ctime_shows(engine: _backend.Engine, layers: Layers, where: str) -> None:
+    path = put(layers.upper, "f", b"x" * 300_000)
+    found = layers.table(engine)
+    time.sleep(0.03)
+    with layers.opened() as (upper, lowers):
+        encoder = engine.encode.Encoder(found, [upper, *lowers])
+        if where == "while":
+            encoder.readinto(bytearray(100_000))
+        with open(path, "r+b") as file:
+            file.write(b"edited")
+        os.utime(path, ns=(TIME, TIME))
+        with pytest.raises(FileChangedError, match="f: changed"):
+            while encoder.readinto(bytearray(1 << 20)):
+                pass
 
 
 # ---- misuse

@@ -83,7 +83,7 @@ class Attributes:
 
     def _set_xattrs(self, fd: int, path: bytes, wanted: dict[bytes, bytes]) -> None:
         for name, value in wanted.items():
-            if name.startswith(b"trusted.") or self._is_hosts(name):
+            if self._is_hosts(name):
                 self._skip(
                     path, name, "trusted.*, security.selinux and the storage format's own are not layers' to set"
                 )
@@ -100,8 +100,8 @@ class Attributes:
         return {name for name in names if not self._is_hosts(name)}
 
     def _is_hosts(self, name: bytes) -> bool:
-        """Of the host, not of any layer: neither removed nor replaced."""
-        return is_host_only(name) or name.startswith(b"trusted.overlay.") or self._is_of_format(name)
+        """Of the host or the storage format, not of any layer: neither set nor replaced nor removed."""
+        return is_host_only(name) or name.startswith(b"trusted.") or self._is_of_format(name)
 
     def _is_of_format(self, name: bytes) -> bool:
         return self._xattr_prefix is not None and name.startswith(self._xattr_prefix)

@@ -30,6 +30,7 @@ from fastlayer._baseline.table import (
     Change,
     ChangeTable,
     Row,
+    ctime_aux,
 )
 from fastlayer._baseline.tree import FLAG_NO_CTIME, READ_SIZE, Entry, open_bytes, parent_of, walk, walk_columns
 from fastlayer.errors import StorageError, UsageError
@@ -68,6 +69,7 @@ class Differ:
         check_policies(compare, xattrs)
         self.entries = 0
         self.bytes_compared = 0
+        self.assumed = 0
         self._a, self._b = a, b
         self._compare, self._details = compare, details
         self._shared_until_ns = shared_until_ns
@@ -99,10 +101,10 @@ class Differ:
 
     def _take(self, a: Entry | None, b: Entry | None) -> None:
         self.entries += (a is not None) + (b is not None)
-        if a is not None and stat.S_ISSOCK(a.mode):
-            a = None
-        if b is not None and stat.S_ISSOCK(b.mode):
+        if b is not None and stat.S_ISSOCK(b.mode):  # cannot be in a layer, but hides what else was there
             self._sockets += 1
+            if a is not None and stat.S_ISSOCK(a.mode):
+                return
             b = None
         if b is not None:
             self._take_present(a, b)
@@ -129,10 +131,13 @@ class Differ:
         self._links.add(a, change)
 
     def point_at_bytes(self, change: Change) -> None:
-        """Where the encoder finds the bytes of a file that is not simply its path in tree B."""
+        """Where the encoder finds the bytes of a file, or how it sees that they are still those that were listed."""
         if change.entry.data_off is not None:
             change.flags |= ROW_AUX
             change.aux = _AUX_OFFSET.pack(b"O", 0, change.entry.data_off)
+        elif change.entry.place is not None and change.entry.size:
+            change.flags |= ROW_AUX
+            change.aux = ctime_aux(change.entry)
         if change.entry.key is not None:
             change.flags |= ROW_KEY
 
@@ -155,24 +160,35 @@ class Differ:
         if a.size != b.size:
             change.what |= CONTENT
             return
+        if a.size != 0 and change.what == 0 and self._touched(a, b):
+            change.what = CONTENT
         if a.size == 0 or not self._content_wanted(change.what) or self._proven(a, b):
             return
         if a.place is not None and b.place is not None:
             if not self._same_bytes(a.place, b.place):
                 change.what |= CONTENT
-        elif a.place is None and b.place is None:
-            if a.key is None or a.key != b.key:
+        elif a.key is not None and b.key is not None:
+            if a.key != b.key:
                 change.what |= CONTENT
-        elif (key := a.key or b.key) is None:
-            change.what |= CONTENT
-        else:
+        elif (a.place is None) != (b.place is None) and (key := a.key or b.key) is not None:
             change.flags |= ROW_VERIFY
             self._verify[len(self._changes)] = (b.path, key)
+        else:
+            self.assumed += 1
+            change.what |= CONTENT
 
     def _content_wanted(self, what: int) -> bool:
         if self._compare == "metadata":
             return False
         return what == 0 or self._details
+
+    def _touched(self, a: Entry, b: Entry) -> bool:
+        """An inode that a table knows has another ctime: without reading it may hold anything."""
+        if self._compare != "metadata" or (a.place is not None and b.place is not None):
+            return False
+        if (a.flags | b.flags) & FLAG_NO_CTIME:
+            return False
+        return a.inode == b.inode and a.ino != 0 and a.ctime_ns != b.ctime_ns
 
     def _proven(self, a: Entry, b: Entry) -> bool:
         """Equal without reading: one file seen twice or, against an index, unchanged since it was indexed."""

@@ -51,7 +51,8 @@ class TreeCloner:
         self._links: dict[tuple[int, int], bytes] = {}
         self._own = os.fstat(dst_fd)
         self._attributes = Attributes(self._counts)
-        self._attributes.make_private(dst_fd)
+        with _naming(b""):
+            self._attributes.make_private(dst_fd)
         self._work: Iterator[None] | None = self._run()
 
     def step(self) -> bool:

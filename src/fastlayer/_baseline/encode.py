@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from fastlayer._baseline import header
 from fastlayer._baseline.paths import open_beneath
+from fastlayer._baseline.table import AUX_PATH
 from fastlayer.errors import FileChangedError, StorageError, UnsafeEntryError, UsageError, show_path
 
 _RECORD = struct.Struct("=QQqQ6I3H2B")  # struct fl_row
@@ -120,7 +121,7 @@ class Encoder:
     def _entry(self, row: _Row) -> Iterator[bytes]:
         path = self._path(row)
         if any(part.startswith(b".wh.") for part in path.split(b"/")):
-            raise UnsafeEntryError(f"{show_path(path)}: a name beginning with .wh. cannot be stored in a layer")
+            raise UnsafeEntryError(f"{show_path(path)}: a name with .wh. means a deletion inside a layer: rename it")
         if row.kind == ord("D"):
             yield _whiteout(path)
         elif stat.S_ISREG(row.mode) and row.leader == _NO_LEADER:
@@ -155,24 +156,28 @@ class Encoder:
         """Exactly ``row.size`` bytes, or FileChangedError. An empty file is not opened."""
         if row.size == 0:
             return
+        listed = None
         if row.flags & _AUX:
-            yield from self._aux_content(row, path)
-            return
+            where = self._link(row)
+            if where[:1] != b"C":
+                yield from self._aux_content(row, path, where)
+                return
+            listed = int.from_bytes(where[1:9], sys.byteorder)
         fd = _open(self._root(0), path, path)
         try:
-            _check_unchanged(fd, path, row.size, row.mtime_sec * 10**9 + row.mtime_nsec, row.ino)
+            _check_unchanged(fd, path, row.size, row.mtime_sec * 10**9 + row.mtime_nsec, row.ino, listed)
             yield from self._copy(fd, path, row.size)
         finally:
             os.close(fd)
 
-    def _aux_content(self, row: _Row, path: bytes) -> Iterator[bytes]:
+    def _aux_content(self, row: _Row, path: bytes, where: bytes) -> Iterator[bytes]:
         """Content that lives elsewhere: ``P`` root path, or ``O`` root offset (csrc/fl_entry.h)."""
-        where = self._link(row)
-        root = self._root(where[1])
         if where[:1] == b"O":
-            yield from self._copy_range(root, path, int.from_bytes(where[2:10], sys.byteorder), row.size)
+            offset = int.from_bytes(where[2:10], sys.byteorder)
+            yield from self._copy_range(self._root(where[1]), path, offset, row.size)
             return
-        fd = _open(root, where[2:], path)
+        _, root = AUX_PATH.unpack_from(where)
+        fd = _open(self._root(root), where[AUX_PATH.size :], path)
         try:
             _check_unchanged(fd, path, row.size)
             yield from self._copy(fd, path, row.size)
@@ -187,7 +192,7 @@ class Encoder:
     def _copy(self, fd: int, path: bytes, size: int) -> Iterator[bytes]:
         before = os.fstat(fd)
         yield from self._copy_range(fd, path, 0, size)
-        _check_unchanged(fd, path, size, before.st_mtime_ns)
+        _check_unchanged(fd, path, size, before.st_mtime_ns, ctime_ns=before.st_ctime_ns % (1 << 64))
 
     def _copy_range(self, fd: int, path: bytes, start: int, size: int) -> Iterator[bytes]:
         done = 0
@@ -218,13 +223,16 @@ def _open(root: int, where: bytes, path: bytes) -> int:
         raise StorageError(exc.errno or 0, "open", path) from exc
 
 
-def _check_unchanged(fd: int, path: bytes, size: int, mtime_ns: int | None = None, ino: int = 0) -> None:
+def _check_unchanged(
+    fd: int, path: bytes, size: int, mtime_ns: int | None = None, ino: int = 0, ctime_ns: int | None = None
+) -> None:
     now = os.fstat(fd)
     if (
         not stat.S_ISREG(now.st_mode)
         or now.st_size != size
         or (mtime_ns is not None and now.st_mtime_ns != mtime_ns)
         or (ino != 0 and now.st_ino != ino)
+        or (ctime_ns is not None and now.st_ctime_ns % (1 << 64) != ctime_ns)
     ):
         raise _changed(path)
 

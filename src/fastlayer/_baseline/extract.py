@@ -1,6 +1,7 @@
 """Puts layer tars onto a tree: contract in ``fastlayer._backend.Extractor``, rules in docs/formats.md.
 
 Every name is resolved from the target's descriptor again (``paths.resolve``); nothing about the tree is remembered but
+(in ``nodes.Node`` objects)
   - the paths that this layer made, because a whiteout acts on the layers below only, wherever it stands in the layer;
   - what a directory is to look like at the end: the times of its entry, or those it had when nothing in the layer
     speaks of it. It is matched by inode: a directory that was replaced since is left alone.
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 
 from fastlayer._baseline import paths, whiteouts
 from fastlayer._baseline.attributes import Attributes
-from fastlayer._baseline.paths import Parts, proc_path
+from fastlayer._baseline.nodes import Node, Settle
+from fastlayer._baseline.paths import Handle, Parts, proc_path
 from fastlayer._baseline.remove import remove, remove_children
 from fastlayer._baseline.tarread import TarItem, TarParser
 from fastlayer.errors import LimitError, StorageError, UnsafeEntryError, UsageError, show_path
@@ -37,15 +39,6 @@ class ExtractStats(NamedTuple):
     whiteouts: int
     warnings: tuple[str, ...]
     skipped_xattrs: int
-
-
-class _Settle(NamedTuple):
-    """A directory to be settled at the end of the layer; ``mode`` None: as it is."""
-
-    dev: int
-    ino: int
-    mtime_ns: int
-    mode: int | None
 
 
 class _OpenFile(NamedTuple):
@@ -94,13 +87,12 @@ class Extractor:
         if self._failed or self._parser is not None:
             raise UsageError("the extractor has failed" if self._failed else "end_layer is missing")
         self._parser = TarParser(self._max_pax)
-        self._made: set[bytes] = set()
-        self._settle: dict[Parts, _Settle] = {}
+        self._top = Node()
         self._entries_before, self._payload_before = self.entries, self.payload
         self._size = self._whiteouts = 0
         self._warnings: list[str] = []
         self._attributes.begin_layer()
-        self._take_permission(self._root, ())
+        self._take_permission(self._root, self._top)
 
     def feed(self, buffer: Any) -> None:
         view = memoryview(buffer).cast("B")
@@ -116,8 +108,7 @@ class Extractor:
     def end_layer(self) -> ExtractStats:
         with self._in_layer() as parser:
             parser.finish()
-            for path in sorted(self._settle, reverse=True):  # children first: a parent may close itself
-                self._settle_directory(path)
+            self._settle_directories()
         self._parser = None
         return ExtractStats(
             self.entries - self._entries_before,
@@ -142,7 +133,8 @@ class Extractor:
         try:
             yield self._parser
         except OSError as exc:
-            raise StorageError(exc.errno or 0, "extract", self._path) from exc
+            op = exc.op if isinstance(exc, StorageError) else "extract"
+            raise StorageError(exc.errno or 0, op, self._path) from exc
         self._failed = False
 
     # ---- entries
@@ -153,7 +145,7 @@ class Extractor:
         parts = paths.normalise(item.path)
         if whiteouts.is_bookkeeping(parts):
             return
-        marker = whiteouts.marker(parts)
+        marker = whiteouts.marker(parts, item.path)
         if marker is not None:
             self._whiteouts += 1
             self._take_marker(marker)
@@ -176,58 +168,57 @@ class Extractor:
     def _make_root(self, item: TarItem) -> None:
         if item.type != "5":
             raise UnsafeEntryError(f"{show_path(item.path)}: an entry that would replace the root")
-        self._describe_directory(self._root, (), item)
+        self._describe_directory(self._root, self._top, item)
 
     def _make(self, item: TarItem, parts: Parts) -> None:
         with self._place(parts[:-1], self._imply) as (parent, at):
-            path = (*at, parts[-1])
             self._keep_times(parent, at)
-            _MAKERS[item.type](self, parent, path, item)
-            self._made.add(b"/".join(path))
+            _MAKERS[item.type](self, parent, at, parts[-1], item)
+            at.child(parts[-1]).made = True
 
-    def _make_file(self, parent: int, path: Parts, item: TarItem) -> None:
-        self._vacate(parent, path)
-        self._out = _OpenFile(os.open(path[-1], _NEW_FILE, 0o600, dir_fd=parent), item)
+    def _make_file(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
+        self._vacate(parent, at, name)
+        self._out = _OpenFile(os.open(name, _NEW_FILE, 0o600, dir_fd=parent), item)
 
-    def _make_directory(self, parent: int, path: Parts, item: TarItem) -> None:
-        if not _is_directory(parent, path[-1]):
-            self._new_directory(parent, path)
-        with _opened(path[-1], paths.DIRECTORY, parent) as fd:
-            self._describe_directory(fd, path, item)
+    def _make_directory(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
+        if not _is_directory(parent, name):
+            self._new_directory(parent, at, name)
+        with _opened(name, paths.DIRECTORY, parent) as fd:
+            self._describe_directory(fd, at.child(name), item)
 
-    def _make_symlink(self, parent: int, path: Parts, item: TarItem) -> None:
+    def _make_symlink(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
         if len(item.link) > _MAX_TARGET:
             raise UnsafeEntryError(f"{show_path(item.path)}: the target of a symbolic link is longer than 4095 bytes")
-        self._vacate(parent, path)
-        os.symlink(item.link, path[-1], dir_fd=parent)
-        self._describe(parent, path, item)
+        self._vacate(parent, at, name)
+        os.symlink(item.link, name, dir_fd=parent)
+        self._describe(parent, name, item)
 
-    def _make_device(self, parent: int, path: Parts, item: TarItem) -> None:
+    def _make_device(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
         if item.type == "3" and item.rdev == (0, 0) and isinstance(self._storage, whiteouts.OverlayStorage):
             raise UnsafeEntryError(f"{show_path(item.path)}: device 0:0 would be a whiteout on overlay")
         kind = stat.S_IFCHR if item.type == "3" else stat.S_IFBLK
-        self._vacate(parent, path)
-        os.mknod(path[-1], kind | 0o600, os.makedev(*item.rdev), dir_fd=parent)
-        self._describe(parent, path, item)
+        self._vacate(parent, at, name)
+        os.mknod(name, kind | 0o600, os.makedev(*item.rdev), dir_fd=parent)
+        self._describe(parent, name, item)
 
-    def _make_fifo(self, parent: int, path: Parts, item: TarItem) -> None:
-        self._vacate(parent, path)
-        os.mkfifo(path[-1], 0o600, dir_fd=parent)
-        self._describe(parent, path, item)
+    def _make_fifo(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
+        self._vacate(parent, at, name)
+        os.mkfifo(name, 0o600, dir_fd=parent)
+        self._describe(parent, name, item)
 
-    def _make_hardlink(self, parent: int, path: Parts, item: TarItem) -> None:
+    def _make_hardlink(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
         """Its target is a path in the tree whose last component is not followed. The inode's attributes stay."""
         target = paths.normalise(item.link)
         if any(part.startswith(whiteouts.PREFIX) for part in target):
             raise UnsafeEntryError(f"{show_path(item.path)}: hard link to a whiteout")
-        with self._place(target[:-1], _no_directory) as (directory, at):
+        with self._place(target[:-1], _no_directory) as (directory, there):
             if not target or directory < 0 or not self._can_be_linked(directory, target[-1]):
                 raise UnsafeEntryError(f"{show_path(item.path)}: hard link to {show_path(item.link)}, which is no file")
-            if (*at, target[-1]) == path:
+            if there is at and target[-1] == name:
                 raise UnsafeEntryError(f"{show_path(item.path)}: hard link to itself")
-            self._vacate(parent, path)
+            self._vacate(parent, at, name)
             try:
-                os.link(target[-1], path[-1], src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
+                os.link(target[-1], name, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
             except FileNotFoundError:  # it was below what the link replaces
                 raise UnsafeEntryError(f"{show_path(item.path)}: hard link to what it replaces") from None
 
@@ -258,93 +249,105 @@ class Extractor:
         self._out = None
         os.close(fd)
 
-    def _describe(self, parent: int, path: Parts, item: TarItem) -> None:
-        with _opened(path[-1], _ANY, parent) as fd:
+    def _describe(self, parent: int, name: bytes, item: TarItem) -> None:
+        with _opened(name, _ANY, parent) as fd:
             self._attributes.apply(fd, item)
             os.utime(proc_path(fd), ns=(item.mtime_ns, item.mtime_ns))
 
-    def _describe_directory(self, fd: int, path: Parts, item: TarItem) -> None:
+    def _describe_directory(self, fd: int, at: Node, item: TarItem) -> None:
         """Times at the end of the layer, and the mode, too, when it would close the directory to its owner."""
-        self._take_permission(fd, path)
+        self._take_permission(fd, at)
         open_mode = item.mode if os.geteuid() == 0 else item.mode | 0o700
         self._attributes.apply(fd, item._replace(mode=open_mode))
-        found = os.stat(proc_path(fd))
-        self._settle[path] = _Settle(found.st_dev, found.st_ino, item.mtime_ns, item.mode)
+        at.settle = Settle(*paths.identity(fd), item.mtime_ns, item.mode)
 
-    def _take_permission(self, fd: int, path: Parts) -> None:
+    def _take_permission(self, fd: int, at: Node) -> None:
         """Not root: a directory of our own that is closed to us is opened up until the end of the layer."""
         if os.geteuid() == 0:
             return
-        found = os.stat(proc_path(fd))
+        found = os.fstat(fd)
         if found.st_uid == os.geteuid() and found.st_mode & 0o700 != 0o700:
             os.chmod(proc_path(fd), stat.S_IMODE(found.st_mode) | 0o700)
-            self._settle[path] = _Settle(found.st_dev, found.st_ino, found.st_mtime_ns, stat.S_IMODE(found.st_mode))
+            at.settle = Settle(found.st_dev, found.st_ino, found.st_mtime_ns, stat.S_IMODE(found.st_mode))
 
-    def _keep_times(self, fd: int, path: Parts) -> None:
+    def _keep_times(self, fd: int, at: Node) -> None:
         """Before the first change to a directory that no entry has spoken of."""
-        if path not in self._settle:
-            found = os.stat(proc_path(fd))
-            self._settle[path] = _Settle(found.st_dev, found.st_ino, found.st_mtime_ns, None)
+        if at.settle is None:
+            found = os.fstat(fd)
+            at.settle = Settle(found.st_dev, found.st_ino, found.st_mtime_ns, None)
 
-    def _settle_directory(self, path: Parts) -> None:
-        self._path = b"/".join(path)
-        want = self._settle[path]
-        try:
-            fd = paths.open_directory(self._root, path)
-        except (FileNotFoundError, NotADirectoryError):
+    def _settle_directories(self) -> None:
+        """Children first: a parent may close itself. The way up is found before."""
+        stack = [(self._top, iter(_below(self._top)))]
+        with Handle(paths.open_directory(self._root, ())) as here:
+            while stack:
+                node, children = stack[-1]
+                child = next(children, None)
+                if child is not None:
+                    if (fd := _enter(here.fd, child)) >= 0:
+                        here.move(fd)
+                        stack.append((child, iter(_below(child))))
+                    continue
+                stack.pop()
+                with Handle(os.open(".." if stack else ".", paths.DIRECTORY, dir_fd=here.fd)) as above:
+                    self._settle_directory(here.fd, node)
+                    here.move(above.release())
+
+    def _settle_directory(self, fd: int, node: Node) -> None:
+        want = node.settle
+        if want is None or paths.identity(fd) != (want.dev, want.ino):
             return
         try:
-            found = os.stat(proc_path(fd))
-            if (found.st_dev, found.st_ino) != (want.dev, want.ino):
-                return
             if want.mode is not None and want.mode | 0o700 != want.mode and os.geteuid() != 0:
                 os.chmod(proc_path(fd), want.mode)
             os.utime(proc_path(fd), ns=(want.mtime_ns, want.mtime_ns))
             if self._fsync:
                 _sync_directory(fd)
-        finally:
-            os.close(fd)
+        except OSError:
+            self._path = node.path()
+            raise
 
     # ---- places
 
     @contextmanager
-    def _place(self, parts: Parts, obstacle: paths.Obstacle) -> Iterator[tuple[int, Parts]]:
-        """The directory ``parts`` lead to, links followed inside the target; (-1, ()) where there is none."""
-        found = paths.resolve(self._root, parts, obstacle, self._take_permission)
-        try:
-            yield found or (-1, ())
-        finally:
-            if found is not None:
-                os.close(found[0])
+    def _place(self, parts: Parts, obstacle: paths.Obstacle) -> Iterator[tuple[int, Node]]:
+        """The directory ``parts`` lead to, links followed inside the target; descriptor -1 where there is none."""
+        found = paths.resolve(self._root, self._top, parts, obstacle, self._take_permission)
+        if found is None:
+            yield -1, self._top
+            return
+        with Handle(found[0]):
+            yield found
 
-    def _vacate(self, parent: int, path: Parts) -> bool:
+    def _vacate(self, parent: int, at: Node, name: bytes) -> bool:
         """Makes room for an entry: removes whatever is there. Whether there was anything, a marker included."""
-        hidden = self._storage.reveal(parent, path[-1])
-        found = _lstat(parent, path[-1]) is not None
+        hidden = self._storage.reveal(parent, name)
+        found = _lstat(parent, name) is not None
         if found:
-            remove(parent, path, lambda _: False, lambda *_: None)
-        self._settle.pop(path, None)
+            remove(parent, name, None, self._forget_lower)
+        at.forget(name)
         return hidden or found
 
-    def _new_directory(self, parent: int, path: Parts) -> None:
+    def _new_directory(self, parent: int, at: Node, name: bytes) -> None:
         """What a new directory takes the place of hid the lower layers: so does the directory."""
-        replaces = self._vacate(parent, path)
-        os.mkdir(path[-1], 0o700, dir_fd=parent)
+        replaces = self._vacate(parent, at, name)
+        os.mkdir(name, 0o700, dir_fd=parent)
         if replaces and self._storage.stores_markers:
-            with _opened(path[-1], paths.DIRECTORY, parent) as fd:
+            with _opened(name, paths.DIRECTORY, parent) as fd:
                 self._storage.set_opaque(fd)
 
-    def _imply(self, parent: int, at: Parts, name: bytes) -> bool:
+    def _imply(self, parent: int, at: Node, name: bytes, links: int = 0) -> bool:
         """A parent directory that is missing, or whose place something else has, is made."""
         self._keep_times(parent, at)
-        self._new_directory(parent, (*at, name))
+        self._new_directory(parent, at, name)
         with _opened(name, paths.DIRECTORY, parent) as fd:
             self._attributes.apply_implied(fd, _IMPLIED_MODE)
         return True
 
-    def _imply_missing(self, parent: int, at: Parts, name: bytes) -> bool:
-        """For markers: what is hidden, or not a directory, has nothing to hide."""
-        if not self._storage.stores_markers or _lstat(parent, name) or self._storage.is_hidden(parent, name):
+    def _imply_missing(self, parent: int, at: Node, name: bytes, links: int) -> bool:
+        """For markers: what is hidden, or not a directory, has nothing to hide. Behind a link to nothing it is not
+        known whether there is anything."""
+        if links or not self._storage.stores_markers or _lstat(parent, name) or self._storage.is_hidden(parent, name):
             return False
         return self._imply(parent, at, name)
 
@@ -358,43 +361,40 @@ class Extractor:
             if marker.name is None:
                 self._hide_children(fd, at)
             else:
-                self._hide(fd, (*at, marker.name))
+                self._hide(fd, at, marker.name)
 
-    def _hide(self, parent: int, path: Parts) -> None:
-        name = path[-1]
-        remove(parent, path, self._is_of_this_layer, self._forget_lower)
+    def _hide(self, parent: int, at: Node, name: bytes) -> None:
+        remove(parent, name, at.find(name), self._forget_lower)
         if not self._storage.stores_markers:
             return
         if _is_directory(parent, name):
             with _opened(name, paths.DIRECTORY, parent) as fd:
                 self._storage.set_opaque(fd)
-        elif _lstat(parent, name) is None and not self._is_below_opaque(path[:-1]):
+        elif _lstat(parent, name) is None and not self._is_below_opaque(at):
             self._storage.hide(parent, name)
 
-    def _hide_children(self, fd: int, path: Parts) -> None:
-        remove_children(fd, path, self._is_of_this_layer, self._forget_lower)
+    def _hide_children(self, fd: int, at: Node) -> None:
+        remove_children(fd, at, self._forget_lower)
         self._storage.set_opaque(fd)
-        if not path and isinstance(self._storage, whiteouts.OverlayStorage):
+        if at is self._top and isinstance(self._storage, whiteouts.OverlayStorage):
             self._warnings = [_ROOT_IS_OPAQUE]
 
-    def _is_of_this_layer(self, path: Parts) -> bool:
-        return b"/".join(path) in self._made
-
-    def _forget_lower(self, fd: int, path: Parts) -> None:
+    def _forget_lower(self, fd: int, at: Node) -> None:
         """A directory of a lower layer that stays only for what this layer put below it is an implied one now."""
         self._attributes.apply_implied(fd, _IMPLIED_MODE)
-        self._settle.pop(path, None)
+        at.settle = None
 
-    def _is_below_opaque(self, path: Parts) -> bool:
+    def _is_below_opaque(self, at: Node) -> bool:
         """Nothing of lower layers shows here: a marker would be litter."""
-        for depth in range(len(path) + 1):
-            with self._place(path[:depth], _no_directory) as (fd, _):
-                if self._storage.is_opaque(fd):
+        with Handle(paths.open_directory(self._root, ())) as here:
+            for name in at.names():
+                if self._storage.is_opaque(here.fd):
                     return True
-        return False
+                here.move(os.open(name, paths.DIRECTORY, dir_fd=here.fd))
+            return self._storage.is_opaque(here.fd)
 
 
-_MAKERS: dict[str, Callable[[Extractor, int, Parts, TarItem], None]] = {
+_MAKERS: dict[str, Callable[[Extractor, int, Node, bytes, TarItem], None]] = {
     "0": Extractor._make_file,
     "1": Extractor._make_hardlink,
     "2": Extractor._make_symlink,
@@ -405,8 +405,22 @@ _MAKERS: dict[str, Callable[[Extractor, int, Parts, TarItem], None]] = {
 }
 
 
-def _no_directory(parent: int, at: Parts, name: bytes) -> bool:
+def _no_directory(parent: int, at: Node, name: bytes, links: int) -> bool:
     return False
+
+
+def _below(node: Node) -> list[Node]:
+    return list((node.below or {}).values())
+
+
+def _enter(parent: int, node: Node) -> int:
+    """Opens a directory that has something to be settled in it; -1 where there is none (any more)."""
+    if node.settle is None and not node.below:
+        return -1
+    try:
+        return os.open(node.name, paths.DIRECTORY, dir_fd=parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
 
 
 @contextmanager

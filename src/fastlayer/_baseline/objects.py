@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 
 from fastlayer.errors import FileChangedError, show_path
 
@@ -57,8 +58,10 @@ class Attributes:
             os.chown(dst, status.st_uid, status.st_gid)
         except OSError as exc:
             mode = self._owner_lost(exc, mode)
+        names = self._names(src)
+        self._copy_xattrs(src, dst, [name for name in names if name.startswith("user.")])  # what mode may forbid
         os.chmod(dst, mode)
-        self._copy_xattrs(src, dst)
+        self._copy_xattrs(src, dst, [name for name in names if not name.startswith("user.")])
         os.utime(dst, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def copy_at(self, src_dir: int, src: bytes, status: os.stat_result, dst_dir: int, dst: bytes) -> None:
@@ -69,7 +72,8 @@ class Attributes:
             mode = self._owner_lost(exc, mode)
         if not stat.S_ISLNK(status.st_mode):
             os.chmod(dst, mode, dir_fd=dst_dir)
-        self._copy_xattrs(b"/proc/self/fd/%d/%s" % (src_dir, src), b"/proc/self/fd/%d/%s" % (dst_dir, dst))
+        source = b"/proc/self/fd/%d/%s" % (src_dir, src)
+        self._copy_xattrs(source, b"/proc/self/fd/%d/%s" % (dst_dir, dst), self._names(source))
         os.utime(dst, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=dst_dir, follow_symlinks=False)
 
     def _owner_lost(self, exc: OSError, mode: int) -> int:
@@ -78,17 +82,19 @@ class Attributes:
         self._counts.lost_owners += 1
         return mode & 0o1777
 
-    def _copy_xattrs(self, src: int | bytes, dst: int | bytes) -> None:
-        follow = isinstance(src, int)
+    def _names(self, src: int | bytes) -> list[str]:
+        """The xattrs that are copied."""
         try:
-            names = os.listxattr(src, follow_symlinks=follow)
+            names = os.listxattr(src, follow_symlinks=isinstance(src, int))
         except OSError as exc:
             if exc.errno != errno.EOPNOTSUPP:
                 raise
-            return
+            return []
+        return [name for name in names if name not in _ALIASES and not name.startswith(self._left_out)]
+
+    def _copy_xattrs(self, src: int | bytes, dst: int | bytes, names: list[str]) -> None:
+        follow = isinstance(src, int)
         for name in names:
-            if name in _ALIASES or name.startswith(self._left_out):
-                continue
             try:
                 os.setxattr(dst, name, os.getxattr(src, name, follow_symlinks=follow), follow_symlinks=follow)
             except OSError as exc:
@@ -153,22 +159,30 @@ def _copy_data(src: int, status: os.stat_result, dst: int, counts: Counts) -> No
         return
     try:
         fcntl.ioctl(dst, _FICLONE, src)
-        counts.shared += size
-        return
     except OSError as exc:
         if exc.errno not in _NOT_SUPPORTED:
             raise
+    else:
+        counts.shared += sum(end - start for start, end in _segments(src, size))
+        return
+    for start, end in _segments(src, size):
+        counts.copied += _copy_piece(src, dst, start, end)
+    os.truncate(dst, size)
+
+
+def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of what is in no hole."""
     offset = 0
     while offset < size:
         try:
-            start = os.lseek(src, offset, os.SEEK_DATA)
+            start = os.lseek(fd, offset, os.SEEK_DATA)
         except OSError as exc:
             if exc.errno != errno.ENXIO:
                 raise
-            break
-        offset = min(os.lseek(src, start, os.SEEK_HOLE), size)
-        counts.copied += _copy_piece(src, dst, start, offset)
-    os.truncate(dst, size)
+            return
+        offset = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if start < offset:
+            yield start, offset
 
 
 def _copy_piece(src: int, dst: int, start: int, end: int) -> int:

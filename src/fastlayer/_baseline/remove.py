@@ -1,6 +1,7 @@
 """Removing trees: without recursion, without following links, at any depth, with three descriptors at most.
 
-The way back up is ``..``, accepted only when it is the very directory that was left.
+The way back up is ``..``, accepted only when it is the very directory that was left. What is mounted somewhere in the
+tree is not the tree's: it is never entered.
 """
 
 from __future__ import annotations
@@ -11,106 +12,111 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastlayer._baseline.paths import DIRECTORY, Parts, proc_path
+from fastlayer._baseline.nodes import Node
+from fastlayer._baseline.paths import DIRECTORY, Handle, identity, proc_path
+from fastlayer.errors import StorageError
 
 _LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Keep = Callable[[Parts], bool]  # whether the entry at this path stays
-Spared = Callable[[int, Parts], None]  # a directory that stays only for what is below it: its descriptor and path
+Spared = Callable[[int, Node], None]  # a directory that stays only for what is below it: its descriptor and place
 
 
 class _Level(NamedTuple):
-    path: Parts
+    name: bytes
+    node: Node | None  # where the layer has been; None: nowhere below
     identity: tuple[int, int]
     subdirs: list[bytes]
 
+    def child(self, name: bytes) -> Node | None:
+        return None if self.node is None else self.node.find(name)
 
-def remove(parent: int, path: Parts, keep: Keep, spared: Spared) -> None:
-    """Removes ``path`` (its last component in the directory ``parent``) and all below it, but for what is kept and
-    the directories above that. Nothing there is no error."""
-    name = path[-1]
+
+def remove(parent: int, name: bytes, node: Node | None, spared: Spared) -> None:
+    """Removes ``name`` in the directory ``parent`` and all below it, but for what the layer made there and the
+    directories above that: ``node`` is its place, None when everything goes. Nothing there is no error."""
+    mount = mount_id(parent)
     try:
-        fd = _open(name, parent)
+        fd = _open(name, parent, mount)
     except FileNotFoundError:
         return
     except OSError as exc:
         if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        if not keep(path):
+        if not _is_kept(node):
             os.unlink(name, dir_fd=parent)
         return
-    try:
-        remove_children(fd, path, keep, spared)
-        _remove_directory(parent, fd, path, keep, spared)
-    finally:
-        os.close(fd)
+    with Handle(fd):
+        remove_children(fd, node, spared)
+        _remove_directory(parent, name, fd, node, spared)
 
 
-def remove_children(root: int, path: Parts, keep: Keep, spared: Spared) -> None:
-    """Everything below the directory ``root``, which is ``path``; the directory itself stays."""
-    fd = _open(b".", root)
-    stack = [_enter(fd, path, keep)]
-    try:
+def remove_children(root: int, node: Node | None, spared: Spared) -> None:
+    """Everything below the directory ``root``, whose place is ``node``; the directory itself stays."""
+    mount = mount_id(root)
+    with Handle(_open(b".", root, mount)) as here:
+        stack = [_enter(here.fd, b"", node)]
         while True:
             level = stack[-1]
             if level.subdirs:
                 name = level.subdirs.pop()
-                fd = _swap(fd, _open(name, fd))
-                stack.append(_enter(fd, (*level.path, name), keep))
+                here.move(_open(name, here.fd, mount))
+                stack.append(_enter(here.fd, name, level.child(name)))
                 continue
             stack.pop()
             if not stack:
                 return
-            above = os.open("..", _LISTING, dir_fd=fd)
-            if _identity(above) != stack[-1].identity:
-                os.close(above)
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))  # moved away under our feet
-            try:
-                _remove_directory(above, fd, level.path, keep, spared)
-            finally:
-                fd = _swap(fd, above)
-    finally:
-        os.close(fd)
+            with Handle(os.open("..", _LISTING, dir_fd=here.fd)) as above:
+                if identity(above.fd) != stack[-1].identity:
+                    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))  # moved away under our feet
+                _remove_directory(above.fd, level.name, here.fd, level.node, spared)
+                here.move(above.release())
 
 
-def _open(name: bytes, parent: int) -> int:
+def mount_id(fd: int) -> int:
+    """Of the mount that the open file is reached through: a bind mount has the device number of its origin."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        for line in info:
+            key, _, value = line.partition(b":")
+            if key == b"mnt_id":
+                return int(value)
+    return -1  # before Linux 3.15
+
+
+def _open(name: bytes, parent: int, mount: int) -> int:
     """Opens a directory to be emptied; its owner, when not root, may have to take the permission first."""
-    fd = os.open(name, DIRECTORY, dir_fd=parent)
-    try:
-        found = os.fstat(fd)
-        if found.st_mode & 0o700 != 0o700 and found.st_uid == os.geteuid() != 0:
-            os.chmod(proc_path(fd), stat.S_IMODE(found.st_mode) | 0o700)
-        return os.open(".", _LISTING, dir_fd=fd)
-    finally:
-        os.close(fd)
+    with Handle(os.open(name, DIRECTORY, dir_fd=parent)) as found:
+        if mount_id(found.fd) != mount:
+            raise StorageError(errno.EBUSY, "remove a mount point", name)
+        status = os.fstat(found.fd)
+        if status.st_mode & 0o700 != 0o700 and status.st_uid == os.geteuid() != 0:
+            os.chmod(proc_path(found.fd), stat.S_IMODE(status.st_mode) | 0o700)
+        return os.open(".", _LISTING, dir_fd=found.fd)
 
 
-def _enter(fd: int, path: Parts, keep: Keep) -> _Level:
+def _is_kept(node: Node | None) -> bool:
+    return node is not None and node.made
+
+
+def _enter(fd: int, name: bytes, node: Node | None) -> _Level:
     """Unlinks what is not a directory and lists what is."""
     with os.scandir(fd) as listing:
         children = [(os.fsencode(child.name), child.is_dir(follow_symlinks=False)) for child in listing]
-    for name, is_directory in children:
-        if not is_directory and not keep((*path, name)):
-            os.unlink(name, dir_fd=fd)
-    return _Level(path, _identity(fd), [name for name, is_directory in children if is_directory])
+    level = _Level(name, node, identity(fd), [child for child, is_directory in children if is_directory])
+    for child, is_directory in children:
+        if not is_directory and not _is_kept(level.child(child)):
+            os.unlink(child, dir_fd=fd)
+    return level
 
 
-def _remove_directory(parent: int, fd: int, path: Parts, keep: Keep, spared: Spared) -> None:
-    if keep(path):
+def _remove_directory(parent: int, name: bytes, fd: int, node: Node | None, spared: Spared) -> None:
+    if _is_kept(node):
         return
     try:
-        os.rmdir(path[-1], dir_fd=parent)
+        os.rmdir(name, dir_fd=parent)
     except OSError as exc:
-        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if node is None or exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        spared(fd, path)
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino
-
-
-def _swap(old: int, new: int) -> int:
-    os.close(old)
-    return new
+        spared(fd, node)
+    else:
+        if node is not None and node.above is not None:
+            node.above.forget(name)

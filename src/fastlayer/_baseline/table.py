@@ -15,7 +15,14 @@ CONTENT, MODE, OWNER, MTIME, XATTR, TYPE, LINK, DEVICE = 1, 2, 4, 8, 16, 32, 64,
 
 ROW_VERIFY, ROW_GROUP, ROW_AUX, ROW_KEY = 1, 2, 4, 8
 NO_LEADER = 0xFFFFFFFF
+_AUX_CTIME = struct.Struct("=cQ")
 RECORD = struct.Struct("=QQqQIIIIIIHHHBB")
+AUX_PATH = struct.Struct("=cH")  # "P", root number; the path follows
+
+
+def ctime_aux(entry: Entry) -> bytes:
+    """The aux of a file that is read at its own path (csrc/fl_entry.h)."""
+    return _AUX_CTIME.pack(b"C", entry.ctime_ns % (1 << 64))
 
 
 class Row(NamedTuple):
@@ -46,7 +53,7 @@ class Change:
     entry: Entry
     what: int = 0
     flags: int = 0
-    aux: bytes = b""  # where the bytes of a regular file are, if not in tree B
+    aux: bytes = b""  # where the bytes of a regular file are, or its ctime when they are at its path
     leader: Change | None = None
 
     @property

@@ -21,6 +21,7 @@ _GNU_MAGIC = b"ustar  \0"
 
 Event = tuple[Any, ...]
 _Machine = Generator[Event | None, None, None]
+_MAX_TRAILING = 256 << 20  # bytes after the end of the archive
 
 
 class TarItem(NamedTuple):
@@ -111,18 +112,20 @@ class TarParser:
             while (event := next(machine)) is not None:
                 yield event
         except (_Refused, ValueError) as exc:
-            name = show_path(self._path) + ": " if self._path else ""
-            raise LayerFormatError(f"{name}{exc} (at byte {self._entry_at})") from None
+            raise LayerFormatError(f"{self._name()}{exc} (at byte {self._entry_at})") from None
         self._machine = machine
 
     def finish(self) -> None:
         """The input ended. Only the last padding may be missing."""
         if self.ended:
             return
+        if self._inside:
+            raise LayerFormatError(f"{self._name()}archive is cut inside {self._inside} (at byte {self.offset})")
         if self._extended:
             raise LayerFormatError(f"archive ends after an extended header (at byte {self.offset})")
-        if self._inside:
-            raise LayerFormatError(f"archive is cut inside {self._inside} (at byte {self.offset})")
+
+    def _name(self) -> str:
+        return show_path(self._path) + ": " if self._path else ""
 
     # ---- input
 
@@ -168,7 +171,11 @@ class TarParser:
         if self._extended:
             raise _Refused("extended header without an entry")
         self.ended = True
+        trailing = 0  # padding, or anything else, but not without an end: the input may be an endless device
         while True:
+            trailing += len(self._buffer) - self._at
+            if trailing > _MAX_TRAILING:
+                raise LayerFormatError(f"more than {_MAX_TRAILING >> 20} MiB follow the end of the archive")
             self._advance(len(self._buffer) - self._at)
             yield None
 

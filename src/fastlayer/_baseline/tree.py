@@ -102,7 +102,7 @@ def _travels(name: bytes, policy: str) -> bool:
         return False
     if policy == "docker":
         return name == b"security.capability"
-    return not is_host_only(name) and not name.startswith(b"trusted.overlay.")
+    return not is_host_only(name) and not name.startswith(b"trusted.")
 
 
 def pack_xattrs(xattrs: Xattrs) -> bytes:
@@ -153,10 +153,10 @@ def open_bytes(root_fd: int, path: bytes) -> io.FileIO:
 
 def open_dir(root_fd: int, path: bytes) -> int:
     """A new descriptor of a directory beneath the root, component by component: any depth, no link followed."""
-    fd = os.open(b".", _DIRECTORY, dir_fd=root_fd)
+    fd = _open_quietly(b".", _DIRECTORY, root_fd)
     for name in path.split(b"/") if path else ():
         try:
-            inner = os.open(name, _DIRECTORY, dir_fd=fd)
+            inner = _open_quietly(name, _DIRECTORY, fd)
         finally:
             os.close(fd)
         fd = inner
@@ -164,16 +164,20 @@ def open_dir(root_fd: int, path: bytes) -> int:
 
 
 def open_file(root_fd: int, path: bytes) -> int:
-    """A new descriptor for reading, atime left alone where that is permitted. Does not hang on a fifo."""
+    """A new descriptor for reading. Does not hang on a fifo."""
     parent = open_dir(root_fd, parent_of(path))
-    name = path.rpartition(b"/")[2]
     try:
-        try:
-            return os.open(name, _FILE | os.O_NOATIME, dir_fd=parent)
-        except PermissionError:
-            return os.open(name, _FILE, dir_fd=parent)
+        return _open_quietly(path.rpartition(b"/")[2], _FILE, parent)
     finally:
         os.close(parent)
+
+
+def _open_quietly(name: bytes, flags: int, dir_fd: int) -> int:
+    """Access times are left alone where that is permitted."""
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=dir_fd)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=dir_fd)
 
 
 # ---- walking ----------------------------------------------------------------------------------

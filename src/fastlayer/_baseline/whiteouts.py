@@ -39,16 +39,16 @@ def is_bookkeeping(parts: Parts) -> bool:
     return own or any(part.startswith(PREFIX) for part in parts[:-1])
 
 
-def marker(parts: Parts) -> Marker | None:
+def marker(parts: Parts, raw: bytes | None = None) -> Marker | None:
     """The marker that a name is, if it is one. Only the name decides. ``.wh.`` alone and markers for ``.`` and ``..``
-    are refused."""
+    are refused. ``raw``: the name as the archive has it."""
     if not parts or not parts[-1].startswith(PREFIX):
         return None
     if parts[-1] == OPAQUE:
         return Marker(parts[:-1], None)
     name = parts[-1][len(PREFIX) :]
     if name in (b"", b".", b".."):
-        raise UnsafeEntryError(f"{show_path(b'/'.join(parts))}: a whiteout without a name")
+        raise UnsafeEntryError(f"{show_path(raw or b'/'.join(parts))}: a whiteout without a name")
     return Marker(parts[:-1], name)
 
 

@@ -255,6 +255,10 @@ cdef class Differ:
         return self.diff.entries
 
     @property
+    def assumed(self):
+        return self.diff.assumed
+
+    @property
     def bytes_compared(self):
         return self.diff.content.bytes
 

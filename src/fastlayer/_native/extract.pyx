@@ -11,7 +11,7 @@ from fastlayer._native.libfl cimport (
     FL_FORMAT_AUFS, FL_FORMAT_DIR, FL_FORMAT_OVERLAY, FL_FORMAT_OVERLAY_USERXATTR, FL_LOSS_ENOTSUP, FL_LOSS_EPERM,
     FL_LOSS_POLICY, FL_LOSS_SETID, fl_error, fl_extract, fl_extract_begin, fl_extract_end, fl_extract_feed,
     fl_extract_free, fl_extract_lost, fl_extract_new, fl_extract_options, fl_extract_read_stats, fl_extract_stats,
-    fl_id_map, fl_id_range,
+    fl_extract_stop, fl_extract_wait, fl_id_map, fl_id_range,
 )
 
 import errno
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 cdef enum:
     STEP = 1 << 20  # bytes between two looks at signals
+    WAIT_MS = 50  # how long a call may keep a signal waiting
 
 _FORMATS = {
     "dir": FL_FORMAT_DIR,
@@ -130,13 +131,29 @@ cdef class Extractor:
             raise_error(&err)
 
     def __dealloc__(self):
-        fl_extract_free(self._extract)
+        with nogil:
+            fl_extract_free(self._extract)
 
     cdef int _check(self) except -1:
         if self._extract is NULL:
             raise _errors.UsageError("the extraction was aborted")
         if self._busy:
             raise _errors.UsageError("the extractor is in use by another thread")
+        return 0
+
+    cdef int _finish(self, int state, fl_error *err) except -1:
+        """Waits for work that goes on; whatever a signal raises stops it."""
+        try:
+            while state > 0:
+                PyErr_CheckSignals()
+                with nogil:
+                    state = fl_extract_wait(self._extract, WAIT_MS, err)
+        except BaseException:
+            with nogil:
+                fl_extract_stop(self._extract)
+            raise
+        if state < 0:
+            raise_error(err)
         return 0
 
     @property
@@ -183,9 +200,8 @@ cdef class Extractor:
             while left:
                 n = left if left < STEP else STEP
                 with nogil:
-                    r = fl_extract_feed(self._extract, data, n, &err)
-                if r < 0:
-                    raise_error(&err)
+                    r = fl_extract_feed(self._extract, data, n, WAIT_MS, &err)
+                self._finish(r, &err)
                 data += n
                 left -= n
                 PyErr_CheckSignals()
@@ -198,10 +214,13 @@ cdef class Extractor:
         cdef int r
 
         self._check()
-        with nogil:
-            r = fl_extract_end(self._extract, &err)
-        if r < 0:
-            raise_error(&err)
+        self._busy = True
+        try:
+            with nogil:
+                r = fl_extract_end(self._extract, WAIT_MS, &err)
+            self._finish(r, &err)
+        finally:
+            self._busy = False
         stats = fl_extract_read_stats(self._extract)
         return ExtractStats(stats.entries, stats.payload, stats.whiteouts, _warnings(stats), stats.skipped_xattrs)
 

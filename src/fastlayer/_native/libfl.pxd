@@ -168,6 +168,7 @@ cdef extern from "fl_diff.h" nogil:
         fl_changes table
         uint32_t settled
         uint64_t entries
+        uint64_t assumed
         fl_content content
     int fl_diff_init(fl_diff *d, const fl_diff_options *options, fl_error *err)
     void fl_diff_free(fl_diff *d)
@@ -203,6 +204,7 @@ cdef extern from "fl_upper.h" nogil:
         uint32_t lower_count
         fl_diff_compare compare
         fl_xattr_policy xattrs
+        bint userxattr
         bint details
     struct fl_upper:
         fl_changes table
@@ -212,6 +214,8 @@ cdef extern from "fl_upper.h" nogil:
     void fl_upper_free(fl_upper *u)
     int fl_upper_step(fl_upper *u, fl_error *err)
     int fl_upper_finish(fl_upper *u, fl_error *err)
+    int fl_upper_old(fl_upper *u, const char *path, uint32_t *ret_layer, const uint8_t **ret_path, size_t *ret_len,
+                     fl_error *err)
 
 # ---- fl_encode.h ------------------------------------------------------------------------------
 cdef extern from "fl_encode.h" nogil:
@@ -264,6 +268,27 @@ cdef extern from "fl_tar.h" nogil:
     int fl_tar_next(fl_tar *t, const uint8_t **buf, size_t *len, fl_tar_event *ev, fl_error *err)
     int fl_tar_finish(const fl_tar *t, fl_error *err)
 
+# ---- fl_merge.h -------------------------------------------------------------------------------
+cdef extern from "fl_merge.h" nogil:
+    enum:
+        FL_MERGE_KEY_LEN
+    struct fl_merge_limits:
+        uint64_t max_entries
+        uint64_t max_size
+        uint64_t max_file_size
+    struct fl_merge:
+        uint64_t count
+        uint64_t size
+        bint sparse
+    int fl_merge_init(fl_merge *m, const fl_merge_limits *limits, bint in_place, fl_error *err)
+    void fl_merge_free(fl_merge *m)
+    void fl_merge_begin_layer(fl_merge *m)
+    int fl_merge_put(fl_merge *m, const fl_tar_entry *e, uint32_t *ret_node, uint64_t *ret_off, fl_error *err)
+    int fl_merge_set_key(fl_merge *m, uint32_t node, const uint8_t *key, fl_error *err)
+    int fl_merge_finish(fl_merge *m, fl_error *err)
+    int fl_merge_next(fl_merge *m, fl_entry *ret, fl_buf *heap, uint64_t *ret_data_off, const uint8_t **ret_key,
+                      fl_error *err)
+
 # ---- fl_extract.h -----------------------------------------------------------------------------
 cdef extern from "fl_extract.h" nogil:
     enum:
@@ -307,8 +332,10 @@ cdef extern from "fl_extract.h" nogil:
     fl_extract *fl_extract_new(int target, const fl_extract_options *options, fl_error *err)
     void fl_extract_free(fl_extract *x)
     int fl_extract_begin(fl_extract *x, fl_error *err)
-    int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, fl_error *err)
-    int fl_extract_end(fl_extract *x, fl_error *err)
+    int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, fl_error *err)
+    int fl_extract_end(fl_extract *x, unsigned wait_ms, fl_error *err)
+    int fl_extract_wait(fl_extract *x, unsigned wait_ms, fl_error *err)
+    void fl_extract_stop(fl_extract *x)
     const fl_extract_stats *fl_extract_read_stats(const fl_extract *x)
 
 # ---- fl_clone.h -------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """The overlay fast path: contract in ``fastlayer._backend.Differ``."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from fastlayer import errors as _errors
 from fastlayer._native.changes cimport ChangeTable
 from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
-    fl_diff_compare, fl_error, fl_upper, fl_upper_finish, fl_upper_free, fl_upper_init, fl_upper_options, fl_upper_step,
-    fl_xattr_policy,
+    fl_diff_compare, fl_error, fl_upper, fl_upper_finish, fl_upper_free, fl_upper_init, fl_upper_old, fl_upper_options,
+    fl_upper_step,     fl_xattr_policy,
 )
 
 _COMPARE = {"auto": 0, "metadata": 1, "content": 2}
@@ -27,7 +27,8 @@ cdef class UpperDiffer:
     cdef fl_upper engine
     cdef bint finished
 
-    def __cinit__(self, int upper_fd, lower_fds, *, compare="auto", xattrs="all", bint details=False):
+    def __cinit__(self, int upper_fd, lower_fds, *, compare="auto", xattrs="all", bint userxattr=False,
+                  bint details=False):
         cdef fl_error err
         cdef fl_upper_options options
         cdef list numbers = list(lower_fds)
@@ -38,6 +39,7 @@ cdef class UpperDiffer:
         options.upper = upper_fd
         options.compare = <fl_diff_compare>_choice(_COMPARE, "compare", compare)
         options.xattrs = <fl_xattr_policy>_choice(_XATTRS, "xattrs", xattrs)
+        options.userxattr = userxattr
         options.details = details
         options.lower_count = len(numbers)
         lowers = <int *>malloc((options.lower_count + 1) * sizeof(int))
@@ -93,3 +95,17 @@ cdef class UpperDiffer:
         if r < 0:
             raise_error(&err)
         return ChangeTable.take(&self.engine.table)
+
+    def old_place(self, bytes path not None):
+        """Where the lowerdirs have the bytes of their regular file: the number of one, and the path in it."""
+        cdef fl_error err
+        cdef uint32_t layer
+        cdef const uint8_t *where
+        cdef size_t length
+        cdef const char *asked = path
+        cdef int r
+        with nogil:
+            r = fl_upper_old(&self.engine, asked, &layer, &where, &length, &err)
+        if r < 0:
+            raise_error(&err)
+        return (layer, <bytes>where[:length]) if r > 0 else None

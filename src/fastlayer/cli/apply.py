@@ -56,11 +56,7 @@ class IdMap(click.ParamType[tuple[int, int, int]]):
     show_default=True,
     help="What must have reached the disk when this returns.",
 )
-@click.option("--max-entries", type=click.IntRange(min=0), help="Refuse a layer with more entries.")
-@click.option("--max-size", type=click.IntRange(min=0), metavar="BYTES", help="Refuse a layer that expands to more.")
-@click.option("--max-file-size", type=click.IntRange(min=0), metavar="BYTES", help="Refuse a larger file.")
-@click.option("--max-ratio", type=click.IntRange(min=0), help="Refuse a higher expansion ratio (0: any).")
-@click.option("--max-pax", type=click.IntRange(min=512), metavar="BYTES", help="Refuse longer extended headers.")
+@options.limits_options
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 @options.jobs_option
 @options.progress_option
@@ -85,7 +81,7 @@ def command(**given: Any) -> int:
             ignore_chown=given["ignore_chown"],
             durability=given["durability"],
             jobs=given["jobs"],
-            limits=_limits(given),
+            limits=options.limits(given),
             progress=report.callback,
         )
     output.warn(stats.warnings, given["quiet"])
@@ -98,13 +94,6 @@ def _each(given: dict[str, Any], name: str, layers: list[bytes]) -> list[str] | 
     if values and len(values) != len(layers):
         raise click.UsageError(f"--{name.replace('_', '-')} is given {len(values)} times for {len(layers)} layers")
     return values or None
-
-
-def _limits(given: dict[str, Any]) -> Any:
-    import fastlayer
-
-    names = ("max_entries", "max_size", "max_file_size", "max_ratio", "max_pax")
-    return fastlayer.Limits(**{name: given[name] for name in names if given[name] is not None})
 
 
 def _print(stats: Any, *, as_json: bool) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from typing import Any
 
 import click
+
+from fastlayer.cli.stopped import Stopped
 
 # verb -> (module[:command], one line for --help); keeps `fastlayer --help` from importing them
 TREES = {
@@ -60,7 +63,15 @@ class LazyGroup(click.Group):
         module, _, name = self.verbs[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(f"fastlayer.cli.{module}"), name or "command")
         assert isinstance(command, click.Command)
+        if not any(param.name == "debug" for param in command.params):
+            command.params.append(_debug_option())
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            raise Stopped(signal.SIGPIPE) from exc
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -74,6 +85,19 @@ class LazyGroup(click.Group):
         for heading, verbs in self.sections.items():
             with formatter.section(heading):
                 formatter.write_dl([(name, line) for name, (_, line) in verbs.items()])
+
+
+def _wish_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    wishes = ctx.find_root().obj
+    if value and wishes is not None:
+        wishes["debug"] = True
+
+
+def _debug_option() -> click.Option:
+    """Of every verb, too: where people put it when something has failed."""
+    return click.Option(
+        ["-D", "--debug"], is_flag=True, expose_value=False, callback=_wish_debug, help="Show the trace of an error."
+    )
 
 
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> Any:

@@ -14,7 +14,7 @@ from fastlayer.cli.clone import print_stats
 @click.argument("lower", type=options.PATH)
 @click.argument("upper", type=options.PATH)
 @click.argument("path", type=options.PATH)
-@click.option("--workdir", type=options.PATH, help="On the file system of UPPER (default: beside it).")
+@click.option("--workdir", type=options.PATH, help="On the mount of UPPER (default: beside it).")
 @click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No warnings on stderr.")
 def command(**given: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from fastlayer.layer.stat import DiffStat
     from fastlayer.layer.writer import Layer
 
+_FILES_PER_LOWER, _FILES_BESIDE = 5, 64  # open at once: a root, and a directory in each for both trees and their roots
 SCHEMA = 1  # of every JSON object printed here; docs/cli.md lists the fields
 
 EPILOG = """\b
@@ -25,6 +28,7 @@ Examples:
   fastlayer diff --stat base/ new/               how much changed, and how much of it really
   fastlayer diff base/ new/ -o layer.tar.zst     the changes as an OCI layer
   fastlayer diff base.tar.gz+more.tar new/       a stack of layers against a directory
+  fastlayer diff - new/ < base.tar.gz            a layer from stdin
   fastlayer diff base.idx new/ --exit-code       0 same, 1 differs, 2 error
   fastlayer diff --upper up --lower l1:l2 -o -   an overlay's upper directory, to stdout
 """
@@ -35,7 +39,17 @@ Examples:
 @click.option("--from", "from_", multiple=True, metavar="LAYER", help="A as a stack: repeat, lowest layer first.")
 @click.option("--to", multiple=True, metavar="LAYER", help="B as a stack: repeat, lowest layer first.")
 @click.option("--upper", metavar="DIR", help="Read only this overlay upper directory (with --lower).")
-@click.option("--lower", multiple=True, metavar="L1[:L2...]", help="The lower directories below --upper, top first.")
+@click.option(
+    "--lower",
+    multiple=True,
+    metavar="L1[:L2...]",
+    help=r"The lower directories below --upper, top first; \: is a colon.",
+)
+@click.option(
+    "--userxattr/--no-userxattr",
+    default=None,
+    help="--upper's marks are user.overlay.* or trusted.overlay.* (default: trusted for root, else user).",
+)
 @click.option("-o", "--output", metavar="FILE|-", help="Write the layer; print its descriptor.")
 @click.option("--compression", type=click.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
 @click.option("--level", type=click.IntRange(0, 22), help="Compression level.")
@@ -55,14 +69,17 @@ Examples:
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", help="json: an object per line."
 )
 @click.option("--exit-code", is_flag=True, help="Exit 1 if there are changes, 2 on errors.")
+@options.limits_options
 @options.jobs_option
 @options.progress_option
 def command(**given: Any) -> int:
     """Show what changed from A to B, or write it as an OCI layer.
 
     A and B are directories, saved tree indexes (`fastlayer index`), or layer tars (.tar, .tar.gz, .tar.zst;
-    join several with `+`, lowest first, to make a stack). A, C and D stand for added, changed and deleted.
+    join several with `+`, lowest first, to make a stack; `-` is stdin). A, C and D:
+    added, changed, deleted.
     """
+    _check(given)
     a, b = _operands(given)
     keywords = _keywords(given)
     with Reporter(given["progress"], quiet=given["quiet"]) as report:
@@ -90,10 +107,31 @@ def command(**given: Any) -> int:
     return 1 if given["exit_code"] and differs else 0
 
 
+def _check(given: dict[str, Any]) -> None:
+    """Options that would have no effect together are wrong usage."""
+    if given["output"] is None:
+        for name in ("compression", "level", "source_date_epoch"):
+            if given[name] is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} is about the layer: give -o, too")
+    listing = [word for word, name in (("--name-only", "name_only"), ("-z", "null")) if given[name]]
+    for word in listing:
+        for other, is_given in (
+            ("-o", given["output"] is not None),
+            ("--stat", given["stat_"]),
+            ("--format json", given["format_"] == "json"),
+        ):
+            if is_given:
+                raise click.UsageError(
+                    f"{word} is about the list of changes, {other} prints something else: leave one out"
+                )
+
+
 def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
     """A and B from the positional operands, --from and --to; (None, None) with --upper."""
     if (given["upper"] is None) != (not given["lower"]):
         raise click.UsageError("--upper and --lower go together")
+    if given["userxattr"] is not None and given["upper"] is None:
+        raise click.UsageError("--userxattr is about the marks of --upper: give --upper, too")
     names = list(given["operands"])
     wanted = (not given["from_"]) + (not given["to"])
     if given["upper"] is not None:
@@ -106,11 +144,33 @@ def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
 
     a: Any = list(given["from_"]) or parse(names.pop(0))
     b: Any = list(given["to"]) or parse(names.pop(0))
+    a, b = _with_stdin(a), _with_stdin(b)
+    if _reads_stdin(a) and _reads_stdin(b):
+        raise click.UsageError("stdin (`-`) can be only one of the operands")
     return a, b
 
 
+def _with_stdin(value: Any) -> Any:
+    """`-` is descriptor 0, alone or in a stack."""
+    if isinstance(value, list):
+        if sum(os.fsencode(name) == b"-" for name in value) > 1:
+            raise click.UsageError("stdin (`-`) can be only one of the operands")
+        return [0 if os.fsencode(name) == b"-" else name for name in value]
+    return 0 if os.fsencode(value) == b"-" else value
+
+
+def _reads_stdin(value: Any) -> bool:
+    return value == 0 or (isinstance(value, list) and 0 in value)
+
+
 def _keywords(given: dict[str, Any]) -> dict[str, Any]:
-    return {"compare": given["compare"], "xattrs": given["xattrs"], "jobs": given["jobs"]}
+    keywords = {"compare": given["compare"], "xattrs": given["xattrs"], "jobs": given["jobs"]}
+    limits = {name: given[name] for name in given if name.startswith("max_") and given[name] is not None}
+    if given["upper"] is None:
+        return {**keywords, "limits": options.limits(given)}
+    if limits:
+        raise click.UsageError("limits are for layers that are read: --upper reads none")
+    return keywords
 
 
 def _layer_keywords(given: dict[str, Any], progress: Any) -> dict[str, Any]:
@@ -132,7 +192,18 @@ def _target(given: dict[str, Any]) -> Any:
 
 
 def _lowers(given: dict[str, Any]) -> list[str]:
-    return [name for text in given["lower"] for name in text.split(":") if name]
+    from fastlayer.layer.overlay import split_lowers
+
+    names = [name for text in given["lower"] for name in split_lowers(text)]
+    _allow_open_files(_FILES_PER_LOWER * len(names))
+    return names
+
+
+def _allow_open_files(count: int) -> None:
+    """Many lower directories exceed the usual limit, which the process may raise for itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < count + _FILES_BESIDE:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> Changes:
@@ -140,7 +211,7 @@ def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) ->
 
     changes: Changes
     if given["upper"] is not None:
-        changes = fastlayer.diff_upper(given["upper"], _lowers(given), **keywords)
+        changes = fastlayer.diff_upper(given["upper"], _lowers(given), userxattr=given["userxattr"], **keywords)
     else:
         changes = fastlayer.diff(a, b, **keywords)
     return changes
@@ -152,6 +223,7 @@ def _write_at_once(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, An
     keywords = {**keywords, **_layer_keywords(given, keywords["progress"])}
     layer: Layer
     if given["upper"] is not None:
+        keywords["userxattr"] = given["userxattr"]
         layer = fastlayer.diff_upper(given["upper"], _lowers(given), _target(given), **keywords)
     else:
         layer = fastlayer.diff(a, b, _target(given), **keywords)
@@ -218,10 +290,16 @@ def _print_stat(statistics: DiffStat, format_: str, file: Any) -> None:
     output.table(rows[0], rows[1:], frozenset({1, 2, 3}), file)
     if statistics.modified_files:
         print(
-            f"really changed: {output.human(statistics.changed_bytes)} of {output.human(statistics.modified_bytes)} "
-            f"in {statistics.modified_files} modified files (content-defined chunks)",
+            _really_changed(statistics),
             file=file,
         )
+
+
+def _really_changed(statistics: DiffStat) -> str:
+    of = f"of {output.human(statistics.modified_bytes)} in {statistics.modified_files} modified files"
+    if statistics.changed_bytes is None:
+        return f"really changed: unknown {of} (an index has no contents)"
+    return f"really changed: {output.human(statistics.changed_bytes)} {of} (content-defined chunks)"
 
 
 def _print_layer(layer: Layer, given: dict[str, Any]) -> None:

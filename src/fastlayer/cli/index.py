@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from typing import Any
 
 import click
@@ -18,7 +21,7 @@ Examples:
 
 @click.command("index", epilog=EPILOG)
 @click.argument("directory", type=options.PATH)
-@click.option("-o", "--output", "output_", required=True, metavar="FILE", type=options.PATH)
+@click.option("-o", "--output", "output_", required=True, metavar="FILE|-", type=options.PATH)
 @click.option("--content/--no-content", default=True, show_default=True, help="Hash the contents of files (blake3).")
 @options.xattrs_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -27,17 +30,28 @@ def command(**given: Any) -> int:
     """Save a tree index of DIRECTORY: every attribute, and content keys, to be an operand of `fastlayer diff`."""
     import fastlayer
 
-    with Reporter(given["progress"], quiet=given["quiet"]) as report:
+    to_stdout = given["output_"] == b"-"
+    if to_stdout and sys.stdout.isatty():
+        raise click.UsageError("an index is not for a terminal: redirect stdout or name a file")
+    with (
+        tempfile.TemporaryFile(prefix="fastlayer-") as file,
+        Reporter(given["progress"], quiet=given["quiet"]) as report,
+    ):
         index = fastlayer.index(
             given["directory"],
-            given["output_"],
+            file.fileno() if to_stdout else given["output_"],
             content=given["content"],
             xattrs=given["xattrs"],
             progress=report.callback,
         )
+        if to_stdout:
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout.buffer)
     output.warn(index.warnings, given["quiet"])
+    side = sys.stderr if to_stdout else sys.stdout
     if given["as_json"]:
-        print(output.json_line({"schema": 1, **index.to_dict()}).decode())
+        print(output.json_line({"schema": 1, **index.to_dict()}).decode(), file=side)
     else:
-        print(f"{output.display_name(given['output_'])}: {len(index)} entries, {output.human(index.file_size)}")
+        name = "stdout" if to_stdout else output.display_name(given["output_"])
+        print(f"{name}: {len(index)} entries, {output.human(index.file_size)}", file=side)
     return 0

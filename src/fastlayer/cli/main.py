@@ -1,7 +1,7 @@
 """The ``fastlayer`` command: finds the verb, prints errors, decides the exit code.
 
 Exit codes: 0 done; 1 failure (one line on stderr says why and what to do); 2 wrong usage; 130 interrupted, 143
-terminated, 129 hung up.
+terminated, 129 hung up, 141 nobody reads the output any more.
 ``diff --exit-code`` is like git: 0 same, 1 differs, 2 error.
 """
 
@@ -13,6 +13,8 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from fastlayer.cli.stopped import Stopped
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _VERSION_WORDS = (["--version"], ["-V"], ["version"])
 
@@ -23,7 +25,7 @@ def main() -> NoReturn:
         sys.exit(_say("standard output is closed: redirect it, to /dev/null if the result is not wanted", 1))
     if sys.argv[1:] in _VERSION_WORDS:  # answered before anything heavy is imported
         sys.exit(_print_version())
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly, as it ends cat
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader that goes away is a BrokenPipeError, which cleans up
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # a background job stays deaf to Ctrl-C
             signal.signal(number, _stop)
@@ -55,28 +57,32 @@ def _print_version() -> int:
     return 0
 
 
-class _Stopped(BaseException):
-    """A signal asked us to stop; everything cleans up on the way out. (click would catch KeyboardInterrupt.)"""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 def _stop(number: int, _frame: Any) -> None:
     for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)  # impatience must not interrupt the cleaning up
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def run(args: list[str]) -> int:
     """Runs one command line and returns its exit code; prints the one line of an error."""
     try:
         return _run(args)
-    except _Stopped as exc:
+    except Stopped as exc:
+        if exc.number == signal.SIGPIPE:
+            return _end_quietly()
         return _say("interrupted" if exc.number == signal.SIGINT else "terminated", 128 + exc.number)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
+
+
+def _end_quietly() -> int:
+    """Whoever read our output has gone: nothing to say, and nothing that the interpreter could fail to flush."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _run(args: list[str]) -> int:
@@ -84,13 +90,13 @@ def _run(args: list[str]) -> int:
 
     from fastlayer.cli.commands import cli
 
-    debug = args[:1] in (["--debug"], ["-D"])
-    verb = args[1:] if debug else args
+    wishes = {"debug": args[:1] in (["--debug"], ["-D"])}
+    verb = args[1:] if wishes["debug"] else args
     if not verb and "_FASTLAYER_COMPLETE" not in os.environ:
         print(cli.get_help(click.Context(cli, info_name="fastlayer")), file=sys.stderr)
         return 2
     try:
-        result = cli.main(args=args, prog_name="fastlayer", standalone_mode=False)
+        result = cli.main(args=args, prog_name="fastlayer", standalone_mode=False, obj=wishes)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as exc:
@@ -99,8 +105,14 @@ def _run(args: list[str]) -> int:
         return _misused(exc)
     except click.exceptions.Abort:
         return _say("interrupted", 130)
+    except BrokenPipeError as exc:
+        raise Stopped(signal.SIGPIPE) from exc
+    except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):  # click has made the one of the other
+            raise Stopped(signal.SIGPIPE) from exc
+        return exc.code if isinstance(exc.code, int) else 0
     except Exception as exc:
-        if debug:
+        if wishes["debug"]:
             import traceback
 
             traceback.print_exc()

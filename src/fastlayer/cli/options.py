@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The library opens what it is given and says what is wrong; click would call an unreadable file wrong usage.
 PATH = click.Path(path_type=bytes, readable=False)
-PROGRESS = click.Choice(["auto", "plain", "none"])
+PROGRESS = click.Choice(["auto", "plain", "tty", "rawjson", "quiet", "none"])
 
 
 def progress_option(function: F) -> F:
@@ -21,7 +21,7 @@ def progress_option(function: F) -> F:
         "--progress",
         type=PROGRESS,
         default="auto",
-        help="auto: a bar on a terminal; plain: a line every ten seconds; none.",
+        help="auto: a bar on a terminal; tty: a bar; plain: a line every 10 s; rawjson: an object a second; quiet.",
     )(function)
     return click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")(function)
 
@@ -46,6 +46,30 @@ def jobs_option(function: F) -> F:
         envvar="FASTLAYER_JOBS",
         help="Threads for each kind of work (default: one per processor). Never changes the result.",
     )(function)
+
+
+_LIMITS = (
+    ("--max-entries", 0, None, "Refuse a layer with more entries."),
+    ("--max-size", 0, "BYTES", "Refuse a layer that expands to more."),
+    ("--max-file-size", 0, "BYTES", "Refuse a larger file."),
+    ("--max-ratio", 0, None, "Refuse a higher expansion ratio (0: any)."),
+    ("--max-pax", 512, "BYTES", "Refuse longer extended headers."),
+)
+
+
+def limits_options(function: F) -> F:
+    """--max-entries and its like, for layers that are read."""
+    for name, lowest, metavar, words in reversed(_LIMITS):
+        function = click.option(name, type=click.IntRange(min=lowest), metavar=metavar, help=words)(function)
+    return function
+
+
+def limits(given: dict[str, Any]) -> Any:
+    """``fastlayer.Limits`` of these options."""
+    import fastlayer
+
+    names = [name.removeprefix("--").replace("-", "_") for name, *_ in _LIMITS]
+    return fastlayer.Limits(**{name: given[name] for name in names if given[name] is not None})
 
 
 def source_date_epoch(value: int | None) -> int | None:

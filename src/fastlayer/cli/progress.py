@@ -11,12 +11,13 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fastlayer.cli.output import human
+from fastlayer.cli.output import human, json_line
 
 if TYPE_CHECKING:
     from fastlayer.layer.progress import Progress
 
 _DELAY = 0.5  # seconds before anything is shown
+_OBJECT_EVERY = 1.0  # seconds between objects of rawjson
 _LINE_EVERY = 10.0  # seconds between plain lines
 
 
@@ -31,8 +32,8 @@ class Reporter:
         self._task: Any = None
         self._started = time.monotonic()
         self._last_line = self._started
-        self._tty = _is_terminal()
-        self._mode = "none" if quiet or mode == "none" else mode
+        self._tty = mode == "tty" or (mode == "auto" and _is_terminal())
+        self._mode = "quiet" if quiet or mode in ("none", "quiet") else mode
 
     def __enter__(self) -> Reporter:
         return self
@@ -44,7 +45,7 @@ class Reporter:
     @property
     def callback(self) -> Any:
         """What to hand to the library: a callable, or None when nothing would be shown."""
-        if self._mode == "none" or (self._mode == "auto" and not self._tty):
+        if self._mode == "quiet" or (self._mode == "auto" and not self._tty):
             return None
         return self._update
 
@@ -52,15 +53,24 @@ class Reporter:
         now = time.monotonic()
         if now - self._started < _DELAY:
             return
-        if self._tty and self._mode == "auto":
+        if self._tty:
             self._draw(progress)
+        elif self._mode == "rawjson":
+            self._tell(progress, now)
         elif now - self._last_line >= _LINE_EVERY:
             self._last_line = now
             print(f"{progress.stage}: {progress.entries} entries, {human(progress.bytes)}", file=sys.stderr)
 
+    def _tell(self, progress: Progress, now: float) -> None:
+        if now - self._last_line < _OBJECT_EVERY:
+            return
+        self._last_line = now
+        value = {"schema": 1, **{name: getattr(progress, name) for name in ("stage", "entries", "bytes", "total")}}
+        print(json_line(value).decode(), file=sys.stderr)
+
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
-            self._bar, self._task = _open_bar()
+            self._bar, self._task = _open_bar(forced=self._mode == "tty")
         self._bar.update(
             self._task,
             description=progress.stage,
@@ -74,7 +84,8 @@ def _is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and os.environ.get("CI") != "true"
 
 
-def _open_bar() -> tuple[Any, Any]:
+def _open_bar(*, forced: bool) -> tuple[Any, Any]:
+    """The bar has the only colours there are; rich leaves them out with NO_COLOR or TERM=dumb."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -84,7 +95,7 @@ def _open_bar() -> tuple[Any, Any]:
         DownloadColumn(),
         TransferSpeedColumn(),
         TextColumn("{task.fields[entries]}"),
-        console=Console(stderr=True),
+        console=Console(stderr=True, force_terminal=True if forced else None),
         transient=True,
     )
     bar.start()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastlayer import _backend
-from fastlayer.errors import DigestMismatchError, LayerError, UsageError
-from fastlayer.layer.expand import MAX_RATIO, Expansion
+from fastlayer.errors import DigestMismatchError, LayerError, StorageError, UsageError
+from fastlayer.layer.arguments import CALLBACK, DIGESTS, DIRECTORY, FLAG, ID_MAP, LIMITS, NUMBER, check
+from fastlayer.layer.expand import Expansion
+from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
-from fastlayer.layer.source import Source, is_stream
+from fastlayer.layer.source import Source, check_sources, is_stream, named
 from fastlayer.layer.target import Target
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_media_type
+
+if TYPE_CHECKING:
+    from fastlayer.layer import types
 
 Format = Literal["dir", "overlay", "overlay-userxattr", "aufs"]
 Durability = Literal["none", "syncfs", "fsync"]
@@ -22,23 +29,14 @@ IdMap = Sequence[tuple[int, int, int]]
 
 _FORMATS = ("dir", "overlay", "overlay-userxattr", "aufs")
 _MAX_ID = (1 << 32) - 2
-
-
-class Limits(NamedTuple):
-    """What a layer may cost; 0 means no limit. Exceeding one raises ``LimitError``.
-
-    ``max_size``: bytes of all regular files of a layer; ``max_file_size``: of one; ``max_pax``: of one extended header;
-    ``max_ratio``: tar bytes per blob byte, counted once a layer has expanded beyond 1 GiB.
-    """
-
-    max_entries: int = 20_000_000
-    max_size: int = 1 << 40
-    max_file_size: int = 1 << 40
-    max_ratio: int = MAX_RATIO
-    max_pax: int = 1 << 20
-
-
-DEFAULT_LIMITS = Limits()
+_NEXT_STEPS = {
+    errno.ENOSPC: "free some space, or give a target on another file system",
+    errno.EDQUOT: "raise the quota, or give a target on another file system",
+    errno.EROFS: "give a target that can be written to",
+    errno.EPERM: "run as root; owners alone can be left with ignore_chown",
+    errno.EACCES: "give a target that you may write to",
+    errno.ENAMETOOLONG: "give a target on a file system that takes such names",
+}
 
 
 class AppliedLayer(NamedTuple):
@@ -88,8 +86,8 @@ class ApplyStats(NamedTuple):
 
 
 def apply(
-    layers: Any,
-    target: Any,
+    layers: types.LayerSource | Sequence[types.LayerSource],
+    target: types.Directory,
     *,
     format: Format = "dir",
     digest: str | Sequence[str | None] | None = None,
@@ -114,20 +112,33 @@ def apply(
     ``(inside, outside, count)`` ranges. ``ignore_chown``: owners that may not be set are left. ``durability``: what has
     reached the disk at return: nothing in particular, the whole file system (``syncfs``), or each file (``fsync``).
     """
+    check(
+        target=(target, DIRECTORY),
+        digest=(digest, DIGESTS),
+        diff_id=(diff_id, DIGESTS),
+        uid_map=(uid_map, ID_MAP),
+        gid_map=(gid_map, ID_MAP),
+        ignore_chown=(ignore_chown, FLAG),
+        jobs=(jobs, NUMBER),
+        limits=(limits, LIMITS),
+        progress=(progress, CALLBACK),
+    )
     sources = _as_list(layers)
+    check_sources(sources)
     wanted = list(zip(_expected("digest", digest, sources), _expected("diff_id", diff_id, sources), strict=True))
     _check(format, durability, jobs)
-    _check_limits(limits)
+    check_limits(limits)
     check_descriptors(target, *sources)
     report, threads = Reporter(progress), default_jobs(jobs)
     applied: list[AppliedLayer] = []
     warnings: list[str] = []
-    with Target(target) as place:
+    uids, gids = _id_map("uid_map", uid_map), _id_map("gid_map", gid_map)
+    with Target(target, (_mapped_root(uids), _mapped_root(gids))) as place:
         extractor = _backend.engine().extract.Extractor(
             place.fd,
             format=format,
-            uid_map=_id_map("uid_map", uid_map),
-            gid_map=_id_map("gid_map", gid_map),
+            uid_map=uids,
+            gid_map=gids,
             ignore_chown=ignore_chown,
             max_entries=limits.max_entries,
             max_size=limits.max_size,
@@ -137,8 +148,8 @@ def apply(
         )
         try:
             for value, (blob_digest, tar_digest) in zip(sources, wanted, strict=True):
-                with Source(value) as source:
-                    layer, found = _apply_named(source, extractor, limits, threads, report)
+                with Source(value) as source, _explained(source, place.name, extractor):
+                    layer, found = _apply_one(source, extractor, limits, threads, report)
                     _verify(source.name, layer, blob_digest, tar_digest)
                 applied.append(layer)
                 warnings += [warning for warning in found if warning not in warnings]
@@ -190,19 +201,11 @@ def _check(format: str, durability: str, jobs: int | None) -> None:
         raise UsageError("jobs must be at least 1")
 
 
-def _check_limits(limits: Limits) -> None:
-    for name, value in limits._asdict().items():
-        if not 0 <= value < 1 << 63:
-            raise UsageError(f"{name}={value} is not a limit: give 0 (none) to 2^63 - 1")
-    if not 1 <= limits.max_pax <= 1 << 30:
-        raise UsageError(f"max_pax={limits.max_pax} is not a limit: give 1 to 2^30")
-
-
 def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...] | None:
     """Ranges that may be used: non-empty, within 32 bits (2^32-1 means "no id"), inside ids not named twice."""
     if not ranges:
         return None
-    checked = sorted((int(inside), int(outside), int(count)) for inside, outside, count in ranges)
+    checked = sorted((inside, outside, count) for inside, outside, count in ranges)
     end = 0
     for inside, outside, count in checked:
         if count < 1 or min(inside, outside) < 0 or max(inside, outside) + count - 1 > _MAX_ID:
@@ -213,17 +216,34 @@ def _id_map(name: str, ranges: IdMap | None) -> tuple[tuple[int, int, int], ...]
     return tuple(checked)
 
 
+def _mapped_root(ranges: IdMap | None) -> int:
+    """What id 0 is in the target; -1, which is no id, where it is outside of the map."""
+    for inside, outside, count in ranges or ((0, 0, 1),):
+        if inside <= 0 < inside + count:
+            return outside
+    return -1
+
+
 # ---- one layer -----------------------------------------------------------------------------------
 
 
-def _apply_named(
-    source: Source, extractor: _backend.Extractor, limits: Limits, jobs: int, report: Reporter
-) -> tuple[AppliedLayer, tuple[str, ...]]:
-    """Errors about the layer get its name."""
+@contextmanager
+def _explained(source: Source, target: str, extractor: _backend.Extractor) -> Iterator[None]:
+    """Errors about the layer get its name, those of the target's file system its and the next step, too."""
+    layer, before = source.name, extractor.entries
     try:
-        return _apply_one(source, extractor, limits, jobs, report)
+        yield
+    except DigestMismatchError:
+        raise
     except LayerError as exc:
-        raise type(exc)(f"{source.name}: {exc}") from exc
+        raise named(exc, source, extractor.entries - before) from exc
+    except StorageError as exc:
+        if exc.within or exc.filename == layer:  # about reading the layer itself
+            raise
+        hint = _NEXT_STEPS.get(exc.errno or 0, "")
+        if exc.errno == errno.EBUSY and exc.op == "remove a mount point":
+            hint = "unmount what is mounted there first"
+        raise StorageError(exc.errno or 0, exc.op, exc.filename, within=f"{layer} onto {target}", hint=hint) from exc
 
 
 def _apply_one(
@@ -237,6 +257,7 @@ def _apply_one(
 
     extractor.begin_layer()
     blob.run(sink)
+    blob.refuse_empty()
     stats = extractor.end_layer()
     report.end("apply", stats.entries, blob.blob_size, source.size)
     layer = AppliedLayer(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import OperandError, StorageError, UsageError, show_path
+from fastlayer.layer.arguments import INTEGER, check, is_int
+from fastlayer.layer.reading import open_quietly
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from fastlayer.layer import types
 
     ChunkTable = np.ndarray[tuple[int], np.dtype[np.void]]
 
@@ -20,7 +24,9 @@ _BLOCK = 1 << 20
 _SIZES = (16384, 65536, 262144)
 
 
-def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_size: int = 262144) -> ChunkTable:
+def chunks(
+    source: types.ChunkSource, *, min_size: int = 16384, avg_size: int = 65536, max_size: int = 262144
+) -> ChunkTable:
     """The chunks of a path, a descriptor (from offset 0) or a bytes-like object, as a table without gaps.
 
     Returns an array with one row per chunk, ``[("offset", "<u8"), ("length", "<u4"), ("blake3", "u1", (32,))]``. Every
@@ -32,6 +38,7 @@ def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_siz
     """
     import numpy as np
 
+    check(min_size=(min_size, INTEGER), avg_size=(avg_size, INTEGER), max_size=(max_size, INTEGER))
     if not (64 <= min_size <= avg_size <= max_size <= 1 << 31 and avg_size >= 256):
         raise UsageError("chunk sizes need 64 <= min <= avg <= max <= 2^31, avg >= 256")
     offsets: list[int] = [0]
@@ -47,31 +54,38 @@ def chunks(source: Any, *, min_size: int = 16384, avg_size: int = 65536, max_siz
     return table
 
 
-def changed_bytes(fd_a: int, fd_b: int) -> int:
+class Extent(NamedTuple):
+    """``size`` bytes of an open file from ``start`` on."""
+
+    fd: int
+    start: int
+    size: int
+
+
+def changed_bytes(a: Extent, b: Extent) -> int:
     """How many bytes of file B are really new compared with file A.
 
     Both files are compared in blocks of 1 MiB at the same offsets. Neighbouring blocks that differ (or that only one
     side has) form a region; the regions of both sides are cut into chunks, each region on its own. The answer is the
     sum of the lengths of B's chunks whose blake3 is not among the keys of A's chunks. Blocks that are equal count 0.
     """
-    size_a, size_b = os.fstat(fd_a).st_size, os.fstat(fd_b).st_size
     known: set[bytes] = set()
     new: list[tuple[int, bytes]] = []
-    for start, end in _different_regions(fd_a, fd_b, max(size_a, size_b)):
-        known.update(key for _, key in _keyed_region(fd_a, start, min(end, size_a)))
+    for start, end in _different_regions(a, b):
+        known.update(key for _, key in _keyed_region(a, start, end))
         at = 0
-        for cut, key in _keyed_region(fd_b, start, min(end, size_b)):
+        for cut, key in _keyed_region(b, start, end):
             new.append((cut - at, key))
             at = cut
     return sum(length for length, key in new if key not in known)
 
 
-def _different_regions(fd_a: int, fd_b: int, size: int) -> Iterator[tuple[int, int]]:
+def _different_regions(a: Extent, b: Extent) -> Iterator[tuple[int, int]]:
     """Maximal runs of differing blocks as (start, end)."""
     block_a, block_b = bytearray(_BLOCK), bytearray(_BLOCK)
-    start = -1
+    start, size = -1, max(a.size, b.size)
     for offset in range(0, size, _BLOCK):
-        got_a, got_b = _read_at(fd_a, block_a, offset), _read_at(fd_b, block_b, offset)
+        got_a, got_b = _read_block(a, block_a, offset), _read_block(b, block_b, offset)
         equal = got_a == got_b and (block_a == block_b if got_a == _BLOCK else block_a[:got_a] == block_b[:got_a])
         if not equal and start < 0:
             start = offset
@@ -80,6 +94,10 @@ def _different_regions(fd_a: int, fd_b: int, size: int) -> Iterator[tuple[int, i
             start = -1
     if start >= 0:
         yield start, size
+
+
+def _read_block(of: Extent, buffer: bytearray, offset: int) -> int:
+    return _read_at(of.fd, memoryview(buffer)[: max(of.size - offset, 0)], of.start + offset)
 
 
 def _read_at(fd: int, buffer: bytearray | memoryview, offset: int) -> int:
@@ -106,17 +124,17 @@ def _windows(fd: int, start: int, end: int | None) -> Iterator[memoryview]:
         start += got
 
 
-def _keyed_region(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    return _keys_of(_windows(fd, start, end), _SIZES)
+def _keyed_region(of: Extent, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    return _keys_of(_windows(of.fd, of.start + start, of.start + min(end, of.size)), _SIZES)
 
 
 def _keyed(source: Any, sizes: tuple[int, int, int]) -> Iterator[tuple[int, bytes]]:
     """(offset behind the chunk, its blake3) of every chunk of what a caller may pass."""
-    if isinstance(source, int):
+    if is_int(source):
         yield from _keys_of(_readable(source, f"descriptor {source}"), sizes)
     elif isinstance(source, (str, os.PathLike)):
         try:
-            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_quietly(source, os.O_NONBLOCK)
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else str(exc)
             raise OperandError(f"{show_path(os.fspath(source))}: {reason}: give a file that can be read") from exc

@@ -6,16 +6,22 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.errors import OperandError, StorageError, UnsafeEntryError, UsageError, show_path
 from fastlayer.layer import libc
+from fastlayer.layer.arguments import CALLBACK, DIRECTORY, PATH, WORKDIR, check
+from fastlayer.layer.mounts import same_mount
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.progress import ProgressCallback, Reporter
 from fastlayer.layer.target import empty, is_named
 
+if TYPE_CHECKING:
+    from fastlayer.layer import types
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_NAMES = (b"", b".", b"..")  # ways to a directory that nothing can be renamed to
 
 
 class CloneStats(NamedTuple):
@@ -32,31 +38,35 @@ class CloneStats(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def clone(src: Any, dst: Any, *, progress: ProgressCallback | None = None) -> CloneStats:
+def clone(src: types.Directory, dst: types.Directory, *, progress: ProgressCallback | None = None) -> CloneStats:
     """Copies the tree ``src`` exactly: owner, mode, xattrs, ACLs, times, hard links, holes, devices, fifos.
 
     ``src``: a path or descriptor of a directory. ``dst``: a name that is free, an empty directory, or the descriptor of
     one. The copy is made under a temporary name beside ``dst`` and renamed when it is complete, so a failure leaves
-    nothing; an empty directory that is a mount point, a symbolic link or a descriptor is filled in place and emptied
-    again on failure. Data is shared where the file system can. Sockets are skipped with a warning.
+    nothing; an empty directory that is a mount point, or given as a symbolic link, ``.`` or a descriptor, is filled in
+    place and emptied again on failure. Data is shared where the file system can. Sockets are skipped with a warning.
 
     Raises ``OperandError`` for what cannot be used, ``StorageError`` when the system refuses, ``FileChangedError`` when
     a file changes while it is copied.
     """
+    check(src=(src, DIRECTORY), dst=(dst, DIRECTORY), progress=(progress, CALLBACK))
     report = Reporter(progress)
     check_descriptors(src, dst)
     source = _open(src)
     try:
         with _Destination(dst) as place:
             _refuse_inside(source, place.fd, src, dst)
-            counts = _run(_backend.engine().clone.TreeCloner(source, place.fd), "clone", report)
+            with _naming(place.name):
+                counts = _run(_backend.engine().clone.TreeCloner(source, place.fd), "clone", report)
             place.commit()
     finally:
         os.close(source)
     return _stats(counts)
 
 
-def copy_up(lower: Any, upper: Any, path: Any, *, workdir: Any = None) -> CloneStats:
+def copy_up(
+    lower: types.Directory, upper: types.Directory, path: types.Path, *, workdir: types.Directory | None = None
+) -> CloneStats:
     """Copies one path of the directory ``lower`` to the directory ``upper`` as overlayfs does before the first write.
 
     The object is completed in ``workdir`` (a path or descriptor on the file system of ``upper``; by default a directory
@@ -66,6 +76,7 @@ def copy_up(lower: Any, upper: Any, path: Any, *, workdir: Any = None) -> CloneS
     Raises ``UnsafeEntryError`` for ``..`` and for symbolic links as parents, ``StorageError`` (ENOENT) when the path
     is not there or a whiteout or an opaque directory of ``upper`` hides it.
     """
+    check(lower=(lower, DIRECTORY), upper=(upper, DIRECTORY), path=(path, PATH), workdir=(workdir, WORKDIR))
     name = os.fsencode(path).strip(b"/")
     if b"\0" in name:
         raise UsageError("a path cannot contain a NUL byte")
@@ -77,12 +88,22 @@ def copy_up(lower: Any, upper: Any, path: Any, *, workdir: Any = None) -> CloneS
     try:
         descriptors.append(_open(lower))
         descriptors.append(_open(upper))
-        with _work_directory(workdir, upper) as work:
+        with _work_directory(workdir, upper, descriptors[1]) as work:
             copier = _backend.engine().clone.PathCopier(descriptors[0], descriptors[1], work, name)
             return _stats(_run(copier, "copy-up", Reporter(None)))
     finally:
         for fd in descriptors:
             os.close(fd)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """An error about no entry in particular is about the destination."""
+    try:
+        yield
+    except StorageError as exc:
+        exc.filename = exc.filename or name
+        raise
 
 
 def _run(copier: Any, stage: str, report: Reporter) -> _backend.CopyCounts:
@@ -142,8 +163,8 @@ def _refuse_inside(source: int, target: int, src: Any, dst: Any) -> None:
             if here == wanted:
                 raise OperandError(f"{_show(dst)}: lies inside {_show(src)}: give a directory outside of it")
             above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-            os.close(fd)
-            fd = above
+            below, fd = fd, above  # forgotten before it is closed: an interrupt must not close it twice
+            os.close(below)
             if _identity(os.fstat(fd)) == here:
                 return
     finally:
@@ -169,30 +190,43 @@ class _Destination:
         """An existing directory, filled in place."""
         self.fd = _open(value)
         self._mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
-        if os.listdir(self.fd):
+        try:
+            taken = bool(os.listdir(self.fd))
+        except OSError as exc:
+            self.__exit__()
+            raise OperandError(f"{self.name}: {exc.strerror}: give a name that is free") from exc
+        if taken:
             os.close(self.fd)
             raise OperandError(f"{self.name}: is not empty: give an empty directory or a name that is free")
 
     def _use_path(self, path: bytes) -> None:
-        head, self._base = os.path.split(path.rstrip(b"/"))
+        bare = path.rstrip(b"/") or path  # lstat follows a link that a slash comes after
+        head, self._base = os.path.split(bare)
         try:
-            status = os.lstat(path)
-            parent = os.stat(head or b".")
+            status = os.lstat(bare)
         except FileNotFoundError:
             self._stage(head or b".")
             return
         except (OSError, ValueError) as exc:
             raise OperandError(f"{self.name}: {getattr(exc, 'strerror', exc)}") from exc
-        if not self._base or stat.S_ISLNK(status.st_mode) or status.st_dev != parent.st_dev:
-            self._use(path)
-            return
-        if not stat.S_ISDIR(status.st_mode) or os.listdir(path):
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISLNK(status.st_mode):
             raise OperandError(f"{self.name}: exists and is not an empty directory: give a name that is free")
-        self._replaces = True
-        self._stage(head or b".")
+        self._use(path)
+        if stat.S_ISDIR(status.st_mode) and self._base not in _NO_NAMES and not self._is_mount_point():
+            os.close(self.fd)
+            self.fd = -1
+            self._replaces = True
+            self._stage(head or b".")
+
+    def _is_mount_point(self) -> bool:
+        above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            return not same_mount(self.fd, above)
+        finally:
+            os.close(above)
 
     def _stage(self, head: bytes) -> None:
-        if self._base in (b"", b".", b".."):
+        if self._base in _NO_NAMES:
             raise OperandError(f"{self.name}: not a name for a directory: give a name that is free")
         self._parent = _open(head)
         staging = b".%s.fastlayer-%s" % (self._base[:200], os.urandom(6).hex().encode())
@@ -232,20 +266,21 @@ class _Destination:
     def _undo(self) -> None:
         if self._staging is not None and self.fd >= 0 and not is_named(self.fd, self._parent, self._staging):
             return
-        if self.fd >= 0:
+        if self.fd >= 0 and os.listdir(self.fd):
             empty(self.fd)
         if self._staging is not None:
             os.rmdir(self._staging, dir_fd=self._parent)
-        elif self.fd >= 0:
+        elif self.fd >= 0 and stat.S_IMODE(os.fstat(self.fd).st_mode) != self._mode:
             os.fchmod(self.fd, self._mode)
 
 
 @contextmanager
-def _work_directory(workdir: Any, upper: Any) -> Iterator[int]:
+def _work_directory(workdir: Any, upper: Any, upper_fd: int) -> Iterator[int]:
     """The caller's, or one beside the upper directory that goes away again."""
     if workdir is not None:
         fd = _open(workdir)
         try:
+            _check_mount(fd, upper_fd, upper)
             yield fd
         finally:
             os.close(fd)
@@ -254,7 +289,22 @@ def _work_directory(workdir: Any, upper: Any) -> Iterator[int]:
         raise UsageError("copy_up needs workdir= when upper is a descriptor: a directory on the same file system")
     head, base = os.path.split(os.path.realpath(os.fsencode(upper)))
     parent = _open(head)
-    name = b".%s.fastlayer-%s" % (base[:200], os.urandom(6).hex().encode())
+    try:
+        _check_mount(parent, upper_fd, upper)
+        with _temporary(parent, b".%s.fastlayer-%s" % (base[:200], os.urandom(6).hex().encode()), upper) as fd:
+            yield fd
+    finally:
+        os.close(parent)
+
+
+def _check_mount(work: int, upper: int, name: Any) -> None:
+    """Objects are renamed from the work directory to the upper one, which only one mount can do."""
+    if not same_mount(work, upper):
+        raise OperandError(f"{_show(name)}: is on another mount than its workdir: give a workdir on the same mount")
+
+
+@contextmanager
+def _temporary(parent: int, name: bytes, upper: Any) -> Iterator[int]:
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
@@ -266,6 +316,4 @@ def _work_directory(workdir: Any, upper: Any) -> Iterator[int]:
     except OSError as exc:
         if isinstance(exc, StorageError):
             raise
-        raise StorageError(exc.errno or 0, "mkdir", show_path(upper)) from exc
-    finally:
-        os.close(parent)
+        raise StorageError(exc.errno or 0, "mkdir", _show(upper)) from exc

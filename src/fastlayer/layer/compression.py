@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, cast
 
-from fastlayer.errors import LayerFormatError, UsageError
+from fastlayer.errors import LayerFormatError, UsageError, show_path
 
 Compression = Literal["none", "gzip", "zstd"]
 
@@ -46,12 +46,25 @@ _EXTENSIONS = {
     ".zstd": "zstd",
     ".tzst": "zstd",
 }
+# of compressors that are not here: a plain tar under such a name would mislead
+_OTHER_EXTENSIONS = (
+    *(".xz", ".txz", ".lzma", ".tlz", ".lz", ".lzo", ".lz4", ".br", ".sz"),
+    *(".bz2", ".bzip2", ".tbz", ".tbz2", ".tb2", ".z", ".taz", ".zip", ".7z", ".rar"),
+)
 _LEVELS = {"gzip": (0, 9, 1), "zstd": (1, 22, 2)}  # lowest, highest, default
 
 
 def by_name(name: str | bytes | os.PathLike[Any]) -> Compression:
-    """What a file name asks for: ``.gz`` gzip, ``.zst`` zstd, anything else none."""
+    """What a file name asks for: ``.gz`` gzip, ``.zst`` zstd, anything else none.
+
+    Raises ``UsageError`` for the extension of another compressor.
+    """
     extension = os.path.splitext(os.fsdecode(name))[1].lower()
+    if extension in _OTHER_EXTENSIONS:
+        raise UsageError(
+            f"{show_path(os.fsencode(name))}: cannot compress as {extension}: name it .tar, .tar.gz or .tar.zst, "
+            "or say which compression is meant"
+        )
     return cast(Compression, _EXTENSIONS.get(extension, "none"))
 
 

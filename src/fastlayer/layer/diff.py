@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from fastlayer import _backend
 from fastlayer._backend import Compare, Row, XattrPolicy
-from fastlayer.errors import UsageError
-from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, of_directory, open_operand
+from fastlayer.errors import StorageError, UsageError
+from fastlayer.layer.arguments import CALLBACK, DIRECTORIES, DIRECTORY, NAME, NUMBER, check
+from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
+from fastlayer.layer.operands import Operand, check_descriptors, check_xattrs, name_side, of_directory, open_operand
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastlayer.layer import types
     from fastlayer.layer.stat import DiffStat
     from fastlayer.layer.writer import Layer
 
@@ -36,6 +39,7 @@ _ROW_KIND = 62  # offset of its `kind`
 _BATCH = 1024
 _TICK_NS = 20_000_000  # ctimes are taken from a clock that ticks every 1 to 10 ms
 _SETTLE = 4096  # pairs that may wait for a hash
+_RELAX = 1 << 16  # entries between giving back memory of what was read
 _MAX_SECONDS = (1 << 63) // 10**9 - 1  # a time in nanoseconds fits 64 bits
 
 
@@ -118,11 +122,13 @@ class Changes:
         b: Operand,
         warnings: Sequence[str],
         lowers: Sequence[Operand] = (),
+        upper: _backend.UpperDiffer | None = None,
     ) -> None:
         self._table = table
         self._a = a
         self._b = b
         self._lowers = tuple(lowers)
+        self._upper = upper  # knows what the lower directories had
         self._closed = False
         self.warnings = tuple(warnings)
         kinds = bytes(table.records().cast("B")[_ROW_KIND::_ROW_SIZE]) if len(table) else b""
@@ -138,16 +144,16 @@ class Changes:
         return (_change(row) for row in _backend.iter_rows(self._table, _BATCH) if row.kind != "P")
 
     def stat(self) -> DiffStat:
-        """Totals per kind, and how many bytes of modified files really changed (content-defined chunks)."""
+        """Totals per kind, and how many bytes of modified files really changed (content-defined chunks).
+
+        Reads the modified files of both sides; layer tars may be decompressed a second time for it.
+        """
+        from fastlayer.layer.places import below_upper, in_operand
         from fastlayer.layer.stat import diff_stat
 
         self._need_operands()
-        return diff_stat(self, self._old_roots(), self._b.directory)
-
-    def _old_roots(self) -> list[int]:
-        """Directories that hold the old version of a modified file, first match wins."""
-        found = [lower.directory for lower in self._lowers] or [self._a.directory]
-        return [fd for fd in found if fd is not None]
+        old = in_operand(self._a) if self._upper is None else below_upper(self._upper, self._lowers)
+        return diff_stat(self._table, old, lambda: self._roots() if self._b.xattrs is None else [])
 
     def to_numpy(self) -> np.ndarray[Any, Any]:
         """The change table as a structured array (``csrc/fl_entry.h``, ``struct fl_row``), without copying.
@@ -167,7 +173,7 @@ class Changes:
 
     def write(
         self,
-        output: Any,
+        output: types.Output,
         *,
         compression: str | None = None,
         level: int | None = None,
@@ -187,8 +193,7 @@ class Changes:
         from fastlayer.layer.writer import write_layer
 
         self._need_operands()
-        if source_date_epoch is not None and abs(source_date_epoch) > _MAX_SECONDS:
-            raise UsageError(f"source_date_epoch={source_date_epoch} is no time: give seconds since 1970")
+        _check_writing(compression, level, source_date_epoch, jobs, progress)
         if compression is None:
             compression = codecs.by_name(output) if isinstance(output, (str, bytes, os.PathLike)) else "none"
         codec = codecs.codec(compression, level)
@@ -245,8 +250,8 @@ class Changes:
 
 @overload
 def diff(
-    a: Any,
-    b: Any,
+    a: types.Operand,
+    b: types.Operand,
     output: None = None,
     *,
     compare: Compare = "auto",
@@ -255,13 +260,14 @@ def diff(
     level: int | None = None,
     source_date_epoch: int | None = None,
     jobs: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     progress: ProgressCallback | None = None,
 ) -> Changes: ...
 @overload
 def diff(
-    a: Any,
-    b: Any,
-    output: Any,
+    a: types.Operand,
+    b: types.Operand,
+    output: types.Output,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
@@ -269,12 +275,13 @@ def diff(
     level: int | None = None,
     source_date_epoch: int | None = None,
     jobs: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     progress: ProgressCallback | None = None,
 ) -> Layer: ...
 def diff(
-    a: Any,
-    b: Any,
-    output: Any = None,
+    a: types.Operand,
+    b: types.Operand,
+    output: types.Output | None = None,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
@@ -282,6 +289,7 @@ def diff(
     level: int | None = None,
     source_date_epoch: int | None = None,
     jobs: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     progress: ProgressCallback | None = None,
 ) -> Changes | Layer:
     """What has to be done to tree ``a`` to get tree ``b``.
@@ -291,17 +299,20 @@ def diff(
 
     ``compare``: ``metadata`` trusts type, size, mtime, mode, owner, xattrs, link and device; ``content`` also reads all
     equal-looking files; ``auto`` reads those it cannot prove equal more cheaply. ``xattrs``: ``all``, ``docker`` (only
-    security.capability) or ``none``. ``jobs``: threads for each kind of work, never visible in the result.
+    security.capability) or ``none``. ``jobs``: threads for each kind of work, never visible in the result. ``limits``:
+    what a layer tar as an operand may cost, as for ``apply``.
     """
-    _check(compare, xattrs, jobs)
+    _check(compare, xattrs)
+    _check_writing(compression, level, source_date_epoch, jobs, progress)
+    check_limits(limits)
     report, threads = Reporter(progress), default_jobs(jobs)
     check_descriptors(a, b)
     opened: list[Operand] = []
     try:
         # a tar compared with no files at all, or by metadata, needs no content keys
         keys = compare != "metadata" and a is not None and b is not None
-        opened.append(open_operand(a, contents=False, keys=keys, report=report, jobs=threads))
-        opened.append(open_operand(b, contents=output is not None, keys=keys, report=report, jobs=threads))
+        for value, contents in ((a, False), (b, output is not None)):
+            opened.append(open_operand(value, contents=contents, keys=keys, report=report, jobs=threads, limits=limits))
         for operand in opened:
             check_xattrs(operand, xattrs)
         left, right = opened
@@ -309,8 +320,11 @@ def diff(
             left.side, right.side, compare=compare, xattrs=xattrs, details=output is None, threads=threads
         )
         directory = left.directory if left.directory is not None else right.directory
-        table = _run(differ, directory, threads, report)
-        changes = Changes(table, left, right, _warnings(table, opened, compare))
+        try:
+            table = _run(differ, directory, threads, report, opened)
+        except StorageError as exc:
+            raise name_side(exc, opened) from exc
+        changes = Changes(table, left, right, _warnings(table, differ.assumed))
     except BaseException:
         for operand in opened:
             operand.close()
@@ -342,12 +356,13 @@ def diff_snapshots(a: Any, b: Any, *, shared_until_ns: int, xattrs: XattrPolicy 
 
 @overload
 def diff_upper(
-    upper: Any,
-    lowers: Any,
+    upper: types.Directory,
+    lowers: types.Directory | Sequence[types.Directory],
     output: None = None,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -356,12 +371,13 @@ def diff_upper(
 ) -> Changes: ...
 @overload
 def diff_upper(
-    upper: Any,
-    lowers: Any,
-    output: Any,
+    upper: types.Directory,
+    lowers: types.Directory | Sequence[types.Directory],
+    output: types.Output,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -369,12 +385,13 @@ def diff_upper(
     progress: ProgressCallback | None = None,
 ) -> Layer: ...
 def diff_upper(
-    upper: Any,
-    lowers: Any,
-    output: Any = None,
+    upper: types.Directory,
+    lowers: types.Directory | Sequence[types.Directory],
+    output: types.Output | None = None,
     *,
     compare: Compare = "auto",
     xattrs: XattrPolicy = "all",
+    userxattr: bool | None = None,
     compression: str | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
@@ -384,26 +401,45 @@ def diff_upper(
     """What an overlayfs upper directory changes in the lower ones, reading the upper one only.
 
     ``lowers``: a directory or a sequence of them, top first, as in overlayfs' ``lowerdir=``. The rest as in ``diff``.
+
+    ``userxattr``: as the mount option: overlayfs' marks are ``user.overlay.*``, else ``trusted.overlay.*``. Only those
+    are honoured; attributes of the other name are data. None: what the caller can have mounted, which is ``trusted``
+    for who may see ``trusted.*`` (root), else ``user``.
     """
-    _check(compare, xattrs, jobs)
+    from fastlayer.layer.overlay import doubtful_marks, has_user_marks, too_many_files
+
+    _check(compare, xattrs)
+    _check_writing(compression, level, source_date_epoch, jobs, progress)
     report, threads = Reporter(progress), default_jobs(jobs)
+    check(upper=(upper, DIRECTORY), lowers=(lowers, DIRECTORIES))
     below = list(lowers) if isinstance(lowers, Sequence) and not isinstance(lowers, (str, bytes)) else [lowers]
     if not below:
         raise UsageError("an upper directory needs at least one lower directory")
     check_descriptors(upper, *below)
+    user_marks = has_user_marks(userxattr)
     opened: list[Operand] = []
     try:
         for value in (upper, *below):
             opened.append(of_directory(value))
         top, *bottoms = opened
         differ = _backend.engine().upper.UpperDiffer(
-            top.side, [bottom.side for bottom in bottoms], compare=compare, xattrs=xattrs, details=output is None
+            top.side,
+            [bottom.side for bottom in bottoms],
+            compare=compare,
+            xattrs=xattrs,
+            userxattr=user_marks,
+            details=output is None,
         )
         table = _run(differ, top.directory, threads, report)
-        changes = Changes(table, bottoms[0], top, _warnings(table, [], compare), bottoms)
-    except BaseException:
+        warnings = _warnings(table, 0)
+        if userxattr is None and not user_marks and (doubt := doubtful_marks(top.directory)):
+            warnings.append(doubt)
+        changes = Changes(table, bottoms[0], top, warnings, bottoms, differ)
+    except BaseException as exc:
         for operand in opened:
             operand.close()
+        if said := too_many_files(exc, len(below)):
+            raise said from exc
         raise
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
 
@@ -431,7 +467,7 @@ def diff_only(a: Any, b: Any, only: Sequence[bytes]) -> Changes:
 
 def _deliver(
     changes: Changes,
-    output: Any,
+    output: types.Output | None,
     compression: str | None,
     level: int | None,
     source_date_epoch: int | None,
@@ -451,18 +487,41 @@ def _deliver(
         )
 
 
-def _check(compare: str, xattrs: str, jobs: int | None) -> None:
+def _check(compare: str, xattrs: str) -> None:
     if compare not in ("auto", "metadata", "content"):
         raise UsageError(f"compare={compare!r} is unknown: use auto, metadata or content")
     if xattrs not in ("all", "docker", "none"):
         raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
+
+
+def _check_writing(
+    compression: str | None,
+    level: int | None,
+    source_date_epoch: int | None,
+    jobs: int | None,
+    progress: ProgressCallback | None,
+) -> None:
+    check(
+        compression=(compression, NAME),
+        level=(level, NUMBER),
+        source_date_epoch=(source_date_epoch, NUMBER),
+        jobs=(jobs, NUMBER),
+        progress=(progress, CALLBACK),
+    )
+    if source_date_epoch is not None and abs(source_date_epoch) > _MAX_SECONDS:
+        raise UsageError(f"source_date_epoch={source_date_epoch} is no time: give seconds since 1970")
     if jobs is not None and jobs < 1:
         raise UsageError("jobs must be at least 1")
 
 
-def _run(differ: _backend.Differ, directory: int | None, jobs: int, report: Reporter) -> _backend.ChangeTable:
-    """Steps to the end, and hashes what only hashing can prove on the way, so that it does not pile up."""
-    more = True
+def _run(
+    differ: _backend.Differ, directory: int | None, jobs: int, report: Reporter, read: Sequence[Operand] = ()
+) -> _backend.ChangeTable:
+    """Steps to the end, and hashes what only hashing can prove on the way, so that it does not pile up.
+
+    ``read``: operands that can give back memory of what was read.
+    """
+    more, relaxed = True, 0
     while more:
         more = differ.step()
         report.update("compare", differ.entries, differ.bytes_compared)
@@ -471,23 +530,24 @@ def _run(differ: _backend.Differ, directory: int | None, jobs: int, report: Repo
             from fastlayer.layer.keys import settle_all
 
             settle_all(differ, pairs, directory, jobs, report)
+        if differ.entries - relaxed >= _RELAX:
+            relaxed = differ.entries
+            for operand in read:
+                operand.relax()
     report.end("compare", differ.entries, differ.bytes_compared)
     return differ.finish()
 
 
-def _warnings(table: _backend.ChangeTable, operands: Sequence[Operand], compare: str) -> list[str]:
+def _warnings(table: _backend.ChangeTable, assumed: int) -> list[str]:
     found = []
     if table.skipped_sockets:
         found.append(f"{_many(table.skipped_sockets, 'socket')} skipped: a layer cannot hold sockets")
     if table.dropped_xattrs:
         found.append(f"{_many(table.dropped_xattrs, 'extended attribute')} left out by the xattr policy")
-    if compare != "metadata":
-        for operand in operands:
-            if operand.keys_missing:
-                found.append(
-                    f"{operand.name}: {_many(operand.keys_missing, 'file')} without a content key: "
-                    "counted as changed unless proved equal; index with content to avoid that"
-                )
+    if assumed:
+        found.append(
+            f"{_many(assumed, 'file')} counted as changed without proof: an index made with content would know"
+        )
     return found
 
 

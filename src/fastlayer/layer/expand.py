@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastlayer.errors import LimitError
+from fastlayer.errors import LayerFormatError, LimitError
 from fastlayer.layer.compression import Compression
 from fastlayer.layer.decompress import PIECE_SIZE, Expand, Lookahead, Reader, open_pieces, open_reader
 from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring
@@ -21,17 +21,17 @@ from fastlayer.layer.source import Source
 from fastlayer.oci.digest import Digest, sha256_digest
 
 _SMALL = 1 << 20  # blobs up to this many bytes stay in the calling thread
-MAX_RATIO = 200  # default of max_ratio
 _RATIO_FREE = 1 << 30  # bytes a layer may expand to before max_ratio counts
 _RAW_SIZE = 256 << 10  # bytes of blob read at once
 _RAW_AHEAD = 8  # of those that may wait for the inflater
+_MAX_IDLE = 256 << 20  # bytes of blob that expand to nothing: padding and skippable frames, but not without an end
 _TAR_AHEAD = 4  # buffers of tar beyond one for each job
 
 
 class Expansion:
     """One blob on its way. After ``run``: ``codec``, sizes in bytes, and the digests.
 
-    ``hashed=False`` leaves the digests out. ``max_ratio``: tar bytes per blob byte (0: any), see ``apply.Limits``.
+    ``hashed=False`` leaves the digests out. ``max_ratio``: tar bytes per blob byte (0: any), see ``limits.Limits``.
     """
 
     def __init__(self, source: Source, *, jobs: int, max_ratio: int = 0, hashed: bool = True) -> None:
@@ -39,6 +39,7 @@ class Expansion:
         self.codec: Compression = "none"
         self.tar_size = 0
         self._read = 0
+        self._useful = 0  # what had been read when tar bytes last came out
         self._jobs = jobs
         self._max_ratio = max_ratio
         self._hashed = hashed
@@ -68,16 +69,26 @@ class Expansion:
         else:
             self._run_threaded(sink)
 
+    def refuse_empty(self) -> None:
+        """After ``run``: raises ``LayerFormatError`` when there was nothing at all, which a cut download looks like."""
+        if not self.tar_size:
+            raise LayerFormatError("is empty, which no layer is: fetch or make it again; an empty tree is a directory")
+
     def _hand_over(self, data: Any, sink: Callable[[Any], object]) -> None:
         self.tar_size += len(data)
+        self._useful = self._read
         if self.tar_size > _RATIO_FREE and 0 < self._max_ratio * max(self._read, 1) < self.tar_size:
-            raise LimitError(f"expands to more than {self._max_ratio} times its size: raise max_ratio if you trust it")
+            raise LimitError(
+                f"expands to more than {self._max_ratio} times its size: raise max_ratio (--max-ratio) if you trust it"
+            )
         sink(data)
 
     def _took(self, data: memoryview) -> None:
         if self._hashed and self.codec != "none":
             self._blob_sha.update(data)
         self._read += len(data)
+        if self._read - self._useful > _MAX_IDLE and self.codec != "none":
+            raise LayerFormatError(f"more than {_MAX_IDLE >> 20} MiB of it expand to nothing: give the layer alone")
 
     def _unpacked(self, data: Any) -> None:
         if self._hashed:

@@ -14,15 +14,18 @@ from fastlayer import _backend
 from fastlayer._backend import XattrPolicy
 from fastlayer.errors import StorageError, UsageError
 from fastlayer.layer import index_format
+from fastlayer.layer.arguments import CALLBACK, DIRECTORY, FLAG, check
 from fastlayer.layer.index_format import COLUMNS, HEADER_SIZE, POLICIES, Meta, aligned
 from fastlayer.layer.operands import of_directory
-from fastlayer.layer.output import Output
+from fastlayer.layer.output import Output, refuse_inside
 from fastlayer.layer.pipeline import STEP, default_jobs
 from fastlayer.layer.progress import ProgressCallback, Reporter
 from fastlayer.layer.source import Source
 
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+    from fastlayer.layer import types
 
 _RACY_SLACK_NS = 20_000_000  # ctimes are taken from a clock that ticks every 1 to 10 ms
 _HAS_KEY = 1  # csrc/fl_entry.h
@@ -76,8 +79,9 @@ class TreeIndex:
         )
 
     @classmethod
-    def open(cls, path: Any) -> TreeIndex:
+    def open(cls, path: types.Path | int) -> TreeIndex:
         """Opens a saved index. Raises ``OperandError``, ``IndexFormatError``."""
+        check(path=(path, DIRECTORY))
         name = Source.describe(path)
         file, _ = index_format.open_index(path, name)
         return cls(file, name)
@@ -114,8 +118,8 @@ class TreeIndex:
 
 
 def index(
-    path: Any,
-    output: Any = None,
+    path: types.Directory,
+    output: types.Path | int | None = None,
     *,
     content: bool = True,
     xattrs: XattrPolicy = "all",
@@ -129,6 +133,7 @@ def index(
 
     Raises ``FileChangedError`` when the tree changes meanwhile, ``StorageError``, ``OperandError``.
     """
+    check(path=(path, DIRECTORY), content=(content, FLAG), progress=(progress, CALLBACK))
     if xattrs not in POLICIES:
         raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
     if output is not None and not isinstance(output, (int, str, bytes, os.PathLike)):
@@ -136,14 +141,12 @@ def index(
     root = of_directory(path)
     assert root.directory is not None
     try:
-        racy_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - _RACY_SLACK_NS
         builder = _Builder(root.directory, content=content, jobs=default_jobs(None), report=Reporter(progress))
-        dropped = builder.scan(xattrs)
-        meta = Meta(builder.count, racy_ns, builder.keys_missing, dropped, content, xattrs)
         if output is None:
-            return _write_unnamed(builder, meta, root.name)
+            return _write_unnamed(builder, builder.scan(xattrs), root.name)
         with Output(output) as target:
-            builder.write(target, meta)
+            refuse_inside(target, root.directory)
+            builder.write(target, builder.scan(xattrs))
             target.commit()
         return TreeIndex.open(output)
     finally:
@@ -213,15 +216,16 @@ class _Builder:
         self._columns = {name: _Column() for name, _ in COLUMNS}
         self._linked: dict[tuple[int, int], bytes] = {}  # inodes with several names, already hashed
 
-    def scan(self, xattrs: str) -> int:
-        """Walks the tree. Returns how many xattrs were left out."""
+    def scan(self, xattrs: XattrPolicy) -> Meta:
+        """Walks the tree."""
+        racy_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - _RACY_SLACK_NS
         scanner = _backend.engine().scan.Scanner(self._root, xattrs=xattrs)
         while (batch := scanner.next_batch()) is not None:
             self._add(np.frombuffer(bytearray(batch[0]), dtype=_ENTRY), memoryview(batch[1]))
             self._report.update("index", self.count, self._bytes)
         self._report.end("index", self.count, self._bytes)
         self.skipped_sockets = int(scanner.skipped_sockets)
-        return int(scanner.dropped_xattrs)
+        return Meta(self.count, racy_ns, self.keys_missing, int(scanner.dropped_xattrs), self._content, xattrs)
 
     def _add(self, entries: Any, heap: memoryview) -> None:
         if self._content:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from fastlayer.errors import IndexFormatError, OperandError, StorageError
 from fastlayer.layer.pipeline import STEP
+from fastlayer.layer.reading import open_quietly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,7 +189,7 @@ def _check_heap(arrays: dict[str, np.ndarray[Any, Any]], meta: Meta, name: str, 
 def open_index(path: Any, name: str) -> tuple[BinaryIO, int]:
     """Opens the file. Raises ``OperandError``."""
     try:
-        fd = os.dup(path) if isinstance(path, int) else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.dup(path) if isinstance(path, int) else open_quietly(path)
         file = os.fdopen(fd, "rb", buffering=0)
         file.seek(0)
         return file, os.fstat(fd).st_size

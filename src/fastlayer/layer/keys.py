@@ -12,6 +12,7 @@ from fastlayer import _backend
 from fastlayer.errors import FileChangedError, StorageError, show_path
 from fastlayer.layer.pipeline import STEP, checkpoint, map_ordered
 from fastlayer.layer.progress import Reporter
+from fastlayer.layer.reading import open_quietly
 
 EMPTY_KEY = blake3.blake3(b"").digest()
 _SMALL = 256 << 10  # files up to this many bytes are read whole, many in one call
@@ -112,7 +113,7 @@ def _reachable(root: int, path: bytes) -> Iterator[tuple[int, bytes]]:
 def open_file(root: int, path: bytes) -> int:
     """Opens a file beneath ``root`` for reading; neither waits for a fifo nor follows a final link."""
     with _reachable(root, path) as (directory, name):
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        return open_quietly(name, os.O_NOFOLLOW | os.O_NONBLOCK, directory)
 
 
 def stat_file(root: int, path: bytes) -> os.stat_result:

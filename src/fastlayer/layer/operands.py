@@ -15,11 +15,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastlayer import _backend
-from fastlayer.errors import OperandError, UsageError, show_path
+from fastlayer.errors import OperandError, StorageError, UsageError, show_path
+from fastlayer.layer.limits import DEFAULT_LIMITS, Limits
 from fastlayer.layer.progress import Reporter
+from fastlayer.layer.reading import open_quietly
 
 if TYPE_CHECKING:
     from fastlayer.layer.index import TreeIndex
@@ -44,7 +46,7 @@ class Operand:
         directory: int | None = None,
         contents: Callable[[], int | None] = lambda: None,
         xattrs: str | None = None,
-        keys_missing: int = 0,
+        relax: Callable[[], object] = lambda: None,
         closer: Callable[[], object] | None = None,
     ) -> None:
         self.name = name
@@ -52,7 +54,7 @@ class Operand:
         self.directory = directory
         self.contents = contents
         self.xattrs = xattrs  # what an index has kept; None when the operand is no index
-        self.keys_missing = keys_missing
+        self.relax = relax  # gives back memory of what was read of this side
         self._closer = closer
 
     def close(self) -> None:
@@ -100,24 +102,39 @@ def check_descriptors(*values: Any) -> None:
                 ) from exc
 
 
-def open_operand(value: Any, *, contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
-    """Opens one side. ``contents``: its file bytes will be needed; ``keys``: a tar's content keys will be.
+class Wants(NamedTuple):
+    """How an operand is opened. ``contents``: its file bytes will be needed; ``keys``: a tar's content keys will be;
+    ``limits``: of layer tars.
+    """
+
+    contents: bool
+    keys: bool
+    report: Reporter
+    jobs: int
+    limits: Limits = DEFAULT_LIMITS
+
+
+def open_operand(
+    value: Any, *, contents: bool, keys: bool, report: Reporter, jobs: int, limits: Limits = DEFAULT_LIMITS
+) -> Operand:
+    """Opens one side; see ``Wants``.
 
     Raises ``OperandError`` (or what a damaged layer or index raises).
     """
     from fastlayer.layer.source import is_stream
 
+    wants = Wants(contents, keys, report, jobs, limits)
     if value is None:
         return Operand("the empty tree", None)
     if _is_index(value):
         return _of_index(value, contents)
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview)):
-        return _of_layers(list(value), contents, keys, report, jobs)
+        return _of_layers(list(value), wants)
     if is_stream(value):
-        return _of_layers([value], contents, keys, report, jobs)
+        return _of_layers([value], wants)
     if isinstance(value, bool) or not isinstance(value, (int, str, bytes, os.PathLike)):
         raise OperandError(f"{type(value).__name__}: not a tree: give a directory, a saved index or layer tars")
-    return _of_file(value, contents, keys, report, jobs)
+    return _of_file(value, wants)
 
 
 def _is_index(value: Any) -> bool:
@@ -129,7 +146,7 @@ def _name(value: Any) -> str:
     return f"descriptor {value}" if isinstance(value, int) else show_path(os.fsencode(value))
 
 
-def _of_file(value: Any, contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
+def _of_file(value: Any, wants: Wants) -> Operand:
     name = _name(value)
     try:
         mode = os.stat(value).st_mode
@@ -141,8 +158,8 @@ def _of_file(value: Any, contents: bool, keys: bool, report: Reporter, jobs: int
     if stat.S_ISREG(mode) and _starts_like_index(value, name):
         from fastlayer.layer.index import TreeIndex
 
-        return _of_index(TreeIndex.open(value), contents)
-    return _of_layers([value], contents, keys, report, jobs)
+        return _of_index(TreeIndex.open(value), wants.contents)
+    return _of_layers([value], wants)
 
 
 def of_directory(value: Any) -> Operand:
@@ -160,7 +177,7 @@ def _starts_like_index(value: Any, name: str) -> bool:
     from fastlayer.layer.index_format import MAGIC
 
     try:
-        fd = os.dup(value) if isinstance(value, int) else os.open(value, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.dup(value) if isinstance(value, int) else open_quietly(value)
         try:
             return bool(os.pread(fd, len(MAGIC), 0) == MAGIC)
         finally:
@@ -174,11 +191,45 @@ def _of_index(index: TreeIndex, contents: bool) -> Operand:
         raise OperandError(
             f"{index.name}: a saved index has no file contents: as B of a layer give the directory or layer tars"
         )
-    return Operand(index.name, index.columns, xattrs=index.meta.xattrs, keys_missing=index.keys_missing)
+    return Operand(index.name, index.columns, xattrs=index.meta.xattrs)
 
 
-def _of_layers(values: list[Any], contents: bool, keys: bool, report: Reporter, jobs: int) -> Operand:
+def _of_layers(values: list[Any], wants: Wants) -> Operand:
+    from fastlayer.layer.source import check_sources
     from fastlayer.layer.tartree import read_stack
 
-    tree = read_stack(values, contents=contents, keys=keys, report=report, jobs=jobs)
-    return Operand(tree.name, tree.columns, contents=tree.contents, closer=tree.close)
+    check_sources(values)
+    _refuse_indexes(values)
+    tree = read_stack(values, **wants._asdict())
+    return Operand(tree.name, tree.columns, contents=tree.contents, relax=tree.relax, closer=tree.close)
+
+
+def _refuse_indexes(values: list[Any]) -> None:
+    """A saved index is a whole tree, no layer of a stack."""
+    for value in values:
+        if isinstance(value, (str, bytes, os.PathLike)) and os.path.isfile(value):
+            name = _name(value)
+            if _starts_like_index(value, name):
+                raise OperandError(f"{name}: a saved index cannot be part of a stack: give layer tars, or it alone")
+
+
+def name_side(error: StorageError, operands: Sequence[Operand]) -> StorageError:
+    """The same error, of a path below one of the directories, with the name of the directory in which it happens."""
+    path = error.filename
+    if isinstance(path, str):
+        path = os.fsencode(path)
+    if path is not None and path.startswith(b"/"):
+        return error
+    for operand in operands:
+        if operand.directory is not None and _fails_there(operand.directory, path or b".", error.errno):
+            where = os.fsencode(operand.name)
+            return StorageError(error.errno or 0, error.op, os.path.join(where, path) if path else where)
+    return error
+
+
+def _fails_there(root: int, path: bytes, errnum: int | None) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=root))
+    except OSError as exc:
+        return exc.errno == errnum
+    return False

@@ -6,11 +6,14 @@ import io
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastlayer.errors import OperandError, StorageError, show_path
+from fastlayer.errors import LayerError, LayerFormatError, OperandError, StorageError, show_path
+from fastlayer.layer.arguments import is_int
+from fastlayer.layer.reading import open_quietly
 
+_NO_TAR = "header checksum does not fit (at byte 0)"
 _POLL_MILLISECONDS = 200  # how long a reader of a silent pipe takes to notice that the job stopped
 
 
@@ -27,15 +30,14 @@ class Source:
         self._owned = False
         self._file: Any = None
         self._waits = False
+        check_sources([value])
         if isinstance(value, int):
             self._fd = value
         elif isinstance(value, (str, bytes, os.PathLike)):
             self._fd = _open(value, self.name)
             self._owned = True
-        elif is_stream(value):
-            self._file = value
         else:
-            raise OperandError(f"{self.name}: not a layer: give a path, a descriptor or a binary file")
+            self._file = value
         if self._fd >= 0:
             self._examine()
 
@@ -66,13 +68,8 @@ class Source:
         """Reads up to ``len(buffer)`` bytes, 0 at the end. ``check`` is called now and then while a pipe is silent."""
         try:
             if self._file is not None:
-                return _read_file(self._file, buffer)
-            if self._waits and check is not None:
-                poll = select.poll()
-                poll.register(self._fd, select.POLLIN)
-                while not poll.poll(_POLL_MILLISECONDS):
-                    check()
-            return os.readv(self._fd, [buffer])
+                return self._read_file(buffer, check)
+            return self._read_fd(buffer, check)
         except io.UnsupportedOperation as exc:
             raise OperandError(f"{self.name}: not open for reading: open it in mode `rb`") from exc
         except OSError as exc:
@@ -82,10 +79,39 @@ class Source:
         """The descriptor; -1 for a file object."""
         return self._fd
 
+    def _read_fd(self, buffer: Any, check: Callable[[], object] | None) -> int:
+        if self._waits and check is not None:
+            _wait(self._fd, check)
+        while True:
+            try:
+                return os.readv(self._fd, [buffer])
+            except BlockingIOError:  # O_NONBLOCK: we wait instead
+                _wait(self._fd, check)
+
+    def _read_file(self, buffer: Any, check: Callable[[], object] | None) -> int:
+        """None and ``BlockingIOError`` are how file objects say "nothing yet", which is not the end."""
+        if isinstance(self._file, io.TextIOBase):
+            raise OperandError("the layer is an open text file: open it in binary mode")
+        while (count := _read_once(self._file, buffer)) is None:
+            _wait(self._file_descriptor(), check)
+            if check is not None:
+                check()
+        return count
+
+    def _file_descriptor(self) -> int:
+        """What to wait for when a file object has nothing yet."""
+        try:
+            fd = int(self._file.fileno())
+        except (AttributeError, OSError, TypeError, ValueError):
+            fd = -1
+        if fd < 0:
+            raise OperandError(f"{self.name}: has no data yet and no descriptor to wait for: give a file that waits")
+        return fd
+
     def close(self) -> None:
         if self._owned:
-            os.close(self._fd)
             self._owned = False
+            os.close(self._fd)
 
     def __enter__(self) -> Source:
         return self
@@ -96,21 +122,50 @@ class Source:
 
 def _open(path: Any, name: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        return open_quietly(path)
     except OSError as exc:
         raise OperandError(f"{name}: {exc.strerror}: give a layer file that can be read") from exc
     except ValueError as exc:
         raise OperandError(f"{name}: {exc}: give a layer file that can be read") from exc
 
 
-def _read_file(file: Any, buffer: Any) -> int:
-    if isinstance(file, io.TextIOBase):
-        raise OperandError("the layer is an open text file: open it in binary mode")
-    if hasattr(file, "readinto"):
-        return int(file.readinto(buffer) or 0)
-    data = file.read(len(buffer))
+def _read_once(file: Any, buffer: Any) -> int | None:
+    """One read; None: nothing yet."""
+    try:
+        if hasattr(file, "readinto"):
+            count: int | None = file.readinto(buffer)
+            return count
+        data = file.read(len(buffer))
+    except BlockingIOError:
+        return None
+    if data is None:
+        return None
     buffer[: len(data)] = data
     return len(data)
+
+
+def check_sources(values: Iterable[Any]) -> None:
+    """Raises ``OperandError`` for what cannot be a layer."""
+    for value in values:
+        if not (is_int(value) or isinstance(value, (str, bytes, os.PathLike)) or is_stream(value)):
+            name = Source.describe(value) if not isinstance(value, bool) else str(value)
+            raise OperandError(f"{name}: not a layer: give a path, a descriptor or a binary file")
+
+
+def _wait(fd: int, check: Callable[[], object] | None) -> None:
+    """Until there is something to read, or the end. ``check`` is called now and then."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while not poll.poll(_POLL_MILLISECONDS):
+        if check is not None:
+            check()
+
+
+def named(error: LayerError, source: Source, entries: int) -> LayerError:
+    """An error about the layer that ``source`` is, with its name; ``entries`` of it had been read."""
+    if isinstance(error, LayerFormatError) and not entries and str(error).endswith(_NO_TAR):
+        return LayerFormatError(f"{source.name}: is no layer: give a tar, as it is or compressed with gzip or zstd")
+    return type(error)(f"{source.name}: {error}")
 
 
 def is_stream(value: Any) -> bool:

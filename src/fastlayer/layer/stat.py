@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastlayer import _backend
 from fastlayer.errors import StorageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastlayer.layer.diff import Change, Changes
+    from fastlayer.layer.places import Place, Records
 
 
 class KindStat(NamedTuple):
@@ -26,13 +27,14 @@ class KindStat(NamedTuple):
 class DiffStat(NamedTuple):
     """Totals per kind (``A``, ``C``, ``D``), and of the regular files that exist on both sides and differ in content:
 
-    how many, their bytes in B, and ``changed_bytes``: those of them in chunks (content-defined) that A's file has not.
+    how many, their bytes in B, and ``changed_bytes``: those of them in chunks (content-defined) that A's file has not;
+    None when it cannot be known, because an operand is a saved index, which has no contents.
     """
 
     kinds: dict[str, KindStat]
     modified_files: int
     modified_bytes: int
-    changed_bytes: int
+    changed_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -44,54 +46,88 @@ class DiffStat(NamedTuple):
         }
 
 
-def diff_stat(changes: Changes, old_roots: Sequence[int], new_root: int | None) -> DiffStat:
-    """Reads the modified files of both sides, where both are directories; elsewhere all of a modified file counts."""
+def diff_stat(
+    table: _backend.ChangeTable, old: Callable[[bytes], Place | None], roots: Callable[[], Sequence[int]]
+) -> DiffStat:
+    """Reads the modified files of both sides.
+
+    ``old`` finds A's file; ``roots`` are those of the encoder, none if B has no contents, asked for when needed.
+    """
     kinds = {kind: KindStat() for kind in "ACD"}
-    files = modified = really = 0
-    for change in changes:
-        kinds[change.kind] = _count(kinds[change.kind], change)
-        if change.kind == "C" and change.type == "file" and "content" in change.what and change.hardlink is None:
-            files += 1
-            modified += change.size
-            really += _changed_bytes(change, old_roots, new_root)
-    return DiffStat(kinds, files, modified, really)
+    modified = _Modified(table, old, roots)
+    for number, row in enumerate(_backend.iter_rows(table)):
+        if row.kind == "P":
+            continue
+        kinds[row.kind] = _count(kinds[row.kind], row)
+        if _is_modified(row):
+            modified.add(number, row)
+    return DiffStat(kinds, modified.files, modified.bytes, modified.changed)
 
 
-def _count(so_far: KindStat, change: Change) -> KindStat:
-    is_file = change.type == "file"
-    size = change.size if is_file and change.hardlink is None else 0
+def _count(so_far: KindStat, row: _backend.Row) -> KindStat:
+    is_file = stat.S_ISREG(row.mode)
+    size = row.size if is_file and row.leader is None else 0
     return KindStat(so_far.entries + 1, so_far.files + is_file, so_far.bytes + size)
 
 
-def _changed_bytes(change: Change, old_roots: Iterable[int], new_root: int | None) -> int:
-    from fastlayer.layer.chunks import changed_bytes
-    from fastlayer.layer.keys import open_file
+def _is_modified(row: _backend.Row) -> bool:
+    return row.kind == "C" and stat.S_ISREG(row.mode) and bool(row.what & _backend.CONTENT)
 
-    if new_root is None:
-        return change.size
-    for root in old_roots:
+
+class _Modified:
+    """The sums over modified regular files; one of several names counts once."""
+
+    def __init__(
+        self,
+        table: _backend.ChangeTable,
+        old: Callable[[bytes], Place | None],
+        roots: Callable[[], Sequence[int]],
+    ) -> None:
+        self.files = 0
+        self.bytes = 0
+        self.changed: int | None = 0
+        self._table = table
+        self._old = old
+        self._roots = roots
+        self._groups: set[int] = set()  # led by a name that is not modified itself, but new
+
+    def add(self, number: int, row: _backend.Row) -> None:
+        if row.leader is not None and self._is_counted(number):
+            return
+        self.files += 1
+        self.bytes += row.size
+        if self.changed is not None and row.size:
+            really = self._compare(number, row)
+            self.changed = None if really is None else self.changed + really
+
+    def _is_counted(self, number: int) -> bool:
+        """By an earlier name of the same file."""
+        leader = self._records[number].leader
+        if leader in self._groups or _is_modified(self._table.row(leader)):
+            return True
+        self._groups.add(leader)
+        return False
+
+    @cached_property
+    def _records(self) -> Records:
+        from fastlayer.layer.places import Records
+
+        return Records(self._table)
+
+    def _compare(self, number: int, row: _backend.Row) -> int | None:
+        from fastlayer.layer.chunks import changed_bytes
+        from fastlayer.layer.places import opened
+
+        roots = self._roots()
+        before = self._old(row.path)
+        if not roots or before is None:
+            return None
+        after = self._records.place(self._records[number], roots)
         try:
-            old = open_file(root, change.path)
-        except OSError:
-            continue
-        try:
-            if not stat.S_ISREG(os.fstat(old).st_mode):
-                return change.size
-            return _compare(old, new_root, change.path, open_file, changed_bytes)
-        finally:
-            os.close(old)
-    return change.size
-
-
-def _compare(old: int, new_root: int, path: bytes, open_file: Any, changed_bytes: Any) -> int:
-    try:
-        new = open_file(new_root, path)
-    except OSError as exc:
-        raise StorageError(exc.errno or 0, "open", path) from exc
-    try:
-        return int(changed_bytes(old, new))
-    finally:
-        os.close(new)
+            with opened(before, row.path) as a, opened(after, row.path, row.size) as b:
+                return changed_bytes(a, b)
+        except OSError as exc:
+            raise exc if isinstance(exc, StorageError) else StorageError(exc.errno or 0, "read", row.path) from exc
 
 
 def row_dtype() -> np.dtype[Any]:

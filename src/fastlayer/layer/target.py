@@ -21,9 +21,13 @@ class Target:
     An existing directory (also through a symbolic link) is used as it is. For a new one a private directory (mode 0700)
     ``.NAME.fastlayer-XXXX`` is made beside it, so that nobody sees unverified files; ``commit`` moves the finished tree
     to its name, which must still be free. Leaving the block without a commit removes what was made.
+
+    A new one is 0755 and nothing of it comes from its surroundings (umask, setgid, ACLs); ``owner`` (uid, gid; None:
+    the process') is set where that is permitted.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, owner: tuple[int, int] | None = None) -> None:
+        self._owner = owner
         self._staging: bytes | None = None
         self._parent = -1
         self._name = b""
@@ -59,7 +63,7 @@ class Target:
             self._staging = staging
             os.mkdir(staging + b"/" + _INNER, 0o755, dir_fd=self._parent)
             self.fd = os.open(staging + b"/" + _INNER, _DIRECTORY, dir_fd=self._parent)
-            os.fchmod(self.fd, 0o755)
+            _make_plain(self.fd, self._owner or (os.geteuid(), os.getegid()))
         except OSError as exc:
             self.__exit__()
             raise StorageError(exc.errno or 0, "mkdir", self.name) from exc
@@ -87,10 +91,10 @@ class Target:
             if self._staging is not None:
                 self._remove_staging(self._staging)
         finally:
-            for fd in (self.fd, self._parent):
+            owned, self.fd, self._parent = (self.fd, self._parent), -1, -1
+            for fd in owned:
                 if fd >= 0:
                     os.close(fd)
-            self.fd = self._parent = -1
 
     def _remove_staging(self, staging: bytes) -> None:
         self._staging = None
@@ -98,6 +102,23 @@ class Target:
             empty(self.fd)
         _rmdir(staging + b"/" + _INNER, self._parent)
         _rmdir(staging, self._parent)
+
+
+def _make_plain(fd: int, owner: tuple[int, int]) -> None:
+    """0755, of that owner where permitted, with nothing inherited from the directory above."""
+    for uid, gid in ((-1, os.getegid()), owner):
+        try:
+            os.fchown(fd, uid, gid)
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.EINVAL):  # EINVAL: not mapped in this user namespace
+                raise
+    for name in ("system.posix_acl_default", "system.posix_acl_access"):
+        try:
+            os.removexattr(fd, name)
+        except OSError as exc:
+            if exc.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+    os.fchmod(fd, 0o755)
 
 
 def is_named(fd: int, parent: int, name: bytes) -> bool:
