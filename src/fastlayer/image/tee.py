@@ -25,6 +25,11 @@ class Tee:
             self._blob.write(memoryview(buffer)[:count])
         return count
 
+    def read(self, size: int = -1, /) -> bytes:
+        """For readers that do not bring a buffer."""
+        buffer = bytearray(size if size > 0 else 1 << 20)
+        return bytes(memoryview(buffer)[: self.readinto(buffer)])
+
     def __enter__(self) -> Tee:
         return self
 

@@ -347,7 +347,7 @@ def diff_snapshots(a: Any, b: Any, *, shared_until_ns: int, xattrs: XattrPolicy 
             left.side, right.side, xattrs=xattrs, details=True, shared_until_ns=shared_until_ns - _TICK_NS
         )
         table = _run(differ, left.directory, default_jobs(None), Reporter(None))
-        return Changes(table, left, right, _warnings(table, opened, "auto"))
+        return Changes(table, left, right, _warnings(table, differ.assumed))
     except BaseException:
         for operand in opened:
             operand.close()
@@ -458,7 +458,7 @@ def diff_only(a: Any, b: Any, only: Sequence[bytes]) -> Changes:
         left, right = opened
         differ = _backend.engine().changes.Differ(left.side, right.side, details=True, threads=0, only=only)
         table = _run(differ, left.directory, 1, Reporter(None))
-        return Changes(table, left, right, _warnings(table, [], "auto"))
+        return Changes(table, left, right, _warnings(table, differ.assumed))
     except BaseException:
         for operand in opened:
             operand.close()

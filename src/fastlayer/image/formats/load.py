@@ -10,7 +10,7 @@ from fastlayer.content.store import ContentStore
 from fastlayer.errors import ManifestError, show_path
 from fastlayer.image.formats.oci import OciLayout, contents
 from fastlayer.image.formats.scan import Archive, StoreSink, scan
-from fastlayer.layer.expand import MAX_RATIO
+from fastlayer.layer.limits import MAX_RATIO
 
 
 def load_blobs(

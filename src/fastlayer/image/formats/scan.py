@@ -18,7 +18,7 @@ from fastlayer.image.formats.members import Document, Found, Members
 from fastlayer.image.formats.source import ArchivedImage, Format, Sink, Stored, Writer
 from fastlayer.image.formats.tarstream import Member, TarStream, link_target
 from fastlayer.layer.compression import MAGIC_LENGTH
-from fastlayer.layer.expand import MAX_RATIO
+from fastlayer.layer.limits import MAX_RATIO
 from fastlayer.oci.digest import Digest
 
 DOCUMENTS = {

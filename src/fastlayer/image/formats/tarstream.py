@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from fastlayer import _backend
 from fastlayer.errors import LayerError, LayerFormatError, LimitError, StorageError, UnsafeEntryError, show_path
 from fastlayer.layer.compression import MAGIC_LENGTH, detect
-from fastlayer.layer.expand import MAX_RATIO, Expansion
+from fastlayer.layer.expand import Expansion
+from fastlayer.layer.limits import MAX_RATIO
 from fastlayer.layer.pipeline import STEP, default_jobs
 from fastlayer.layer.source import Source
 
