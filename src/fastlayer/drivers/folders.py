@@ -1,4 +1,4 @@
-"""The folder per snapshot that most drivers keep below their root: naming, listing, removing."""
+"""The folder per snapshot that drivers keep below their root: listing and removing."""
 
 from __future__ import annotations
 
@@ -6,26 +6,9 @@ import errno
 import os
 from pathlib import Path
 
-from fastlayer.errors import NoSpaceError, StorageError
-from fastlayer.layer.target import empty
+from fastlayer.errors import StorageError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def storage_error(exc: OSError, op: str, path: str | bytes | os.PathLike[str]) -> StorageError:
-    """The system's refusal as ours; a full file system or quota as ``NoSpaceError``."""
-    kind = NoSpaceError if exc.errno in FULL else StorageError
-    return kind(exc.errno or 0, op, os.fspath(path))
-
-
-def make(path: Path, mode: int = 0o755) -> None:
-    """A new directory of exactly that mode. Raises ``StorageError``."""
-    try:
-        os.mkdir(path, 0o700)
-        os.chmod(path, mode)
-    except OSError as exc:
-        raise storage_error(exc, "mkdir", path) from exc
 
 
 def numbers(root: Path) -> set[int]:
@@ -36,19 +19,39 @@ def numbers(root: Path) -> set[int]:
         return set()
 
 
-def remove(path: Path) -> None:
-    """Removes a folder and all below it: any depth, no link followed. Nothing there is no error."""
+def remove(place: Path, name: bytes) -> None:
+    """Removes one name of a directory with all below it, at any depth; nothing there is no error. Follows no link."""
     try:
-        fd = os.open(path, _DIRECTORY)
+        fd = os.open(place, _DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        _remove_at(fd, name)
+    finally:
+        os.close(fd)
+
+
+def _remove_at(parent: int, name: bytes) -> None:
+    from fastlayer.layer.target import empty
+
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
         return
     except OSError as exc:
-        raise storage_error(exc, "remove", path) from exc
+        if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        os.unlink(name, dir_fd=parent)
+        return
     try:
         empty(fd)
     finally:
         os.close(fd)
     try:
-        os.rmdir(path)
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
     except OSError as exc:
-        raise storage_error(exc, "rmdir", path) from exc
+        if exc.errno == errno.EBUSY:
+            raise StorageError(errno.EBUSY, "is mounted", name) from exc
+        raise

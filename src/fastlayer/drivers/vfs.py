@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer.drivers import folders
+from fastlayer.drivers.system import refusals
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError
 from fastlayer.mounts.mount import Mount
@@ -47,13 +48,15 @@ class Vfs:
         if size is not None:
             raise DriverError("driver vfs: cannot limit the size of a snapshot: use overlay2, btrfs or devicemapper")
         folder = self._folder(number)
-        folders.make(folder, 0o700)
-        if kind == "view" and may_mount():
-            return
-        if parents:
-            self._clone(self._tree(parents[0]), folder / "tree")
-        else:
-            folders.make(folder / "tree")
+        with refusals("cannot make the snapshot"):
+            folder.mkdir(mode=0o700)
+            if kind == "view" and may_mount():
+                return
+            if parents:
+                self._clone(self._tree(parents[0]), folder / "tree")
+            else:
+                (folder / "tree").mkdir()
+                (folder / "tree").chmod(0o755)
 
     @contextmanager
     def layer_target(self, number: int, parents: Sequence[int]) -> Iterator[LayerTarget]:
@@ -64,8 +67,9 @@ class Vfs:
 
     def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
         folder = self._folder(number)
-        folders.make(folder, 0o700)
-        self._clone(self._tree(source), folder / "tree")
+        with refusals("cannot copy the snapshot"):
+            folder.mkdir(mode=0o700)
+            self._clone(self._tree(source), folder / "tree")
 
     def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
         tree = self._tree(number)
@@ -80,16 +84,19 @@ class Vfs:
 
     def usage(self, number: int, parents: Sequence[int]) -> Usage:
         tree = self._tree(number)
-        return tree_usage(tree) if tree.exists() else Usage(0, 0)
+        with refusals("cannot measure the snapshot"):
+            return tree_usage(tree) if tree.exists() else Usage(0, 0)
 
     def own_tree(self, number: int) -> Path | None:
         return self._tree(number)
 
     def remove(self, number: int) -> None:
-        folders.remove(self._folder(number))
+        with refusals("cannot remove the snapshot"):
+            folders.remove(self.root, b"%d" % number)
 
     def numbers(self) -> set[int]:
-        return folders.numbers(self.root)
+        with refusals("cannot list the snapshots"):
+            return folders.numbers(self.root)
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
         return 0

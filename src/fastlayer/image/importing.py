@@ -36,7 +36,10 @@ def import_image(
     A tar is kept as it came; the layer of a directory is made again when its bytes are needed. Raises what
     ``fastlayer.apply`` and ``fastlayer.diff`` raise; a failure leaves no image.
     """
+    from fastlayer.store.store import may_own_all
+
     full = new_name(name)
+    ignore_chown = ignore_chown or not may_own_all()
     created = timestamp(source_date_epoch)
     with store.lease(f"import {full or ''}".strip()) as lease:
         if isinstance(source, (str, bytes, os.PathLike)) and os.path.isdir(source):

@@ -81,13 +81,17 @@ def unpack(
 ) -> Unpacked:
     """Makes the snapshots of a stack of layers, lowest first. What others have made already is used.
 
+    Owners that may not be set are left with ``ignore_chown``, and where most ids cannot be owned at all.
+
     Raises what ``fastlayer.apply`` raises; the snapshots that are complete by then stay.
     """
+    from fastlayer.store.store import may_own_all
+
     chain = [str(name) for name in chain_ids(layer.diff_id for layer in layers)]
     snapshotter = store.snapshotter
     present = claim_snapshots(store, lease, snapshotter.driver.name, chain)
     first = max((number + 1 for number, name in enumerate(chain) if name in present), default=0)
-    work = _Unpacking(snapshotter, lease, layers, chain, ignore_chown, progress)
+    work = _Unpacking(snapshotter, lease, layers, chain, ignore_chown or not may_own_all(), progress)
     numbers = range(first, len(layers))
     if snapshotter.driver.independent and len(numbers) > 1 and default_jobs(jobs) > 1:
         work.all_at_once(numbers, default_jobs(jobs))

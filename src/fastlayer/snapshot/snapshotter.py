@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
+from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, UsageError
 from fastlayer.snapshot.driver import Driver, Kind, Usage
 
 if TYPE_CHECKING:
@@ -76,15 +76,13 @@ class Snapshotter:
         snapshot lives no longer than its holder. Raises ``AlreadyExistsError``, ``NotFoundError`` for the parent, and
         what the driver raises; then nothing is left.
         """
-        number, parents = self._make(key, parent, "active", labels or {}, size, lease)
-        return self.driver.mounts(number, parents, "active")
+        return self._make(key, parent, "active", labels or {}, size, lease)
 
     def view(
         self, key: str, parent: str, *, labels: Mapping[str, str] | None = None, lease: Lease | None = None
     ) -> list[Mount]:
         """Makes the read-only snapshot ``key`` of the committed ``parent`` and returns its mounts."""
-        number, parents = self._make(key, parent, "view", labels or {}, None, lease)
-        return self.driver.mounts(number, parents, "view")
+        return self._make(key, parent, "view", labels or {}, None, lease)
 
     def _make(
         self,
@@ -94,7 +92,7 @@ class Snapshotter:
         labels: Mapping[str, str],
         size: int | None,
         keeper: Lease | None,
-    ) -> tuple[int, list[int]]:
+    ) -> list[Mount]:
         _check_key(key)
         with nullcontext(keeper) if keeper else self.leases.hold(f"{kind} snapshot {key}") as lease:
             with self.database.write() as db:
@@ -104,8 +102,9 @@ class Snapshotter:
                 parents = [] if above is None else [above, *_ancestors(db, above)]
             with self._undone_on_failure(number):
                 self.driver.create(number, parents, kind, size=size)
+                mounts = self.driver.mounts(number, parents, kind)
                 self._finish(number, keeper)
-        return number, parents
+        return mounts
 
     def _finish(self, number: int, keeper: Lease | None = None) -> None:
         with self.database.write() as db:
@@ -191,7 +190,7 @@ class Snapshotter:
 
         ``lease``: until it is renamed it lives no longer than its holder.
         ``parent``: what it lies on from now on, for a snapshot that was made without a parent by an independent driver.
-        Raises ``AlreadyExistsError`` when the name is taken; the active snapshot stays then.
+        Raises ``AlreadyExistsError`` when the name is taken, and what the driver raises; it stays active then.
         """
         _check_key(name)
         with self.leases.hold(f"commit snapshot {name}") as sealer:
@@ -208,7 +207,19 @@ class Snapshotter:
                     "WHERE number = ?",
                     (name, above, lease.id if lease else None, sealer.id, row["number"]),
                 )
-            self._seal(row["number"])
+            try:
+                self._seal(row["number"])
+            except (FastlayerError, OSError):
+                self._take_back(row, key)
+                raise
+
+    def _take_back(self, row: sqlite3.Row, key: str) -> None:
+        """A commit that the driver refused: the snapshot is active, as before."""
+        with self.database.write() as db:
+            db.execute(
+                "UPDATE snapshots SET key = ?, kind = 'active', parent = ?, lease = ?, sealing = NULL WHERE number = ?",
+                (key, row["parent"], row["lease"], row["number"]),
+            )
 
     def _seal(self, number: int) -> None:
         with self.database.read() as db:
@@ -244,7 +255,7 @@ class Snapshotter:
     # ---- removing ----------------------------------------------------------------------------
 
     def remove(self, key: str) -> None:
-        """Removes the snapshot, which nobody has mounted. Raises ``InUseError`` while others are made of it."""
+        """Removes the snapshot. Raises ``InUseError`` while others are made of it, or the driver sees it mounted."""
         with self.leases.hold(f"remove snapshot {key}") as lease:
             with self.database.write() as db:
                 row = self._row(db, key)
@@ -252,7 +263,15 @@ class Snapshotter:
                 if child is not None:
                     raise InUseError(f"snapshot {key}: {child[0]} is made of it: remove that first")
                 self.mark_removed(db, [row["number"]], lease.id)
-            self.finish_removal([row["number"]])
+            try:
+                self.finish_removal([row["number"]])
+            except InUseError:
+                with self.database.write() as db:
+                    db.execute(
+                        "UPDATE snapshots SET state = 'ready', lease = ? WHERE number = ?",
+                        (row["lease"], row["number"]),
+                    )
+                raise
 
     def mark_removed(self, db: sqlite3.Connection, numbers: list[int], lease: str) -> None:
         """Within a write transaction: from now on the snapshots are gone for everyone; ``finish_removal`` follows."""
@@ -348,7 +367,7 @@ class _Undo:
 
 _SELECT = (
     "SELECT s.number, s.key, s.kind, s.parent, p.key AS parent_key, s.labels, s.created_ns, s.bytes, s.inodes, "
-    "s.shared "
+    "s.shared, s.lease "
     "FROM snapshots s LEFT JOIN snapshots p ON p.number = s.parent"
 )
 

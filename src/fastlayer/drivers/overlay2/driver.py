@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fastlayer.drivers import folders
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.overlay2.lookup import decides, provider
 from fastlayer.drivers.overlay2.whiteouts import drop_pointless
 from fastlayer.drivers.system import refusals
-from fastlayer.errors import DriverError, StorageError, UnsafeEntryError, UsageError, show_path
+from fastlayer.errors import DriverError, UnsafeEntryError, UsageError, show_path
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.overlay import MAX_LOWERS
 from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
@@ -125,7 +126,7 @@ class Overlay2:
 
             if project := quota.project(diff):
                 quota.unlimit(diff, project)
-            _remove_tree(place, b"work")
+            folders.remove(place, b"work")
             (place / "boot").unlink(missing_ok=True)
 
     def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
@@ -217,23 +218,13 @@ class Overlay2:
 
         with refusals("cannot remove the snapshot"):
             project = quota.project(self._diff(number))
-            try:
-                root = os.open(self.root, _DIRECTORY)
-            except FileNotFoundError:
-                return
-            try:
-                _remove_at(root, b"%d" % number)
-            finally:
-                os.close(root)
+            folders.remove(self.root, b"%d" % number)
             if project:
                 quota.unlimit(self.root, project)
 
     def numbers(self) -> set[int]:
         with refusals("cannot list the snapshots"):
-            try:
-                return {int(name) for name in os.listdir(self.root) if name.isascii() and name.isdigit()}
-            except FileNotFoundError:
-                return set()
+            return folders.numbers(self.root)
 
 
 def copy_root(source: Path, target: Path) -> None:
@@ -259,38 +250,3 @@ def _with_parents(path: bytes) -> list[bytes]:
     if b"\0" in path:
         raise UsageError("a path cannot contain a NUL byte")
     return [b"/".join(parts[: number + 1]) for number in range(len(parts))]
-
-
-def _remove_tree(place: Path, name: bytes) -> None:
-    fd = os.open(place, _DIRECTORY)
-    try:
-        _remove_at(fd, name)
-    finally:
-        os.close(fd)
-
-
-def _remove_at(parent: int, name: bytes) -> None:
-    """One name with all below it; nothing there is no error. Never follows a link, at any depth."""
-    from fastlayer.layer.target import empty
-
-    try:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        os.unlink(name, dir_fd=parent)
-        return
-    try:
-        empty(fd)
-    finally:
-        os.close(fd)
-    try:
-        os.rmdir(name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        if exc.errno == errno.EBUSY:
-            raise StorageError(errno.EBUSY, "is mounted", name) from exc
-        raise

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from fastlayer.drivers import folders
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.errors import DriverError, FastlayerError, StorageError
 from fastlayer.mounts import mounting, overlay
@@ -32,9 +33,7 @@ def probe(root: Path) -> Probe:
     try:
         return _try(Path(directory), place)
     finally:
-        from fastlayer.drivers.overlay2.driver import _remove_tree
-
-        _remove_tree(place, os.path.basename(os.fsencode(directory)))
+        folders.remove(place, os.path.basename(os.fsencode(directory)))
 
 
 def _exists(place: Path) -> bool:
