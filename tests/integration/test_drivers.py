@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,7 @@ from fastlayer.testing import snapshotter_suite as suite
 from fastlayer.testing.dump import difference, dump
 from tests.conftest import require
 from tests.filesystems import loop_fs, need_root
+from tests.integration import judges
 from tests.stores import Layout
 
 PLACES = [
@@ -194,3 +196,126 @@ def test_the_same_image_through_every_driver(file_systems: Callable[[str, Path],
     theirs = dump(tmp_path / "bundle/rootfs")
     theirs["."].pop("mtime_ns")
     assert not difference(wanted, theirs), difference(wanted, theirs)
+
+
+def test_docker_unpacks_the_same(tmp_path: Path) -> None:
+    need_root()
+    judge = judges.Docker()
+    judges.need(judge)
+    tree = image(tmp_path)
+    layers = [tmp_path / f"layer{number}.tar.gz" for number in range(3)]
+    work = tmp_path / "docker"
+    work.mkdir()
+    wanted, theirs = dump(tree), dump(judge.unpack(layers, work))
+    for found in (wanted, theirs):
+        found["."].pop("mtime_ns")
+    for name, entry in wanted.items():  # docker 20.10 stores seconds and security.capability only
+        for key in ("mtime_ns", "xattrs"):
+            entry.pop(key, None)
+            theirs[name].pop(key, None)
+    assert not difference(wanted, theirs), difference(wanted, theirs)
+
+
+# ---- disk usage where files share blocks ---------------------------------------------------------
+
+
+def test_shared_blocks_count_once(file_systems: Callable[[str, Path], Path], tmp_path: Path) -> None:
+    """vfs on XFS: three trees of one image's chain, and a writable layer, share their data by reflink."""
+    from fastlayer.container import writable
+    from fastlayer.image.importing import import_image
+    from fastlayer.maintenance.disk import disk_usage
+
+    need_root()
+    place = file_systems("xfs", tmp_path)
+    (place / "root").mkdir()
+    (place / "root/big").write_bytes(os.urandom(8 << 20))
+    with open_store(place / "store", driver="vfs") as store:
+        base = import_image(store, place / "root", "base")
+        from fastlayer.container.commit import commit
+
+        layer = writable.create(store, base, "work")
+        tree = store.snapshotter.driver.own_tree(store.snapshotter.number(layer.key)[0])
+        assert tree is not None
+        (tree / "small").write_bytes(b"x" * 5000)
+        commit(store, layer, "child")
+        os.sync()
+        usage = disk_usage(store)
+    images = usage.lines[0]
+    assert 8 << 20 <= images.size < 9 << 20, f"two images of 8 MiB that share it take {images.size}"
+    (row,) = usage.writable
+    assert row.shared >= 8 << 20
+
+
+# ---- without privileges --------------------------------------------------------------------------
+
+
+def test_an_ordinary_user_in_a_namespace_of_his_own(tmp_path: Path) -> None:
+    """``unshare -Urm``: overlay2 with user marks; without it vfs, and no mounts at all."""
+    need_root()
+    image(tmp_path)
+    tmp_path.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    subprocess.run(["chmod", "-R", "a+rX", tmp_path / "layout"], check=True)
+    script = f"""
+set -e
+export FASTLAYER_ROOT={home}/store XDG_DATA_HOME={home}
+fl() {{ {sys.executable} -m fastlayer "$@"; }}
+fl load -q -i {tmp_path}/layout
+mkdir -p {home}/mnt
+fl mount --rw --name work app {home}/mnt
+echo changed >{home}/mnt/etc/passwd
+rm -r {home}/mnt/moved
+fl diff work
+fl commit -q work app:2
+fl umount work
+fl mounts --format '{{{{.Driver}}}}'
+fl store check
+"""
+    base = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    env = {**os.environ, "HOME": os.fspath(home)}
+    done = subprocess.run(
+        [*base, "unshare", "-Urm", "bash", "-c", script], capture_output=True, text=True, env=env, cwd=home, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "C /etc/passwd" in done.stdout and "D /moved" in done.stdout
+    assert "overlay2" in done.stdout and "sound" in done.stdout
+    plain = f"""
+set -e
+export FASTLAYER_ROOT={home}/plain
+fl() {{ {sys.executable} -m fastlayer "$@"; }}
+fl load -q -i {tmp_path}/layout
+fl diff app {tmp_path}/layout >/dev/null
+fl images --format '{{{{.Repository}}}}'
+fl store check
+"""
+    done = subprocess.run([*base, "bash", "-c", plain], capture_output=True, text=True, env=env, cwd=home, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert os.path.isdir(home / "plain/vfs") and "app" in done.stdout and "sound" in done.stdout
+
+
+def test_mount_in_python(tmp_path: Path) -> None:
+    import fastlayer
+
+    need_root()
+    image(tmp_path)
+    root = tmp_path / "store"
+    with open_store(root, driver="overlay2") as store:
+        load(store, tmp_path / "layout")
+    with fastlayer.mount("app", root=root) as path:
+        assert (path / "etc/passwd").read_text().startswith("root")
+        with pytest.raises(OSError, match="Read-only"):
+            (path / "new").write_text("x")
+    assert not path.exists() or not os.listdir(path)
+    with fastlayer.mount("app", writable=True, root=root) as path:
+        (path / "new").write_text("x")
+    with fastlayer.mount("app", name="kept", root=root) as path:
+        assert not (path / "new").exists(), "a layer without a name went with its block"
+        (path / "mine").write_text("x")
+    with fastlayer.mount("app", name="kept", root=root) as path:
+        assert (path / "mine").exists()
+    with open_store(root) as store:
+        from fastlayer.container import writable
+
+        assert [layer.name for layer in writable.all_of(store)] == ["kept"]

@@ -38,8 +38,9 @@ def command(**given: Any) -> int:
     """List images, or those of one REPOSITORY[:TAG]."""
     from fastlayer.image.images import Images
 
-    with stores.open_store(given) as store:
-        found = [row for image in Images(store).all() for row in _rows(image, given["no_trunc"])]
+    with stores.store_if_any(given) as store:
+        images = Images(store).all() if store is not None else []
+        found = [row for image in images for row in _rows(image, given["no_trunc"])]
     if given["repository"]:
         found = [row for row in found if _matches(row, given["repository"])]
     if given["quiet"]:

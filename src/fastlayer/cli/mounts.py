@@ -37,16 +37,8 @@ Examples:
 @stores.store_options
 def command(**given: Any) -> int:
     """List mounts and writable layers. A layer that is mounted nowhere has no target."""
-    from fastlayer.container import writable
-    from fastlayer.container.mounted import all_mounts
-
-    with stores.open_store(given) as store:
-        mounted = all_mounts(store)
-        places = {found.writable: found for found in mounted if found.writable}
-        found = [_row(None, mount) for mount in mounted if not mount.writable]
-        for layer in writable.all_of(store):
-            row = _row(layer, places.get(layer.name))
-            found.append({**row, **(_usage(store, layer) if given["usage"] else {})})
+    with stores.store_if_any(given) as store:
+        found = [] if store is None else _found(store, usage=given["usage"])
     if given["quiet"]:
         output.write_lines(row["Target"].encode("utf-8", "surrogateescape") for row in found if row["Target"])
         return 0
@@ -54,6 +46,19 @@ def command(**given: Any) -> int:
     blank = {field: "" for _, field in USAGE}
     rows.show(given["format_"], columns, [{**blank, **row} for row in found], frozenset({"Changes", "Size", "Shared"}))
     return 0
+
+
+def _found(store: Store, *, usage: bool) -> list[rows.Row]:
+    from fastlayer.container import writable
+    from fastlayer.container.mounted import all_mounts
+
+    mounted = all_mounts(store)
+    places = {mount.writable: mount for mount in mounted if mount.writable}
+    found = [_row(None, mount) for mount in mounted if not mount.writable]
+    for layer in writable.all_of(store):
+        row = _row(layer, places.get(layer.name))
+        found.append({**row, **(_usage(store, layer) if usage else {})})
+    return found
 
 
 def _row(layer: Writable | None, mount: Mounted | None) -> rows.Row:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -38,6 +39,21 @@ def open_store(given: dict[str, Any], *, create: bool = False) -> Store:
 
     opener = open_store if create else existing_store
     return opener(given["root"], driver=given["driver"])
+
+
+@contextmanager
+def store_if_any(given: dict[str, Any]) -> Iterator[Store | None]:
+    """For lists: where there is no store there is nothing to list."""
+    from pathlib import Path
+
+    from fastlayer.store.store import default_root
+
+    root = Path(given["root"]) if given["root"] else default_root()
+    if not root.exists():
+        yield None
+        return
+    with open_store(given) as store:
+        yield store
 
 
 def platform(given: dict[str, Any]) -> Platform | None:
