@@ -129,7 +129,7 @@ def test_an_image_that_lost_its_name(filled: Shell, tmp_path: Path) -> None:
     before = filled.rows("images")[0]["ID"]
     filled.good("import", tree(tmp_path / "new", {"b": "2"}), "base:1")
     rows = filled.rows("images")
-    assert [(row["Repository"], row["ID"] == before) for row in rows] == [("<none>", True), ("base", False)]
+    assert [(row["Repository"], row["ID"] == before) for row in rows] == [("base", False), ("<none>", True)]
     assert f"Removed: {before}" in filled.good("image", "prune", "-f")
     assert len(filled.rows("images")) == 1
 
@@ -144,7 +144,7 @@ def test_writable_layers(filled: Shell, tmp_path: Path) -> None:
 
 def test_diff_of_images(filled: Shell, tmp_path: Path) -> None:
     place = tree(tmp_path / "second", {"etc/passwd": "root\n", "bin/tool": b"y" * 5000, "new": "n"})
-    for name in ("etc", "bin", "etc/passwd", "bin/tool"):
+    for name in ("etc", "bin", "etc/passwd", "bin/tool", "."):
         status = (tmp_path / "root" / name).stat()
         os.utime(place / name, ns=(status.st_atime_ns, status.st_mtime_ns))
     filled.good("import", place, "base:2")
@@ -213,7 +213,8 @@ def test_errors_are_one_line(shell: Shell, tmp_path: Path) -> None:
     assert "no such image" in shell.refused("history", "app:2")
     assert "capitals" in shell.refused("tag", "app:1", "App", code=2)
     assert "not for linux/s390x" in shell.refused("history", "--platform", "linux/s390x", "app:1")
-    assert "unknown" in shell.refused("images", "--driver", "nfs", "--format", "{{.Nothing}}", code=2)
+    assert "no field Nothing" in shell.refused("images", "--format", "{{.Nothing}}", code=2)
+    assert "not understood" in shell.refused("images", "--format", "{{range .}}", code=2)
     shell.env["FASTLAYER_DRIVER"] = "nfs"
     assert "unknown" in shell.refused("import", tmp_path / "layout", "x", code=2)
     shell.env["FASTLAYER_DRIVER"] = "aufs"

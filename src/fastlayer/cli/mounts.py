@@ -80,6 +80,6 @@ def _usage(store: Store, layer: Writable) -> rows.Row:
     from fastlayer.container import writable
 
     with writable.changes(store, layer) as changes:
-        files = sum(change.kind != "D" and change.type != "directory" for change in changes)
+        files = sum(change.kind != "D" and change.type != "dir" for change in changes)
     usage = writable.usage(store, layer)
     return {"Changes": files, "Size": output.human(usage.bytes), "Shared": output.human(usage.shared)}

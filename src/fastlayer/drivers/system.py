@@ -12,6 +12,12 @@ from fastlayer.errors import FastlayerError, NoSpaceError, StorageError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def storage_error(exc: OSError, op: str, path: str | bytes | os.PathLike[str] | None) -> StorageError:
+    """The system's refusal as ours; a full file system or quota as ``NoSpaceError``."""
+    kind = NoSpaceError if exc.errno in _FULL else StorageError
+    return kind(exc.errno or 0, op, os.fspath(path) if path is not None else None)
+
+
 @contextmanager
 def refusals(op: str) -> Iterator[None]:
     """``OSError`` becomes ``StorageError``, and ``NoSpaceError`` where space or quota is used up."""
@@ -26,6 +32,4 @@ def refusals(op: str) -> Iterator[None]:
     except FastlayerError:
         raise
     except OSError as exc:
-        kind = NoSpaceError if exc.errno in _FULL else StorageError
-        name = exc.filename if isinstance(exc.filename, (str, bytes)) else None
-        raise kind(exc.errno or 0, op, os.fspath(name) if name else None) from exc
+        raise storage_error(exc, op, exc.filename if isinstance(exc.filename, (str, bytes)) else None) from exc

@@ -83,7 +83,7 @@ class Images:
     # ---- looking -----------------------------------------------------------------------------
 
     def all(self) -> list[Image]:
-        """All images, and every platform of those that have several; by name. Those without a name come first."""
+        """All images, and every platform of those that have several; by name. Those without a name come last."""
         with self.store.database.read() as db:
             rows = db.execute(
                 "SELECT digest, media_type, size, group_concat(name, char(10)) AS names FROM images GROUP BY digest "

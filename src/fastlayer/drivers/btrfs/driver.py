@@ -29,6 +29,7 @@ from fastlayer import _backend
 from fastlayer.drivers import folders
 from fastlayer.drivers.btrfs import subvolumes
 from fastlayer.drivers.btrfs.generation import Fork
+from fastlayer.drivers.system import storage_error
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
 from fastlayer.mounts.mount import Mount
@@ -229,7 +230,7 @@ class Btrfs:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as exc:
-            raise folders.storage_error(exc, "write", path) from exc
+            raise storage_error(exc, "write", path) from exc
 
 
 def _engine() -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from fastlayer import _backend
 from fastlayer.drivers import folders
 from fastlayer.drivers.btrfs.generation import ROOT_INODE, Places
+from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.errors import StorageError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,11 +25,11 @@ def opened(path: Path, *, about: Path | None = None) -> Iterator[int]:
     try:
         fd = os.open(path, _DIRECTORY)
     except OSError as exc:
-        raise folders.storage_error(exc, "open", path) from exc
+        raise storage_error(exc, "open", path) from exc
     try:
         yield fd
     except StorageError as exc:
-        raise folders.storage_error(exc, exc.op, exc.filename or about or path) from exc
+        raise storage_error(exc, exc.op, exc.filename or about or path) from exc
     finally:
         os.close(fd)
 
@@ -52,9 +53,9 @@ def delete(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as exc:
-        raise folders.storage_error(exc, "delete subvolume", path) from exc
+        raise storage_error(exc, "delete subvolume", path) from exc
     if inode != ROOT_INODE:
-        folders.remove(path)
+        folders.remove(path.parent, os.fsencode(path.name))
         return
     with opened(path.parent) as fd:
         name = os.fsencode(path.name)
@@ -139,7 +140,9 @@ def _replace(subvolume: Path, place: Path) -> None:
     beside = place.parent / f"{_MOVED}{place.name}"[:255]
     above = os.lstat(place.parent)
     delete(beside)
-    folders.make(beside)
+    with refusals("mkdir"):
+        os.mkdir(beside, 0o700)
+        os.chmod(beside, 0o755)
     with opened(beside) as fd:
         clone(subvolume, fd)  # in place: no name that a killed process would leave unknown
     if subvolume == place:
