@@ -118,5 +118,9 @@ def _config(
     source_date_epoch: int | None,
 ) -> ImageConfig:
     created = timestamp(source_date_epoch)
-    steps: Sequence[History] = [History(created=created, author=author, comment=message)]
+    unexplained = len(config.diff_ids) - sum(not step.empty_layer for step in config.history)
+    steps: Sequence[History] = [
+        *[History()] * unexplained,  # an image may come without a history, but not with half of one
+        History(created=created, author=author, comment=message),
+    ]
     return config.edit(run=run, layers=[written.diff_id], history=steps, created=created, author=author or None)

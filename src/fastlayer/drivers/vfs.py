@@ -57,6 +57,7 @@ class Vfs:
             else:
                 (folder / "tree").mkdir()
                 (folder / "tree").chmod(0o755)
+                os.utime(folder / "tree", (0, 0))  # on every machine and at any time the same
 
     @contextmanager
     def layer_target(self, number: int, parents: Sequence[int]) -> Iterator[LayerTarget]:

@@ -97,7 +97,6 @@ def _tar(
 ) -> LayerInfo:
     """Extracted while its blob is kept; both are named when the whole has been seen."""
     from fastlayer.image.tee import Tee
-    from fastlayer.image.unpack import fix_root_time
     from fastlayer.layer.apply import apply
 
     key = f"import-{lease.id}"
@@ -105,7 +104,6 @@ def _tar(
     number, parents = store.snapshotter.number(key)
     with store.content.ingest(lease.id, trusted=True) as blob, Tee(source, blob) as tee:
         with store.snapshotter.driver.layer_target(number, parents) as target:
-            fix_root_time(target.path, parents)
             stats = apply(
                 [tee],
                 target.path,

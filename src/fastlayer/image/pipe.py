@@ -63,7 +63,6 @@ def stream_layer(
     ignore_chown: bool = False,
 ) -> T:
     """The committed snapshot ``name`` on ``parent``, extracted from the layer that ``write`` writes to a descriptor."""
-    from fastlayer.image.unpack import fix_root_time
     from fastlayer.layer.apply import apply
 
     key = f"stream-{name}"
@@ -72,7 +71,6 @@ def stream_layer(
     number, parents = snapshotter.number(key)
     with snapshotter.driver.layer_target(number, parents) as target:
         place = target
-        fix_root_time(place.path, parents)
         result, _ = through_pipe(
             write, lambda layer: apply([layer], place.path, format=place.format, ignore_chown=ignore_chown)
         )

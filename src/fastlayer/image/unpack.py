@@ -7,7 +7,6 @@ extracted onto a snapshot of the one below. Extraction verifies; what is not com
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +19,6 @@ from fastlayer.oci.digest import Digest
 from fastlayer.store.collect import claim_snapshots
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fastlayer.image.images import Image
     from fastlayer.layer.progress import Progress, ProgressCallback
     from fastlayer.metadata.leases import Lease
@@ -105,12 +102,6 @@ def unpack(
     return Unpacked(tuple(work.applied), tuple(work.warnings))
 
 
-def fix_root_time(root: Path, parents: Sequence[int]) -> None:
-    """The time of a root that no layer speaks of: the epoch, on every machine and at any time."""
-    if not parents:
-        os.utime(root, (0, 0))
-
-
 class _Unpacking:
     def __init__(
         self,
@@ -159,7 +150,6 @@ class _Unpacking:
         self._snapshotter.prepare(key, parent, lease=self._lease)
         place, parents = self._snapshotter.number(key)
         with self._snapshotter.driver.layer_target(place, parents) as target, layer.open() as blob:
-            fix_root_time(target.path, parents)
             stats = apply(
                 [blob],
                 target.path,

@@ -39,6 +39,7 @@ def create(path: Path) -> None:
     with opened(path.parent, about=path) as fd:
         _backend.engine().subvolume.create(fd, os.fsencode(path.name))
         os.chmod(path, 0o755)
+        os.utime(path, (0, 0))  # on every machine and at any time the same
 
 
 def snapshot(source: Path, path: Path, *, readonly: bool = False) -> None:

@@ -67,6 +67,7 @@ def make(kind: str, device: str) -> None:
     with mounted(kind, device) as root:
         os.mkdir(root / ROOTFS, 0o755)
         os.chmod(root / ROOTFS, 0o755)
+        os.utime(root / ROOTFS, (0, 0))  # on every machine and at any time the same
 
 
 @contextmanager
