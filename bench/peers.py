@@ -172,11 +172,14 @@ class Containerd:
         """Unmounts an image and removes every snapshot, children first."""
         subprocess.run(["umount", mounted], capture_output=True)
         mounted.mkdir(exist_ok=True)
-        native = ("snapshots", "--snapshotter", "native")
-        while rows := [line.split() for line in self.ctr(*native, "ls").splitlines()[1:]]:
+        for snapshotter in ("native", "overlayfs"):
+            self._forget_all("snapshots", "--snapshotter", snapshotter)
+
+    def _forget_all(self, *words: str) -> None:
+        while rows := [line.split() for line in self.ctr(*words, "ls").splitlines()[1:] if line.strip()]:
             parents = {row[1] for row in rows if len(row) == 3}
             for name in [row[0] for row in rows if row[0] not in parents]:
-                self.ctr(*native, "rm", name)
+                self.ctr(*words, "rm", name)
 
 
 def _die_with_parent() -> None:

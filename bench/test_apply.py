@@ -116,7 +116,7 @@ def test_containerd(measure: Measure, fastlayer: list[str], tmpfs: Path, codec: 
         image = daemon.import_layers([path])
         measure(
             f"apply debian {codec}",
-            "containerd (ctr images unpack)",
+            "containerd (ctr images mount: unpack and mount)",
             "tmpfs",
             daemon.command("images", "mount", "--snapshotter", "native", image, tmpfs / "mounted"),
             before=lambda: daemon.forget_snapshots(tmpfs / "mounted"),

@@ -17,7 +17,7 @@ int fl_path_init(struct fl_path *p, int root, struct fl_error *err)
     if (p->root_fd < 0)
         return fl_error_os(err, errno, "openat", NULL, 0);
     p->has_openat2 = fl_sys_has_openat2();
-    p->takes_permission = geteuid() != 0;
+    p->takes_permission = !fl_sys_overrides_permissions();
     return fl_seen_init(&p->seen, err);
 }
 

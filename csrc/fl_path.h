@@ -83,7 +83,7 @@ struct fl_path {
     /* private from here on */
     int root_fd;
     bool has_openat2;
-    bool takes_permission; /* not root: directories of our own are opened up     */
+    bool takes_permission; /* permissions count for us: directories of our own are opened up */
     uint32_t cap, clock;
     uint32_t open[FL_PATH_OPEN_MAX];
     uint32_t open_count;

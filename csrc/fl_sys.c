@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/btrfs.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
@@ -387,4 +388,15 @@ bool fl_sys_can_share(int a, int b)
     default:
         return false;
     }
+}
+
+bool fl_sys_overrides_permissions(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+    memset(data, 0, sizeof(data));
+    if (syscall(SYS_capget, &head, data) < 0)
+        return geteuid() == 0;
+    return data[0].effective >> CAP_DAC_OVERRIDE & 1;
 }

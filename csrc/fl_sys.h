@@ -42,6 +42,10 @@ int fl_sys_removexattrat(int dirfd, const char *name, const char *attr);
  * fchmodat2 of Linux 6.6, before it through an O_PATH descriptor and /proc. */
 int fl_sys_chmod_nofollow(int dirfd, const char *name, mode_t mode);
 
+/* Is this thread free of the permissions of files (CAP_DAC_OVERRIDE, effective)?
+ * Root usually is, but not in a container that has dropped the capability. */
+bool fl_sys_overrides_permissions(void);
+
 /* ioctl FICLONE: dst gets all of src's extents, shared. */
 int fl_sys_ficlone(int dst, int src);
 

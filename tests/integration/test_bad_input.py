@@ -301,6 +301,24 @@ def test_owners_that_may_not_be_given(place: Place, trees: tuple[Path, Path], lo
     assert (new / "data0").read_bytes() == (trees[1] / "data0").read_bytes()
 
 
+def test_permissions_that_would_stop_their_own_writer(place: Place, lowly: tuple[str, ...]) -> None:
+    """Root without CAP_DAC_OVERRIDE is as an ordinary user: he works in what a layer closes, until its end."""
+    tree, layer, new = place.root / "closed", place.root / "closed.tar", place.root / "new"
+    (tree / "dir" / "sub").mkdir(parents=True)
+    for path in (tree / "file", tree / "dir" / "file", tree / "dir" / "sub" / "file"):
+        path.write_bytes(b"content")
+    for path in (*sorted(tree.rglob("*"), reverse=True), tree):
+        os.setxattr(path, "user.kept", b"value")
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    (place.root / "nothing").mkdir()
+    place.good("diff", place.root / "nothing", tree, "-o", layer)
+    for backend in ("native", "baseline"):
+        for _ in ("once", "again"):  # the second time, all of it stands in the way
+            place.good("apply", "--ignore-chown", layer, new, before=lowly, env={"FASTLAYER_BACKEND": backend})
+            assert_same_tree(tree, new, ignore={"uid", "gid"})
+        shutil.rmtree(new)
+
+
 # ---- damaged layers ----------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from fastlayer._baseline.paths import proc_path
+from fastlayer._baseline.paths import overrides_permissions, proc_path
 from fastlayer._baseline.tarread import TarItem
 from fastlayer._baseline.tree import is_host_only
 from fastlayer.errors import UnsafeEntryError, show_path
@@ -32,6 +32,7 @@ class Attributes:
         self._uid_map, self._gid_map = uid_map, gid_map
         self._ignore_chown = ignore_chown
         self._xattr_prefix = xattr_prefix
+        self._is_free = overrides_permissions()
         self.begin_layer()
 
     def begin_layer(self) -> None:
@@ -49,7 +50,7 @@ class Attributes:
             self._set_xattrs(fd, item.path, xattrs)
             return
         self._remove_others(fd, item.path, xattrs)
-        if os.geteuid() != 0:
+        if not self._is_free:
             os.chmod(proc_path(fd), 0o700)
         self._set_xattrs(fd, item.path, {name: xattrs[name] for name in xattrs if name.startswith(b"user.")})
         os.chmod(proc_path(fd), mode)

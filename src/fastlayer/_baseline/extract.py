@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from fastlayer._baseline import paths, whiteouts
 from fastlayer._baseline.attributes import Attributes
 from fastlayer._baseline.nodes import Node, Settle
-from fastlayer._baseline.paths import Handle, Parts, proc_path
+from fastlayer._baseline.paths import Handle, Parts, overrides_permissions, proc_path
 from fastlayer._baseline.remove import remove, remove_children
 from fastlayer._baseline.tarread import TarItem, TarParser
 from fastlayer.errors import LimitError, StorageError, UnsafeEntryError, UsageError, show_path
@@ -72,6 +72,7 @@ class Extractor:
         self.payload = 0
         self._root = target_fd
         self._storage = whiteouts.storage(format)
+        self._is_free = overrides_permissions()
         self._attributes = Attributes(uid_map, gid_map, ignore_chown, self._storage.xattr_prefix)
         self._max_entries, self._max_size, self._max_file_size = max_entries, max_size, max_file_size
         self._max_pax = max_pax
@@ -257,13 +258,13 @@ class Extractor:
     def _describe_directory(self, fd: int, at: Node, item: TarItem) -> None:
         """Times at the end of the layer, and the mode, too, when it would close the directory to its owner."""
         self._take_permission(fd, at)
-        open_mode = item.mode if os.geteuid() == 0 else item.mode | 0o700
+        open_mode = item.mode if self._is_free else item.mode | 0o700
         self._attributes.apply(fd, item._replace(mode=open_mode))
         at.settle = Settle(*paths.identity(fd), item.mtime_ns, item.mode)
 
     def _take_permission(self, fd: int, at: Node) -> None:
-        """Not root: a directory of our own that is closed to us is opened up until the end of the layer."""
-        if os.geteuid() == 0:
+        """Permissions count: a directory of our own that is closed to us is opened up until the end of the layer."""
+        if self._is_free:
             return
         found = os.fstat(fd)
         if found.st_uid == os.geteuid() and found.st_mode & 0o700 != 0o700:
@@ -298,7 +299,7 @@ class Extractor:
         if want is None or paths.identity(fd) != (want.dev, want.ino):
             return
         try:
-            if want.mode is not None and want.mode | 0o700 != want.mode and os.geteuid() != 0:
+            if want.mode is not None and want.mode | 0o700 != want.mode and not self._is_free:
                 os.chmod(proc_path(fd), want.mode)
             os.utime(proc_path(fd), ns=(want.mtime_ns, want.mtime_ns))
             if self._fsync:
@@ -447,7 +448,7 @@ def _is_directory(parent: int, name: bytes) -> bool:
 def _sync_directory(fd: int) -> None:
     """Its owner, when not root, may have to open it up for a moment."""
     mode = stat.S_IMODE(os.stat(proc_path(fd)).st_mode)
-    is_closed = os.geteuid() != 0 and mode & 0o500 != 0o500
+    is_closed = mode & 0o500 != 0o500 and not overrides_permissions()
     if is_closed:
         os.chmod(proc_path(fd), mode | 0o500)
     with _opened(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, fd) as readable:

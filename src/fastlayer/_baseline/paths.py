@@ -21,6 +21,7 @@ Entered = Callable[[int, Node], None]
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTENT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _MAX_LINKS = 40  # the kernel's
 _MAX_NAME = 255
 
@@ -68,6 +69,16 @@ class Handle:
 def identity(fd: int) -> tuple[int, int]:
     found = os.fstat(fd)
     return found.st_dev, found.st_ino
+
+
+def overrides_permissions() -> bool:
+    """Whether permissions of files do not count for this thread: CAP_DAC_OVERRIDE, which root may have dropped."""
+    try:
+        with open("/proc/thread-self/status", "rb") as status:
+            effective = next(int(line[7:], 16) for line in status if line.startswith(b"CapEff:"))
+    except (OSError, StopIteration):
+        return os.geteuid() == 0
+    return effective >> _CAP_DAC_OVERRIDE & 1 == 1
 
 
 def proc_path(fd: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastlayer._baseline.nodes import Node
-from fastlayer._baseline.paths import DIRECTORY, Handle, identity, proc_path
+from fastlayer._baseline.paths import DIRECTORY, Handle, identity, overrides_permissions, proc_path
 from fastlayer.errors import StorageError
 
 _LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,7 +88,7 @@ def _open(name: bytes, parent: int, mount: int) -> int:
         if mount_id(found.fd) != mount:
             raise StorageError(errno.EBUSY, "remove a mount point", name)
         status = os.fstat(found.fd)
-        if status.st_mode & 0o700 != 0o700 and status.st_uid == os.geteuid() != 0:
+        if status.st_mode & 0o700 != 0o700 and status.st_uid == os.geteuid() and not overrides_permissions():
             os.chmod(proc_path(found.fd), stat.S_IMODE(status.st_mode) | 0o700)
         return os.open(".", _LISTING, dir_fd=found.fd)
 

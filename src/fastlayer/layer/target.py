@@ -75,13 +75,28 @@ class Target:
                 libc.syncfs(self.fd) if durability == "syncfs" else os.fsync(self.fd)
             if self._staging is None:
                 return
-            libc.rename_new(self._parent, self._staging + b"/" + _INNER, self._parent, self._name)
+            self._move(self._staging + b"/" + _INNER)
             os.rmdir(self._staging, dir_fd=self._parent)
             self._staging = None
             if durability != "none":
                 os.fsync(self._parent)
         except OSError as exc:
             raise StorageError(exc.errno or 0, "commit", self.name) from exc
+
+    def _move(self, path: bytes) -> None:
+        """A directory that gets another parent must be writable (rename(2)): a layer's root may be 0555."""
+        try:
+            libc.rename_new(self._parent, path, self._parent, self._name)
+            return
+        except PermissionError:
+            mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
+            if mode & stat.S_IWUSR:
+                raise
+        os.fchmod(self.fd, mode | stat.S_IRWXU)
+        try:
+            libc.rename_new(self._parent, path, self._parent, self._name)
+        finally:
+            os.fchmod(self.fd, mode)
 
     def __enter__(self) -> Target:
         return self
