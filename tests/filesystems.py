@@ -6,11 +6,12 @@ with overlay(lower, upper, work) as merged: ...
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,24 @@ def _run(*command: str | os.PathLike[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{command}: {done.stderr.strip()}")
+
+
+def _unmount(where: Path) -> None:
+    """A cycle of dead objects may still hold a file open; a busy file system is told with what is open there."""
+    gc.collect()
+    try:
+        _run("umount", where)
+    except RuntimeError as exc:
+        _run("umount", "-l", where)
+        raise RuntimeError(f"{exc}; open here: {list(_open_below(where))}") from None
+
+
+def _open_below(where: Path) -> Iterator[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            if name.startswith(str(where)):
+                yield name
 
 
 @contextmanager

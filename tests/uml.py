@@ -32,16 +32,24 @@ MODULES = (
 )
 _NOISE = (b"SELinux:", b"mmapper_init", b"Failed to initialize ubd", b"reboot: ", b"sysrq: ")
 
-_INIT = """#!/bin/sh
+# Directories of its own in memory; the project stays where it is, even below one of them.
+OWN_DIRECTORIES = """mount -t tmpfs run /run
+mkdir /run/project && mount --bind {project} /run/project
+mkdir -p /dev/shm
+mount -t tmpfs shm /dev/shm
+mount -t tmpfs tmp /tmp
+[ -e {project}/setup.py ] || {{ mkdir -p {project} && mount --bind /run/project {project}; }}
+"""
+
+_INIT = (
+    """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C.UTF-8
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
-mkdir -p /dev/shm
-mount -t tmpfs shm /dev/shm
-mount -t tmpfs tmp /tmp
-mount -t tmpfs run /run
-for module in {modules}; do
+"""
+    + OWN_DIRECTORIES
+    + """for module in {modules}; do
     insmod /usr/lib/uml/modules/$(uname -r)/kernel/$module.ko || echo "cannot load $module"
 done
 dmsetup mknodes
@@ -52,6 +60,7 @@ sync
 echo o >/proc/sysrq-trigger
 sleep 60
 """
+)
 
 
 def run(selection: Sequence[str], *, seconds: float, memory: str = "1G", env: Mapping[str, str] | None = None) -> int:

@@ -78,9 +78,8 @@ def check(found: Snapshotter) -> int:
 
 def tidy(found: Snapshotter) -> None:
     """What the garbage collection does, and whoever left active snapshots behind."""
-    dead = found._leases.dead()
-    found.clear_dead(dead)
-    found._leases.sweep()
+    found.clear_dead()
+    found.leases.sweep()
     for info in list(found.walk()):
         if info.kind != "committed":
             found.remove(info.key)

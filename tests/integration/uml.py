@@ -16,22 +16,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import require
+from tests.uml import OWN_DIRECTORIES
 
 INSIDE = "FASTLAYER_TEST_IN_UML"
 _REPOSITORY = Path(__file__).parents[2]
 _MODULES = ("drivers/block/loop", "fs/overlayfs/overlay", "fs/quota/quota_tree", "fs/quota/quota_v2")
 
-_INIT = """#!/bin/sh
+_INIT = (
+    """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sysfs /sys
-mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run; mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm
-for module in {modules}; do insmod /usr/lib/uml/modules/$(uname -r)/kernel/$module.ko; done
+"""
+    + OWN_DIRECTORIES
+    + """for module in {modules}; do insmod /usr/lib/uml/modules/$(uname -r)/kernel/$module.ko; done
 export PATH={path} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 {inside}=1
-cd {directory}
+cd {project}
 {command} >{out}/output 2>&1
 echo $? >{out}/status
 sync
 halt -f
 """
+)
 
 
 def on_uml(command: Sequence[str], *, memory: str = "700M", timeout: float = 280) -> subprocess.CompletedProcess[str]:
@@ -45,7 +49,7 @@ def on_uml(command: Sequence[str], *, memory: str = "700M", timeout: float = 280
                 modules=" ".join(_MODULES),
                 path=shlex.quote(os.environ.get("PATH", "/usr/bin:/bin")),
                 inside=INSIDE,
-                directory=shlex.quote(str(_REPOSITORY)),
+                project=shlex.quote(str(_REPOSITORY)),
                 command=shlex.join(command),
                 out=out,
             )
