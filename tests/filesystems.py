@@ -78,7 +78,7 @@ def loop_fs(kind: str, size: int = MINIMUM, *, features: Sequence[str] = (), opt
                 lost.rmdir()
             yield where
         finally:
-            _run("umount", where)
+            _unmount(where)
     finally:
         image.unlink(missing_ok=True)
         where.rmdir()
