@@ -495,3 +495,20 @@ def test_usage_errors(store: Store, tmp_path: Path) -> None:
         from fastlayer.image.record import new_name
 
         new_name(f"x@{image.id}")
+
+
+def test_a_parent_stays_while_another_process_removes_its_child(store: Store, tmp_path: Path) -> None:
+    layer = writable.create(store, imported(store, tmp_path / "root", "base"), "work")
+    child = commit(store, layer, "child")
+    writable.remove(store, "work")
+    for name in ("base", "child"):
+        Images(store).untag(name)
+    snapshots = store.snapshotter
+    number = snapshots.number(str(child.chain_id))[0]
+    with store.lease("the other process") as lease:
+        with store.database.write() as db:
+            snapshots.mark_removed(db, [number], lease.id)
+        assert collect(store).snapshots == 0
+        snapshots.finish_removal([number])
+    assert collect(store).snapshots == 1
+    assert not snapshots.driver.numbers()

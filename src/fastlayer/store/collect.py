@@ -1,9 +1,9 @@
 """Garbage collection: what nobody can reach any more goes.
 
 Kept are: images (names), with the manifests, configurations, layer blobs and snapshots they are made of; active
-snapshots and views, with those below them; committed snapshots that were named by a person (not by a chain id); what
-living leases hold. Deciding and forgetting is one write transaction, so that nothing that is being claimed at the same
-time can go; claiming is a write transaction, too (``claim_blobs``).
+snapshots and views, and what is just being made or removed, with those below them; committed snapshots that were named
+by a person (not by a chain id); what living leases hold. Deciding and forgetting is one write transaction, so that
+nothing that is being claimed at the same time can go; claiming is a write transaction, too (``claim_blobs``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WITH RECURSIVE reachable(digest) AS (
 """
 _KEPT_SNAPSHOTS = """
 WITH RECURSIVE kept(number) AS (
-    SELECT number FROM snapshots WHERE kind != 'committed' OR state = 'making' OR key NOT LIKE 'sha256:%'
+    SELECT number FROM snapshots WHERE kind != 'committed' OR state != 'ready' OR key NOT LIKE 'sha256:%'
     UNION SELECT number FROM snapshots WHERE key IN (
         SELECT chain_id FROM manifests WHERE digest IN temp.reachable_blobs
         UNION SELECT ref FROM lease_refs WHERE kind = 'snapshot')
