@@ -15,7 +15,7 @@ from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, Store
 from fastlayer.oci import mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
+from fastlayer.oci.platform import Platform, choose, host_platform, stored_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
 from fastlayer.store.layout_index import write_index
 
@@ -277,7 +277,7 @@ def _images(db: sqlite3.Connection, target: Descriptor, names: Sequence[str]) ->
     for row in rows:
         layers = tuple(_layer(db, digest, diff_id) for digest, diff_id in json.loads(row["layers"]))
         chain = Digest(row["chain_id"]) if row["chain_id"] else None
-        platform = parse_platform(row["platform"]) if row["platform"] else host_platform()
+        platform = stored_platform(row["platform"]) if row["platform"] else host_platform()
         yield Image(
             tuple(sorted(names)),
             target,
