@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fastlayer.errors import ManifestError
+from fastlayer.errors import DigestMismatchError, LayerFormatError, ManifestError
 from fastlayer.image.images import Images
-from fastlayer.image.load import load
+from fastlayer.image.load import Options, load
 from fastlayer.maintenance.check import check
-from fastlayer.oci.config import parse_config
+from fastlayer.oci.config import new_config, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.manifest import new_manifest
-from fastlayer.oci.mediatypes import CONFIG
-from fastlayer.oci.platform import Platform, stored_platform
+from fastlayer.oci.mediatypes import CONFIG, LAYER_GZIP
+from fastlayer.oci.platform import Platform, host_platform, stored_platform
 from fastlayer.store.store import Store
-from tests.stores import Layout, imported, vfs_store
+from tests.stores import Layout, imported, layer_tar, vfs_store
 
 
 @pytest.fixture
@@ -69,3 +72,77 @@ def test_a_bad_platform_in_the_database_is_shown(store: Store, tmp_path: Path) -
 def test_reading_a_stored_platform_never_fails(text: str) -> None:
     assert str(stored_platform(text)).isprintable()
     assert str(stored_platform("linux/arm64")) == "linux/arm64"
+
+
+# ---- layers that are not what they are said to be ------------------------------------------------------
+
+
+def claim(path: Path, name: str, blob: bytes, diff_id: str, platform: Platform | None = None) -> Layout:
+    """A layout with an image of one layer, whatever its blob is, that is said to be ``diff_id``."""
+    layout = Layout(path)
+    config = new_config(platform or host_platform(), [diff_id], created="2026-01-01T00:00:00Z")
+    layout.blob(config.raw)
+    manifest = new_manifest(config.descriptor(), [Descriptor(LAYER_GZIP, layout.blob(blob), len(blob))])
+    layout.blob(manifest.raw)
+    layout.add(name, manifest.descriptor)
+    return layout
+
+
+TAR = layer_tar({"file": b"contents" * 1000})
+DIFF_ID = "sha256:" + hashlib.sha256(TAR).hexdigest()
+OTHER = gzip.compress(layer_tar({"other": b"x"}), mtime=0)
+BAD = {"garbage": b"no tar at all" * 99, "cut": gzip.compress(TAR, mtime=0)[:-20], "other": OTHER}
+
+
+def as_archive(layout: Layout, place: Path) -> Path:
+    with tarfile.open(place, "w:gz") as tar:
+        tar.add(layout.path, ".")
+    return place
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("unpack", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_layer_that_lies_about_what_it_is_is_refused(
+    store: Store, tmp_path: Path, kind: str, unpack: bool, packed: bool
+) -> None:
+    load(store, claim(tmp_path / "good", "good:1", gzip.compress(TAR, mtime=0), DIFF_ID).path)
+    bad = claim(tmp_path / "bad", "bad:1", BAD[kind], DIFF_ID)
+    source = as_archive(bad, tmp_path / "bad.tar.gz") if packed else bad.path
+    with pytest.raises((DigestMismatchError, LayerFormatError), match="sha256:"):
+        load(store, source, Options(unpack=unpack))
+    assert [image.name for image in Images(store).all()] == ["docker.io/library/good:1"]
+
+
+def test_a_layer_for_another_platform_is_verified_too(store: Store, tmp_path: Path) -> None:
+    bad = claim(tmp_path / "bad", "bad:1", OTHER, DIFF_ID, Platform("plan9", "mips"))
+    with pytest.raises(DigestMismatchError, match="do not use this image"):
+        load(store, bad.path, Options(unpack=False))
+
+
+def test_the_same_layer_in_another_compression_is_taken(store: Store, tmp_path: Path) -> None:
+    load(store, claim(tmp_path / "one", "one:1", gzip.compress(TAR, mtime=0), DIFF_ID).path)
+    load(store, claim(tmp_path / "two", "two:1", gzip.compress(TAR, 1, mtime=0), DIFF_ID).path)
+    assert len(Images(store).all()) == 2
+    assert not check(store).findings
+
+
+def test_a_claim_without_the_blob_is_not_believed_later(store: Store, tmp_path: Path) -> None:
+    load(store, claim(tmp_path / "good", "good:1", gzip.compress(TAR, mtime=0), DIFF_ID).path)
+    bad = claim(tmp_path / "bad", "bad:1", OTHER, DIFF_ID)
+    absent = tmp_path / "bad/blobs/sha256" / hashlib.sha256(OTHER).hexdigest()
+    absent.unlink()
+    load(store, bad.path, Options(unpack=False))
+    absent.write_bytes(OTHER)
+    with pytest.raises(DigestMismatchError):
+        load(store, bad.path)
+
+
+def test_an_archive_is_named_in_messages(store: Store, tmp_path: Path) -> None:
+    bad = claim(tmp_path / "bad", "bad:1", BAD["cut"], DIFF_ID)
+    plain = tmp_path / "plain.tar"
+    with tarfile.open(plain, "w") as tar:
+        tar.add(bad.path, ".")
+    with pytest.raises(LayerFormatError, match=r"plain\.tar: sha256:[0-9a-f]{64}.*it ends too early") as caught:
+        load(store, plain)
+    assert "_Part" not in str(caught.value)

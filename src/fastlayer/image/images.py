@@ -151,6 +151,7 @@ class Images:
                 "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present),"
+                " diff_id = CASE WHEN excluded.present OR excluded.tar_size THEN excluded.diff_id ELSE diff_id END,"
                 " payload = CASE WHEN tar_size THEN payload ELSE excluded.payload END,"
                 " tar_size = max(tar_size, excluded.tar_size)",
                 [(*layer[:6], int(layer.present)) for layer in layers],
