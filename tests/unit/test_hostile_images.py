@@ -15,13 +15,14 @@ from fastlayer.errors import DigestMismatchError, LayerFormatError, ManifestErro
 from fastlayer.image.images import Images
 from fastlayer.image.load import Options, load
 from fastlayer.maintenance.check import check
-from fastlayer.oci.config import new_config, parse_config
+from fastlayer.oci.config import History, new_config, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.manifest import new_manifest
 from fastlayer.oci.mediatypes import CONFIG, LAYER_GZIP
 from fastlayer.oci.platform import Platform, host_platform, stored_platform
 from fastlayer.store.store import Store
 from tests.stores import Layout, imported, layer_tar, vfs_store
+from tests.unit.test_cli_store import Shell
 
 
 @pytest.fixture
@@ -146,3 +147,33 @@ def test_an_archive_is_named_in_messages(store: Store, tmp_path: Path) -> None:
     with pytest.raises(LayerFormatError, match=r"plain\.tar: sha256:[0-9a-f]{64}.*it ends too early") as caught:
         load(store, plain)
     assert "_Part" not in str(caught.value)
+
+
+# ---- on a terminal -----------------------------------------------------------------------------------
+
+
+def test_nothing_steers_a_terminal(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x9b31m\u202e"
+    layout = Layout(tmp_path / "layout")
+    steps = [History(created_by=f"RUN {evil}", comment=evil, created=evil)]
+    config = new_config(host_platform(), [DIFF_ID], history=steps, created=evil)
+    layout.blob(config.raw)
+    blob = gzip.compress(TAR, mtime=0)
+    manifest = new_manifest(config.descriptor(), [Descriptor(LAYER_GZIP, layout.blob(blob), len(blob))])
+    layout.blob(manifest.raw)
+    layout.add("evil:1", manifest.descriptor)
+    shell = Shell(tmp_path / "store")
+    shell.good("load", "-q", "-i", layout.path)
+    for words in (
+        ["history", "evil:1"],
+        ["history", "--no-trunc", "--no-human", "evil:1"],
+        ["history", "--format", "{{.CreatedBy}} {{json .Comment}}", "evil:1"],
+        ["images"],
+        ["images", "--format", "{{.CreatedAt}}"],
+        ["inspect", "evil:1"],
+    ):
+        assert shell.good(*words).replace("\n", "").isprintable()
+    assert "\\x1b]0;owned\\x07\\x9b31m\\u202e" in shell.good("history", "evil:1")
+    (row,) = shell.rows("history", "evil:1")
+    assert row["Comment"] == evil
+    assert json.loads(shell.good("history", "--format", "{{json .Comment}}", "evil:1")) == evil

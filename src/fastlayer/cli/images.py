@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import output, rows, stores
+from fastlayer.cli import output, plain, rows, stores
 
 if TYPE_CHECKING:
     from fastlayer.image.images import Image
@@ -40,7 +40,7 @@ def command(**given: Any) -> int:
 
     with stores.store_if_any(given) as store:
         images = Images(store).all() if store is not None else []
-        found = [row for image in images for row in _rows(image, given["no_trunc"])]
+        found = [plain.row(row, given["format_"]) for image in images for row in _rows(image, given["no_trunc"])]
     if given["repository"]:
         found = [row for row in found if _matches(row, given["repository"])]
     if given["quiet"]:
