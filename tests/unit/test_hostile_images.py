@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from fastlayer.errors import DigestMismatchError, LayerFormatError, ManifestError
+from fastlayer.errors import DigestMismatchError, LayerFormatError, ManifestError, ReferenceFormatError
+from fastlayer.image.formats.oci import name_of
 from fastlayer.image.images import Images
 from fastlayer.image.load import Options, load
 from fastlayer.maintenance.check import check
 from fastlayer.oci.config import History, new_config, parse_config
 from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import new_manifest
 from fastlayer.oci.mediatypes import CONFIG, LAYER_GZIP
 from fastlayer.oci.platform import Platform, host_platform, stored_platform
+from fastlayer.oci.reference import parse_reference
 from fastlayer.store.store import Store
 from tests.stores import Layout, imported, layer_tar, vfs_store
 from tests.unit.test_cli_store import Shell
@@ -177,3 +180,43 @@ def test_nothing_steers_a_terminal(tmp_path: Path) -> None:
     (row,) = shell.rows("history", "evil:1")
     assert row["Comment"] == evil
     assert json.loads(shell.good("history", "--format", "{{json .Comment}}", "evil:1")) == evil
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_none_is_warned_of(tmp_path: Path) -> None:
+    layout = claim(tmp_path / "layout", "../../etc:1", gzip.compress(TAR, mtime=0), DIFF_ID)
+    shell = Shell(tmp_path / "store")
+    done = shell.run("load", "--progress", "none", "-i", layout.path)
+    assert done.returncode == 0 and done.stdout.startswith(b"Loaded image ID: sha256:")
+    assert done.stderr == b"fastlayer: warning: ../../etc:1: no image name, so none is given: use `fastlayer tag`\n"
+    assert shell.run("load", "-q", "-i", layout.path).stderr == b""
+
+
+def test_containerds_name_that_is_none_is_warned_of() -> None:
+    entry = Descriptor(CONFIG, Digest(DIFF_ID), 1, {"io.containerd.image.name": "../x"})
+    assert name_of(entry) == (None, "../x")
+
+
+@pytest.mark.parametrize("name", ["A B", "A/../B", "Ä"])
+def test_no_name_is_suggested_that_is_none(name: str) -> None:
+    with pytest.raises(ReferenceFormatError) as caught:
+        parse_reference(name)
+    assert "write" not in str(caught.value)
+
+
+def test_images_by_a_pattern(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    for name in ("cat:1", "cow:2", "dog:1", "me/cat:1"):
+        layout.image(f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}", [{"a": b"a"}], salt=name)
+    shell = Shell(tmp_path / "store")
+    shell.good("load", "-q", "-i", layout.path)
+    for pattern, found in {
+        "c*": ["cat:1", "cow:2"],
+        "c*:1": ["cat:1"],
+        "*/c*": ["me/cat:1"],
+        "[cd]o?": ["cow:2", "dog:1"],
+        "x*": [],
+    }.items():
+        assert shell.good("images", "--format", "{{.Repository}}:{{.Tag}}", pattern).split() == found

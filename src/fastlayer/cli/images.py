@@ -22,6 +22,7 @@ EPILOG = """\b
 Examples:
   fastlayer images
   fastlayer images debian                 one repository
+  fastlayer images 'me/app-*:1.?'         a pattern; no wildcard stands for a slash
   fastlayer images --format json
   fastlayer images --format '{{.ID}} {{.Repository}}:{{.Tag}}'
 """
@@ -35,7 +36,7 @@ Examples:
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """List images, or those of one REPOSITORY[:TAG]."""
+    """List images, or those of one REPOSITORY[:TAG], which may be a pattern (`*`, `?`, `[...]`)."""
     from fastlayer.image.images import Images
 
     with stores.store_if_any(given) as store:
@@ -73,5 +74,15 @@ def _rows(image: Image, full: bool) -> list[rows.Row]:
 def _matches(row: rows.Row, wanted: str) -> bool:
     from fastlayer.oci.reference import parse_reference
 
+    if set(wanted) & set("*?["):
+        return any(_fits(name, wanted) for name in (row["Repository"], f"{row['Repository']}:{row['Tag']}"))
     reference = parse_reference(wanted)
     return row["Repository"] == reference.familiar_name and reference.tag in ("", row["Tag"])
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """As in Docker, no wildcard stands for a slash."""
+    from fnmatch import fnmatchcase
+
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

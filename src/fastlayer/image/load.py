@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError
+from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError, show_path
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.archive import open_images
 from fastlayer.image.formats.scan import StoreSink, scan
@@ -27,6 +27,7 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import Manifest
 from fastlayer.oci.platform import Platform, choose, host_platform
+from fastlayer.oci.reference import is_tag
 from fastlayer.store.collect import claim_blobs
 
 if TYPE_CHECKING:
@@ -122,19 +123,29 @@ class _Loading:
         loaded = []
         for image in images:
             found = self._one(image)
-            names = self._names(image)
+            names, warnings = self._names(image)
             with self._store.database.write() as db:
                 self._lease.add(db, "blob", [image.descriptor.digest])
             Images(self._store).put(names, found.target, self._known.values(), lease=self._lease)
-            loaded.append(found._replace(names=tuple(names)))
+            loaded.append(found._replace(names=tuple(names), warnings=(*found.warnings, *warnings)))
         return loaded
 
-    def _names(self, image: ArchivedImage) -> list[str]:
-        """Its own; a layout that knows only a tag is the repository: ``skopeo copy ... oci:app:1`` makes ``app:1``."""
-        if image.names:
-            return [str(name.with_default_tag()) for name in image.names]
+    def _names(self, image: ArchivedImage) -> tuple[list[str], list[str]]:
+        """Its own; a layout that knows only a tag is the repository: ``skopeo copy ... oci:app:1`` makes ``app:1``.
+
+        With warnings for those that are neither names nor tags.
+        """
+        names = [str(name.with_default_tag()) for name in image.names]
+        bad = [label for label in image.labels if not is_tag(label)]
+        if not names:
+            for label in image.labels:
+                if label not in bad:
+                    names += self._tagged(label)
+        return names, [f"{show_path(label)}: no image name, so none is given: use `fastlayer tag`" for label in bad]
+
+    def _tagged(self, tag: str) -> list[str]:
         try:
-            return [full_name(f"{self._options.repository}:{label}") for label in image.labels]
+            return [full_name(f"{self._options.repository}:{tag}")]
         except ReferenceFormatError:
             return []
 
