@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import output, rows, stores
+from fastlayer.cli import output, plain, rows, stores
 
 if TYPE_CHECKING:
     from fastlayer.image.history import Step
@@ -49,7 +49,7 @@ def command(**given: Any) -> int:
         output.write_lines(stores.short(step.id, full=given["no_trunc"]).encode() for step in steps)
         return 0
     full = given["no_trunc"] or given["format_"] == "json"
-    found = [_row(step, full=full, human=given["human"]) for step in steps]
+    found = [plain.row(_row(step, full=full, human=given["human"]), given["format_"]) for step in steps]
     rows.show(given["format_"], COLUMNS, found, frozenset({"Size"}))
     return 0
 

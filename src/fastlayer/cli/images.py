@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import output, rows, stores
+from fastlayer.cli import output, plain, rows, stores
 
 if TYPE_CHECKING:
     from fastlayer.image.images import Image
@@ -22,6 +22,7 @@ EPILOG = """\b
 Examples:
   fastlayer images
   fastlayer images debian                 one repository
+  fastlayer images 'me/app-*:1.?'         a pattern; no wildcard stands for a slash
   fastlayer images --format json
   fastlayer images --format '{{.ID}} {{.Repository}}:{{.Tag}}'
 """
@@ -35,12 +36,12 @@ Examples:
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """List images, or those of one REPOSITORY[:TAG]."""
+    """List images, or those of one REPOSITORY[:TAG], which may be a pattern (`*`, `?`, `[...]`)."""
     from fastlayer.image.images import Images
 
     with stores.store_if_any(given) as store:
         images = Images(store).all() if store is not None else []
-        found = [row for image in images for row in _rows(image, given["no_trunc"])]
+        found = [plain.row(row, given["format_"]) for image in images for row in _rows(image, given["no_trunc"])]
     if given["repository"]:
         found = [row for row in found if _matches(row, given["repository"])]
     if given["quiet"]:
@@ -73,5 +74,15 @@ def _rows(image: Image, full: bool) -> list[rows.Row]:
 def _matches(row: rows.Row, wanted: str) -> bool:
     from fastlayer.oci.reference import parse_reference
 
+    if set(wanted) & set("*?["):
+        return any(_fits(name, wanted) for name in (row["Repository"], f"{row['Repository']}:{row['Tag']}"))
     reference = parse_reference(wanted)
     return row["Repository"] == reference.familiar_name and reference.tag in ("", row["Tag"])
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """As in Docker, no wildcard stands for a slash."""
+    from fnmatch import fnmatchcase
+
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

@@ -26,7 +26,7 @@ Examples:
 @stores.platform_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """Mount IMAGE (a name, id, digest or chain id) at TARGET, an existing directory."""
+    """Mount IMAGE (a name, id, digest, or the chain id of layers) at TARGET, an existing directory."""
     from fastlayer.container import mounting
     from fastlayer.image.images import Images
 
@@ -38,7 +38,7 @@ def command(**given: Any) -> int:
             found = mounting.mount_writable(store, layer, target)
         else:
             assert image is not None
-            found = mounting.mount_image(store, Images(store).find(image, stores.platform(given)), target)
+            found = mounting.mount_image(store, Images(store).find_stack(image, stores.platform(given)), target)
     if given["as_json"]:
         print(output.json_line({"schema": 1, **found._asdict()}).decode())
     else:

@@ -120,7 +120,7 @@ def mount(
 
 def _begin(store: Store, image: str, place: Path, wanted: bool, name: str | None) -> Mounted:
     if not (wanted or name):
-        return mount_image(store, Images(store).find(image), place)
+        return mount_image(store, Images(store).find_stack(image), place)
     layer = _existing(store, image, name) or writable.create(store, Images(store).find(image), name)
     return mount_writable(store, layer, place)
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
 from fastlayer.oci import mediatypes
+from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.oci.platform import Platform, choose, host_platform, parse_platform
-from fastlayer.oci.reference import Reference, is_id_prefix, parse_any, parse_reference
+from fastlayer.oci.platform import Platform, choose, host_platform, stored_platform
+from fastlayer.oci.reference import SHORT_ID, Reference, is_id_prefix, parse_any, parse_reference
 from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
@@ -92,18 +93,45 @@ class Images:
             return [image for row in rows for image in _images(db, _target(row), _real(row["names"].split("\n")))]
 
     def find(self, text: str, platform: Platform | None = None) -> Image:
-        """The image that a person means: a name, a digest, or the beginning of an id, in this order.
+        """The image that a person means: a name, a digest, the beginning of an id, or a chain id, in this order.
 
         ``platform`` chooses among several; default: this machine's. Raises ``NotFoundError``,
         ``ReferenceFormatError``; ``StoreError`` when an id could be several images' or the platform is not there.
         """
+        try:
+            target, names = self.target_of(text)
+        except NotFoundError:
+            if (image := self._by_chain(text, platform, lower=False)) is None:
+                raise
+            return image
         with self.store.database.read() as db:
-            target, names = self._target_of(db, text)
             found = list(_images(db, target, names))
             if not found:
                 raise CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
         wanted = [image for image in found if text in (image.id, image.manifest) or _is_prefix(text, image)]
         return _choose(text, wanted or found, platform, demanded=platform is not None)
+
+    def find_stack(self, text: str, platform: Platform | None = None) -> Image:
+        """As ``find``, and by the chain id of lower layers: an image of those alone, to be looked at."""
+        try:
+            return self.find(text, platform)
+        except NotFoundError:
+            if (image := self._by_chain(text, platform, lower=True)) is None:
+                raise
+            return image
+
+    def _by_chain(self, text: str, platform: Platform | None, *, lower: bool) -> Image | None:
+        """By a chain id or at least 12 digits of one. Many images may have the same layers; any of them will do."""
+        if not is_id_prefix(text) or len(text.removeprefix("sha256:")) < SHORT_ID:
+            return None
+        prefix = "sha256:" + text.removeprefix("sha256:")
+        stacks = (stack for image in self.all() for stack in (_lower(image) if lower else [image]))
+        found = [stack for stack in stacks if stack.chain_id is not None and stack.chain_id.startswith(prefix)]
+        if len({stack.chain_id for stack in found}) > 1:
+            raise StoreError(f"{text}: could be several stacks of layers: give more digits")
+        return (
+            _choose(text, found if platform else found[:1], platform, demanded=platform is not None) if found else None
+        )
 
     def target_of(self, text: str) -> tuple[Descriptor, list[str]]:
         """What a name, digest or id names - an index with all its platforms, or a manifest - and all its names."""
@@ -151,6 +179,7 @@ class Images:
                 "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present),"
+                " diff_id = CASE WHEN excluded.present OR excluded.tar_size THEN excluded.diff_id ELSE diff_id END,"
                 " payload = CASE WHEN tar_size THEN payload ELSE excluded.payload END,"
                 " tar_size = max(tar_size, excluded.tar_size)",
                 [(*layer[:6], int(layer.present)) for layer in layers],
@@ -222,6 +251,12 @@ class Images:
         return records
 
 
+def _lower(image: Image) -> Iterator[Image]:
+    """The lower layers of an image, named by their chain ids."""
+    for number, chain in enumerate(chain_ids(layer.diff_id for layer in image.layers[:-1]), 1):
+        yield image._replace(names=(str(chain),), chain_id=chain, layers=image.layers[:number])
+
+
 def full_name(text: str) -> str:
     """The name in full, with a tag. Raises ``ReferenceFormatError``."""
     return str(parse_reference(text).with_default_tag())
@@ -277,7 +312,7 @@ def _images(db: sqlite3.Connection, target: Descriptor, names: Sequence[str]) ->
     for row in rows:
         layers = tuple(_layer(db, digest, diff_id) for digest, diff_id in json.loads(row["layers"]))
         chain = Digest(row["chain_id"]) if row["chain_id"] else None
-        platform = parse_platform(row["platform"]) if row["platform"] else host_platform()
+        platform = stored_platform(row["platform"]) if row["platform"] else host_platform()
         yield Image(
             tuple(sorted(names)),
             target,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError
+from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError, show_path
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.archive import open_images
 from fastlayer.image.formats.scan import StoreSink, scan
@@ -21,11 +21,13 @@ from fastlayer.image.images import Images, LayerInfo, full_name
 from fastlayer.image.record import of_applied
 from fastlayer.image.tee import Tee
 from fastlayer.image.unpack import LayerSource, of_blob, unpack
+from fastlayer.image.verify import is_known, is_tar, verify
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import Manifest
 from fastlayer.oci.platform import Platform, choose, host_platform
+from fastlayer.oci.reference import is_tag
 from fastlayer.store.collect import claim_blobs
 
 if TYPE_CHECKING:
@@ -115,24 +117,35 @@ class _Loading:
         self._options = options
         self._progress = progress
         self._known: dict[str, LayerInfo] = {}
+        self._verified: set[tuple[Digest, Digest]] = set()
 
     def all(self, images: Sequence[ArchivedImage]) -> list[Loaded]:
         loaded = []
         for image in images:
             found = self._one(image)
-            names = self._names(image)
+            names, warnings = self._names(image)
             with self._store.database.write() as db:
                 self._lease.add(db, "blob", [image.descriptor.digest])
             Images(self._store).put(names, found.target, self._known.values(), lease=self._lease)
-            loaded.append(found._replace(names=tuple(names)))
+            loaded.append(found._replace(names=tuple(names), warnings=(*found.warnings, *warnings)))
         return loaded
 
-    def _names(self, image: ArchivedImage) -> list[str]:
-        """Its own; a layout that knows only a tag is the repository: ``skopeo copy ... oci:app:1`` makes ``app:1``."""
-        if image.names:
-            return [str(name.with_default_tag()) for name in image.names]
+    def _names(self, image: ArchivedImage) -> tuple[list[str], list[str]]:
+        """Its own; a layout that knows only a tag is the repository: ``skopeo copy ... oci:app:1`` makes ``app:1``.
+
+        With warnings for those that are neither names nor tags.
+        """
+        names = [str(name.with_default_tag()) for name in image.names]
+        bad = [label for label in image.labels if not is_tag(label)]
+        if not names:
+            for label in image.labels:
+                if label not in bad:
+                    names += self._tagged(label)
+        return names, [f"{show_path(label)}: no image name, so none is given: use `fastlayer tag`" for label in bad]
+
+    def _tagged(self, tag: str) -> list[str]:
         try:
-            return [full_name(f"{self._options.repository}:{label}") for label in image.labels]
+            return [full_name(f"{self._options.repository}:{tag}")]
         except ReferenceFormatError:
             return []
 
@@ -194,7 +207,7 @@ class _Loading:
         )
         for layer, diff_id, applied in zip(manifest.layers, config.diff_ids, found.layers, strict=True):
             if applied is None:
-                self._keep_blob(layer)  # its snapshot was there already
+                self._keep_layer(layer, diff_id)  # its snapshot was there already
             present_now = self._store.content.has(layer.digest)
             if applied is not None:
                 self._known[layer.digest] = of_applied(applied, layer.media_type, present=present_now)
@@ -206,7 +219,7 @@ class _Loading:
         if layer.digest in present:
             return of_blob(self._store, diff_id, layer.digest, layer.size)
         return LayerSource(
-            diff_id, layer.digest, layer.size, lambda: _kept(self._store, self._lease, self._blobs, layer)
+            diff_id, layer.digest, layer.size, lambda: _kept(self._store, self._lease, self._blobs, layer, trusted=True)
         )
 
     def _remembered(self, layer: Descriptor, diff_id: Digest, *, present: bool) -> LayerInfo:
@@ -215,19 +228,36 @@ class _Loading:
             row = db.execute(
                 "SELECT tar_size, payload FROM layers WHERE diff_id = ? ORDER BY tar_size DESC", (diff_id,)
             ).fetchone()
-        tar_size, payload = (row["tar_size"], row["payload"]) if row else (0, layer.size)
+        tar_size, payload = (row["tar_size"], row["payload"]) if row and present else (0, layer.size)
         return LayerInfo(layer.digest, diff_id, layer.media_type, layer.size, tar_size, payload, present)
 
     def _keep(self, manifest: Manifest) -> None:
         """The blobs of what is not unpacked: an image for another platform, an attestation."""
-        parts = [part for part in (manifest.config, *manifest.layers) if self._blobs.has(part.digest)]
-        claim_blobs(self._store, self._lease, [part.digest for part in parts])
+        named = (manifest.config, *manifest.layers)
+        present = claim_blobs(self._store, self._lease, [part.digest for part in named])
+        parts = [part for part in named if part.digest in present or self._blobs.has(part.digest)]
+        config = self._config(manifest)
+        pairs = list(zip(manifest.layers, config.diff_ids, strict=True)) if config else []
+        tars = [(layer, diff_id) for layer, diff_id in pairs if is_tar(layer)]
+        for layer, diff_id in tars:
+            if layer in parts:
+                self._keep_layer(layer, diff_id)
         for part in parts:
             self._keep_blob(part)
-        config = self._config(manifest)
-        for layer, diff_id in zip(manifest.layers, config.diff_ids if config else (), strict=config is not None):
-            there = self._store.content.has(layer.digest)
+        for layer, diff_id in tars:
+            there = layer in parts and self._store.content.has(layer.digest)
             self._known.setdefault(layer.digest, self._remembered(layer, diff_id, present=there))
+
+    def _keep_layer(self, layer: Descriptor, diff_id: Digest) -> None:
+        """Keeps the blob of a layer that is not extracted, but only if it is what the configuration says."""
+        if (layer.digest, diff_id) in self._verified or is_known(self._store, layer.digest, diff_id):
+            self._keep_blob(layer)
+        elif self._store.content.has(layer.digest):
+            verify(self._store.content.path_of(layer.digest), layer.digest, diff_id, self._options.jobs)
+        else:
+            with _kept(self._store, self._lease, self._blobs, layer) as blob:
+                verify(blob, layer.digest, diff_id, self._options.jobs)
+        self._verified.add((layer.digest, diff_id))
 
     def _keep_blob(self, part: Descriptor) -> None:
         if self._store.content.has(part.digest):
@@ -246,13 +276,13 @@ class _Loading:
 
 
 @contextmanager
-def _kept(store: Store, lease: Lease, blobs: Blobs, layer: Descriptor) -> Iterator[Tee]:
-    """A layer read once: extracted by the caller, who verifies it, and written into the store."""
+def _kept(store: Store, lease: Lease, blobs: Blobs, layer: Descriptor, *, trusted: bool = False) -> Iterator[Tee]:
+    """A layer read once, by the caller, and written into the store. ``trusted``: the caller verifies its digest."""
     if not blobs.has(layer.digest):
         raise NotFoundError(f"{layer.digest}: the layer is not in the archive: it is incomplete")
     with (
         blobs.open(layer.digest) as file,
-        store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=True) as blob,
+        store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=trusted) as blob,
         Tee(file, blob) as tee,
     ):
         yield tee

@@ -187,15 +187,12 @@ def parse_config(data: bytes, what: str = "image configuration") -> ImageConfig:
     """Reads a configuration. Raises ``ManifestError``."""
     value = jsontext.parse_object(data, what, MAX_CONFIG)
     jsontext.check_spelling(value, _KNOWN, what)
-    system, architecture, variant, version = (
-        jsontext.text(value, key, what) for key in ("os", "architecture", "variant", "os.version")
-    )
     rootfs = jsontext.mapping(value, "rootfs", what)
     if rootfs and jsontext.text(rootfs, "type", what) != "layers":
         jsontext.refuse(what, "its rootfs is not of type layers")
     return ImageConfig(
         raw=data,
-        platform=Platform(system, architecture, variant, version, jsontext.texts(value, "os.features", what)),
+        platform=_platform(value, what),
         created=jsontext.text(value, "created", what),
         author=jsontext.text(value, "author", what),
         run=RunConfig.from_dict(jsontext.mapping(value, "config", what), f"{what}: config"),
@@ -239,6 +236,16 @@ def check_consistent(manifest: Manifest, config: ImageConfig, what: str = "image
     steps = sum(not step.empty_layer for step in config.history)
     if config.history and steps != layers:
         jsontext.refuse(what, f"the history has {steps} steps with a layer for {layers} layers")
+
+
+def _platform(value: Mapping[str, Any], what: str) -> Platform:
+    system, architecture, variant, version = (
+        jsontext.text(value, key, what) for key in ("os", "architecture", "variant", "os.version")
+    )
+    try:
+        return Platform(system, architecture, variant, version, jsontext.texts(value, "os.features", what)).check()
+    except ValueError as exc:
+        jsontext.refuse(what, f"{exc}: do not use this image")
 
 
 def _diff_ids(rootfs: Mapping[str, Any], what: str) -> tuple[Digest, ...]:

@@ -14,7 +14,9 @@ from typing import Any, NoReturn, cast
 from fastlayer.errors import ManifestError
 
 MAX_DEPTH = 64  # objects and arrays within each other
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+MAX_VALUES = 250_000  # in one document: each takes far more memory than its text
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
+_COMMA = ord(",")
 _SHOWN = 60  # characters of a bad value that a message shows
 
 
@@ -41,7 +43,7 @@ def parse_objects(data: bytes, what: str, limit: int) -> list[dict[str, Any]]:
 def _parse(data: bytes, what: str, limit: int) -> Any:
     if len(data) > limit:
         refuse(what, f"has {len(data)} bytes; the limit is {limit}")
-    _check_depth(data, what)
+    _check_shape(data, what)
     try:
         value = json.loads(data.decode(), object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_finite)
     except UnicodeDecodeError:
@@ -54,18 +56,23 @@ def _parse(data: bytes, what: str, limit: int) -> Any:
     return value
 
 
-def _check_depth(data: bytes, what: str) -> None:
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+def _check_shape(data: bytes, what: str) -> None:
+    """Depth and number of values, before anything is made of them."""
+    openers = data.count(b"[") + data.count(b"{")
+    if openers <= MAX_DEPTH and openers + data.count(b",") <= MAX_VALUES:
         return
-    depth = 0
+    depth = values = 0
     for token in _TOKEN.finditer(data):
         first = data[token.start()]
-        if first in b"[{":
-            depth += 1
+        if first in b"]}":
+            depth -= 1
+        elif first in b"[{,":
+            values += 1
+            depth += first != _COMMA
             if depth > MAX_DEPTH:
                 refuse(what, f"nests more than {MAX_DEPTH} objects and arrays")
-        elif first in b"]}":
-            depth -= 1
+            if values > MAX_VALUES:
+                refuse(what, f"has more than {MAX_VALUES} values: do not use it")
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from fastlayer.errors import ReferenceFormatError
+from fastlayer.errors import ReferenceFormatError, show_path
 
 T = TypeVar("T")
 
 _OS = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?", re.ASCII)
+_SYSTEM = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _PART = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _SYSTEMS = """
     aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 solaris windows zos
@@ -50,6 +51,13 @@ class Platform(NamedTuple):
     def __str__(self) -> str:
         """``os/architecture[/variant]``, what ``parse_platform`` reads."""
         return "/".join(part for part in (self.os or "unknown", self.architecture, self.variant) if part)
+
+    def check(self) -> Platform:
+        """Itself. Raises ``ValueError`` for a property that could be no part of ``os/architecture/variant``."""
+        for key, part in (("os", self.os), ("architecture", self.architecture), ("variant", self.variant)):
+            if part and not (_PART if key != "os" else _SYSTEM).fullmatch(part):
+                raise ValueError(f"{key} is {_shown(part)}, which is no name of one")
+        return self
 
     def normal(self) -> Platform:
         """The same platform by its usual names: ``x86_64`` is ``amd64``, ``arm64/v8`` is ``arm64``."""
@@ -117,6 +125,14 @@ def parse_platform(specifier: str) -> Platform:
     if len(parts) == 3 and (architecture, variant) == ("arm64", ""):
         variant = "v8"
     return Platform(system, architecture, variant, _decoded(head[2] or ""), features)
+
+
+def stored_platform(text: str) -> Platform:
+    """What ``str`` made of a platform once. Never fails: what is none is its own name, on one line."""
+    try:
+        return parse_platform(text)
+    except ReferenceFormatError:
+        return Platform(show_path(text), "")
 
 
 def _parse_alone(specifier: str, system: str) -> Platform:

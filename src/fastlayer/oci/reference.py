@@ -96,7 +96,7 @@ def parse_reference(text: str) -> Reference:
         raise ReferenceFormatError(f"{text}: 64 hex digits are an image id, not a name: give NAME[:TAG]")
     domain, rest = _split_domain(text)
     remote = rest.partition(":")[0].partition("@")[0]
-    if remote != remote.lower():
+    if remote != remote.lower() and _REFERENCE.fullmatch(f"{domain}/{remote.lower()}"):
         raise ReferenceFormatError(
             f"{_shown(text)}: capitals in the repository name: write {_shown(remote.lower().removeprefix(_OFFICIAL))}"
         )
@@ -131,9 +131,14 @@ def short_id(digest: str) -> str:
     return digest.partition(":")[2][:SHORT_ID]
 
 
+def is_tag(text: str) -> bool:
+    """Whether the text may be a tag."""
+    return _TAG_ONLY.fullmatch(text) is not None
+
+
 def check_tag(tag: str) -> str:
     """The tag, when it is one. Raises ``ReferenceFormatError``."""
-    if not _TAG_ONLY.fullmatch(tag):
+    if not is_tag(tag):
         raise ReferenceFormatError(
             f"{_shown(tag)}: not a tag: letters, digits, `_`, `.` and `-`, not first a `.` or `-`, at most 128"
         )

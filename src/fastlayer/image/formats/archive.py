@@ -129,7 +129,7 @@ class _Places:
     def open(self, digest: str) -> BinaryIO:
         if digest in self._made:
             return io.BytesIO(self._made[digest])
-        return cast(BinaryIO, _Part(self._fd, *self._place(digest), self._name))
+        return cast(BinaryIO, _Part(self._fd, *self._place(digest), f"{self._name}: {digest}"))
 
     def read(self, digest: str, limit: int = MAX_MANIFEST) -> bytes:
         size = self.size(digest)
@@ -175,10 +175,10 @@ class _Hashing:
 
 
 class _Part(io.RawIOBase):
-    """A part of the archive file, with a position of its own."""
+    """A part of the archive file, with a position of its own. ``name``: what messages call it."""
 
     def __init__(self, fd: int, offset: int, size: int, name: str) -> None:
-        self._fd, self._at, self._end, self._name = fd, offset, offset + size, name
+        self._fd, self._at, self._end, self.name = fd, offset, offset + size, name
 
     def readable(self) -> bool:
         return True
@@ -188,7 +188,7 @@ class _Part(io.RawIOBase):
         try:
             count = os.preadv(self._fd, [view], self._at) if len(view) else 0
         except OSError as exc:
-            raise StorageError(exc.errno or 0, "read", self._name) from exc
+            raise StorageError(exc.errno or 0, "read", self.name) from exc
         self._at += count
         return count
 

@@ -63,14 +63,14 @@ def name_of(entry: Descriptor) -> tuple[Reference | None, str]:
     containerd and Docker say the full name in an annotation of their own, others in ``ref.name``, where skopeo and
     umoci have any text.
     """
-    label = entry.annotations.get(REF_NAME, "")
-    for text in (entry.annotations.get(CONTAINERD_NAME, ""), label if "/" in label or ":" in label else ""):
+    label, full = entry.annotations.get(REF_NAME, ""), entry.annotations.get(CONTAINERD_NAME, "")
+    for text in (full, label if "/" in label or ":" in label else ""):
         if text:
             try:
                 return parse_reference(text).with_default_tag(), ""
             except ReferenceFormatError:
                 continue
-    return None, label
+    return None, label or full
 
 
 def archived_images(members: Members, sink: Sink, name: str) -> tuple[ArchivedImage, ...]:

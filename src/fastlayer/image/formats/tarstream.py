@@ -19,7 +19,8 @@ from fastlayer.layer.limits import MAX_RATIO
 from fastlayer.layer.pipeline import STEP, default_jobs
 from fastlayer.layer.source import Source
 
-MAX_MEMBERS = 1_000_000
+MAX_MEMBERS = 100_000
+MAX_NAMES = 8 << 20  # bytes of all names and link targets together
 MAX_NAME = 4096  # bytes
 _WORTH_SKIPPING = 4 * STEP  # bytes of a body that nobody wants
 _BLOCK = 512
@@ -61,6 +62,7 @@ class TarStream:
         self.source = Source(value)
         self._max_ratio = max_ratio
         self._count = 0
+        self._names = 0  # bytes
         self._body = False  # inside a file
         self._next: int | None = None  # where the next header is, if the rest of this body may be skipped
 
@@ -136,7 +138,10 @@ class TarStream:
     def _entry(self, item: Any, visitor: Visitor, base: int | None) -> None:
         self._count += 1
         if self._count > MAX_MEMBERS:
-            raise LimitError(f"more than {MAX_MEMBERS} members")
+            raise LimitError(f"more than {MAX_MEMBERS} members, which no image has: do not use this archive")
+        self._names += len(item.path) + len(item.link)
+        if self._names > MAX_NAMES:
+            raise LimitError(f"more than {MAX_NAMES >> 20} MiB of names and link targets: do not use this archive")
         name = member_name(item.path)
         if item.type == "5":
             return
