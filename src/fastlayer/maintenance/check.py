@@ -76,7 +76,9 @@ class _Checker:
     def database(self) -> None:
         wrong = self.store.database.check()
         if wrong:
-            raise CorruptStoreError(f"metadata.db: {wrong[0]}: move it away and load the images again")
+            from fastlayer.metadata.database import DAMAGED
+
+            raise CorruptStoreError(f"metadata.db: {wrong[0]}: {DAMAGED}")
 
     def interrupted_work(self) -> None:
         dead = self.store.leases.dead()

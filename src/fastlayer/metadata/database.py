@@ -18,6 +18,10 @@ from fastlayer.errors import CorruptStoreError, StorageError, StoreError, show_p
 from fastlayer.metadata.migrations import MIGRATIONS
 
 _WAIT_SECONDS = 60.0  # for the write lock, which is held for milliseconds
+DAMAGED = (
+    "restore it, or move it and its -wal and -shm aside and load the images again; writable layers stay on disk, "
+    "in numbered folders of the driver's directory"
+)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -120,7 +124,7 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as exc:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         if code in _CORRUPT:
-            raise CorruptStoreError(f"{name}: {exc}: restore it, or remove it and load the images again") from exc
+            raise CorruptStoreError(f"{name}: {exc}: {DAMAGED}") from exc
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StoreError(
                 f"{name}: locked for more than {_WAIT_SECONDS:.0f} s by another process: try again"
