@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fastlayer.container import writable
 from fastlayer.drivers.vfs import Vfs
-from fastlayer.errors import CorruptStoreError, StorageError
-from fastlayer.store.store import Store
+from fastlayer.errors import CorruptStoreError, DriverError, StorageError
+from fastlayer.maintenance.check import check
+from fastlayer.store.collect import collect
+from fastlayer.store.store import Store, open_store
+from tests.filesystems import need_root
 from tests.stores import imported, vfs_store
 
 
-def with_layer(tmp_path: Path) -> Path:
+def with_layer(tmp_path: Path, driver: str = "vfs") -> Path:
     """A store with a writable layer ``w`` that something was written to; returns the layer's directory."""
-    with vfs_store(tmp_path / "store") as store:
+    with open_store(tmp_path / "store", driver=driver) as store:
         writable.create(store, imported(store, tmp_path / "root"), "w")
         tree = tree_of(store, "w")
     (tree / "precious").write_text("data")
@@ -53,6 +57,62 @@ def test_only_what_the_call_made_is_undone(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ZeroDivisionError):
             store.snapshotter.prepare("three")
         assert not (store.snapshotter.driver.root / str(number + 2)).exists()
+
+
+@pytest.fixture(params=["overlay2", "vfs"])
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "overlay2":
+        need_root()
+    monkeypatch.setenv("FASTLAYER_DRIVER", request.param)
+    return str(request.param)
+
+
+def test_nothing_is_forgotten_while_the_file_system_is_away(tmp_path: Path, driver: str) -> None:
+    root = tmp_path / "store"
+    tree = with_layer(tmp_path, driver)
+    for empty in (False, True):
+        (root / driver).rename(root / "gone")
+        if empty:
+            (root / driver).mkdir()
+        for work in (
+            lambda store: check(store, repair=True),
+            lambda store: writable.remove(store, "w"),
+            collect,
+            lambda store: store.snapshotter,
+        ):
+            with open_store(root) as store, pytest.raises(DriverError, match="its file system is not there"):
+                work(store)
+        if empty:
+            (root / driver).rmdir()
+        (root / "gone").rename(root / driver)
+        with open_store(root) as store:
+            assert not check(store, repair=True).findings
+    assert (tree / "precious").read_text() == "data"
+
+
+def test_a_lost_file_system_is_given_up_on_demand(tmp_path: Path, driver: str) -> None:
+    root = tmp_path / "store"
+    with_layer(tmp_path, driver)
+    identity = (root / driver / "identity").read_text()
+    shutil.rmtree(root / driver)
+    (root / driver).mkdir()
+    (root / driver / "identity").write_text(identity)
+    with open_store(root) as store:
+        check(store, repair=True)
+        assert not store.snapshotter.exists("writable/w")
+
+
+def test_a_folder_nobody_knows_is_kept(tmp_path: Path, driver: str) -> None:
+    with_layer(tmp_path, driver)
+    for path in (tmp_path / "store").glob("metadata.db*"):
+        path.unlink()
+    with open_store(tmp_path / "store") as store:
+        imported(store, tmp_path / "root")
+        found = check(store, repair=True)
+        assert found.sound and any("moved to" in finding.why for finding in found.findings)
+        kept = list((tmp_path / "store" / driver / "lost+found").rglob("precious"))
+        assert [path.read_text() for path in kept] == ["data"]
+        assert not check(store).findings
 
 
 def test_a_damaged_database_says_what_stays(tmp_path: Path) -> None:

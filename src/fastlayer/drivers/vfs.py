@@ -95,6 +95,10 @@ class Vfs:
         with refusals("cannot remove the snapshot"):
             folders.remove(self.root, b"%d" % number)
 
+    def set_aside(self, number: int) -> Path | None:
+        with refusals("cannot move the snapshot"):
+            return folders.set_aside(self.root, self._folder(number)) if folders.is_filled(self._tree(number)) else None
+
     def numbers(self) -> set[int]:
         with refusals("cannot list the snapshots"):
             return folders.numbers(self.root)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.errors import CorruptStoreError, FastlayerError, NotFoundError
+from fastlayer.errors import CorruptStoreError, DriverError, FastlayerError, NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.layer.pipeline import default_jobs, map_ordered
@@ -177,9 +177,16 @@ class _Checker:
         driver = self.store.snapshotter_of(name).driver
         if number not in driver.numbers():
             return  # its removal was under way
+        why, repaired = "is on disk, but nobody knows it", False
         if self.repair:
-            driver.remove(number)
-        self._find("snapshot", f"{name}/{number}", "is on disk, but nobody knows it", self.repair)
+            try:
+                kept = driver.set_aside(number)
+                why += f": moved to {kept}" if kept else ""
+                driver.remove(number)
+                repaired = True
+            except DriverError as exc:
+                why += f": {exc}"
+        self._find("snapshot", f"{name}/{number}", why, repaired)
 
     def _lost(self, name: str, number: int, key: str) -> None:
         """A note without a snapshot: forgotten when nothing is made of it; an image's is unpacked again later."""

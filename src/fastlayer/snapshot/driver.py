@@ -118,6 +118,13 @@ class Driver(Protocol):
         """Clears away the snapshot, or what a killed process left of it. Nobody has it mounted."""
         ...
 
+    def set_aside(self, number: int) -> Path | None:
+        """Of a snapshot that no database knows: moves what someone may have written into it to ``lost+found``.
+
+        Returns where it is now; None when there is nothing of the kind. Raises ``DriverError`` when it cannot be moved.
+        """
+        ...
+
     def numbers(self) -> set[int]:
         """All numbers that have something on disk, complete or not: for ``store check``."""
         ...

@@ -6,7 +6,7 @@
       content/        blobs, in an OCI image layout
       metadata.db     what they are and who uses them (metadata/migrations.py)
       leases/         who works here now (metadata/leases.py)
-      overlay2/ ...   the snapshots of each storage driver
+      overlay2/ ...   the snapshots of each storage driver, and its `identity` (store/driver_root.py)
 
 Opening is cheap: nothing is scanned. Any number of processes and threads use one store at once.
 """
@@ -26,6 +26,7 @@ from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Lease, Leases
 from fastlayer.snapshot.driver import Driver
 from fastlayer.snapshot.snapshotter import Snapshotter
+from fastlayer.store import driver_root
 
 
 def default_root() -> Path:
@@ -130,7 +131,7 @@ class Store:
         name = str(getattr(driver, "name", ""))
         if name not in self._drivers:
             place = self.root / name
-            _make(place, 0o711)
+            driver_root.settle(self.database, name, place, lambda: _make(place, 0o711))
             self._drivers[name] = Snapshotter(self.database, self.leases, driver(place))
         return self._drivers[name]
 

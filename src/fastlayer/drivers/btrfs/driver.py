@@ -29,7 +29,7 @@ from fastlayer import _backend
 from fastlayer.drivers import folders
 from fastlayer.drivers.btrfs import subvolumes
 from fastlayer.drivers.btrfs.generation import Fork
-from fastlayer.drivers.system import storage_error
+from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
 from fastlayer.mounts.mount import Mount
@@ -179,6 +179,16 @@ class Btrfs:
                 _engine().qgroup_remove(fd, group)
         except StorageError:
             pass
+
+    def set_aside(self, number: int) -> Path | None:
+        path = self._path(number)
+        if not folders.is_filled(path):
+            return None
+        with subvolumes.opened(path) as fd:
+            if _engine().info(fd).readonly:
+                return None
+        with refusals("cannot move the snapshot"):
+            return folders.set_aside(self.root, path)
 
     def numbers(self) -> set[int]:
         return folders.numbers(self._subvolumes())

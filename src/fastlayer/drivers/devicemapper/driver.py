@@ -265,6 +265,13 @@ class DeviceMapper:
                 self._pool.delete(status, number)
             self._books.drop_snapshot(number)
 
+    def set_aside(self, number: int) -> Path | None:
+        """A device cannot be moved: one that may have been written to stays where it is."""
+        book = self._books.snapshot(number)
+        if book is not None and not book.sealed:
+            raise DriverError(f"snapshot {number}: may hold what someone wrote, so it stays in the pool")
+        return None
+
     def numbers(self) -> set[int]:
         return self._books.numbers()
 
