@@ -246,3 +246,15 @@ def test_help_of_every_verb(shell: Shell) -> None:
     for verb in words:
         out = shell.good(*verb, "--help")
         assert out.startswith("Usage: "), verb
+
+
+def test_check_only_notes_what_a_killed_process_left(filled: Shell) -> None:
+    code = (
+        "import os; from fastlayer.store.store import open_store\n"
+        "with open_store().leases.hold('to be killed'): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=filled.env).returncode == -9
+    out = filled.good("store", "check")
+    assert out.startswith("note: lease ") and out.endswith(": sound\n")
+    assert filled.good("store", "check", "--repair").startswith("repaired: lease ")
+    assert not filled.rows("store", "check")

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 
 class Finding(NamedTuple):
-    """Something wrong. ``what``: kind of thing; ``subject``: which; ``why``; ``repaired``: it is right again."""
+    """Something wrong. ``what``: kind of thing; ``subject``: which; ``why``; ``repaired``: it is right again.
+
+    ``note``: nothing is wrong: work of a killed process that the next garbage collection clears away.
+    """
 
     what: str
     subject: str
     why: str
     repaired: bool = False
+    note: bool = False
 
 
 class Report(NamedTuple):
@@ -45,7 +49,7 @@ class Report(NamedTuple):
     @property
     def sound(self) -> bool:
         """Nothing is wrong any more."""
-        return all(finding.repaired for finding in self.findings)
+        return all(finding.repaired or finding.note for finding in self.findings)
 
 
 Progress = Callable[[int, int], object]  # blobs done, of how many
@@ -86,9 +90,9 @@ class _Checker:
         if self.repair:
             clear_dead(self.store)
         for lease in dead:
-            self._find("lease", lease, "its holder was killed", self.repair)
+            self._find("lease", lease, "its holder was killed", self.repair, note=True)
         for path in leftovers:
-            self._find("blob", path.name, "half-written by a process that was killed", self.repair)
+            self._find("blob", path.name, "half-written by a process that was killed", self.repair, note=True)
 
     # ---- blobs -------------------------------------------------------------------------------
 
@@ -264,5 +268,5 @@ class _Checker:
         if not same:
             self._find("index.json", "content", "does not name the images of the store", self.repair)
 
-    def _find(self, what: str, subject: str, why: str, repaired: bool = False) -> None:
-        self.findings.append(Finding(what, str(subject), why, repaired))
+    def _find(self, what: str, subject: str, why: str, repaired: bool = False, *, note: bool = False) -> None:
+        self.findings.append(Finding(what, str(subject), why, repaired, note))
