@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fastlayer.container import writable
+from fastlayer.image.images import Images
+from fastlayer.store.store import open_store
 from tests.conftest import needs_root
 from tests.stores import Layout, tree
 
@@ -258,3 +261,11 @@ def test_check_only_notes_what_a_killed_process_left(filled: Shell) -> None:
     assert out.startswith("note: lease ") and out.endswith(": sound\n")
     assert filled.good("store", "check", "--repair").startswith("repaired: lease ")
     assert not filled.rows("store", "check")
+
+
+def test_copy_up_refuses_what_is_not_there(filled: Shell) -> None:
+    with open_store(filled.root, driver="vfs") as store:
+        writable.create(store, Images(store).find("base:1"), "w")
+    assert "nope: copy-up: No such file" in filled.refused("copy-up", "w", "nope")
+    assert "not a plain relative path" in filled.refused("copy-up", "w", "../../etc/passwd")
+    filled.good("copy-up", "w", "etc/passwd")

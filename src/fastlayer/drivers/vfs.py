@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer.drivers import folders
+from fastlayer.drivers.paths import require
 from fastlayer.drivers.system import refusals
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError
@@ -104,6 +105,8 @@ class Vfs:
             return folders.numbers(self.root)
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
+        with refusals("copy-up"):
+            require(self._tree(number), paths)
         return 0
 
     def _folder(self, number: int) -> Path:

@@ -131,5 +131,8 @@ class Driver(Protocol):
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
         """Prepares files for writing in an active snapshot that is not mounted; returns the bytes that are shared
-        instead of copied. Where every file is the snapshot's own anyway there is nothing to do: 0."""
+        instead of copied. Where every file is the snapshot's own anyway there is nothing to do: 0.
+
+        Raises ``StorageError`` (ENOENT) for a path that is not there, ``UnsafeEntryError`` for one with ``..``; no
+        link is followed."""
         ...

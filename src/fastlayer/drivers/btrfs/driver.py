@@ -29,6 +29,7 @@ from fastlayer import _backend
 from fastlayer.drivers import folders
 from fastlayer.drivers.btrfs import subvolumes
 from fastlayer.drivers.btrfs.generation import Fork
+from fastlayer.drivers.paths import require
 from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
@@ -160,6 +161,8 @@ class Btrfs:
             return found
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
+        with refusals("copy-up"):
+            require(self._path(number), paths)
         return 0
 
     # ---- removing ----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from fastlayer.drivers.devicemapper.filesystem import ROOTFS
 from fastlayer.drivers.devicemapper.options import Options, check
 from fastlayer.drivers.devicemapper.pool import BASE, MAX_DEVICE, Pool
 from fastlayer.drivers.devicemapper.probing import probe
+from fastlayer.drivers.paths import require
 from fastlayer.errors import CorruptStoreError, DriverError, InUseError, StorageError
 from fastlayer.mounts.mount import Mount
 from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
@@ -246,7 +247,9 @@ class DeviceMapper:
         return None
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
-        """Nothing to prepare: blocks are copied, not files."""
+        """Nothing to prepare: blocks are copied, not files. The paths must be there all the same."""
+        with self._looked_at(number) as tree:
+            require(tree, paths)
         return 0
 
     # ---- removing ----------------------------------------------------------------------------

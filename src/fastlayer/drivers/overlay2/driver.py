@@ -13,8 +13,9 @@ from fastlayer.drivers import folders
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.overlay2.lookup import decides, provider
 from fastlayer.drivers.overlay2.whiteouts import drop_pointless
+from fastlayer.drivers.paths import with_parents
 from fastlayer.drivers.system import refusals
-from fastlayer.errors import DriverError, UnsafeEntryError, UsageError, show_path
+from fastlayer.errors import DriverError
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.overlay import MAX_LOWERS
 from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
@@ -202,7 +203,7 @@ class Overlay2:
         diff, work, shared = self._diff(number), self._place(number) / "work", 0
         with refusals("copy-up"):
             for path in paths:
-                for name in _with_parents(path):
+                for name in with_parents(path):
                     if not decides(diff, name):
                         stats = copy_up(provider(lowers, name), diff, name, workdir=work)
                         shared += stats.shared_bytes
@@ -244,13 +245,3 @@ def copy_root(source: Path, target: Path) -> None:
                 if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP):  # labels, in a user namespace
                     raise
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _with_parents(path: bytes) -> list[bytes]:
-    """``a``, ``a/b``, ``a/b/c``: parents first, for each may come from another layer."""
-    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        raise UnsafeEntryError(f"{show_path(path)}: not a plain relative path")
-    if b"\0" in path:
-        raise UsageError("a path cannot contain a NUL byte")
-    return [b"/".join(parts[: number + 1]) for number in range(len(parts))]
