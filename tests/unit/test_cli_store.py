@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fastlayer.container import writable
+from fastlayer.errors import InUseError, NotFoundError
 from fastlayer.image.images import Images
-from fastlayer.store.store import open_store
+from fastlayer.store.store import Store, open_store
 from tests.conftest import needs_root
 from tests.stores import Layout, tree
 
@@ -269,3 +270,30 @@ def test_copy_up_refuses_what_is_not_there(filled: Shell) -> None:
     assert "nope: copy-up: No such file" in filled.refused("copy-up", "w", "nope")
     assert "not a plain relative path" in filled.refused("copy-up", "w", "../../etc/passwd")
     filled.good("copy-up", "w", "etc/passwd")
+
+
+@pytest.mark.parametrize("error", [NotFoundError, InUseError])
+def test_prune_passes_over_what_others_take(
+    filled: Shell, error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastlayer.cli.prune import system_prune
+
+    with open_store(filled.root, driver="vfs") as store:
+        for name in ("one", "two"):
+            writable.create(store, Images(store).find("base:1"), name)
+    remove = writable.remove
+
+    def taken(store: Store, name: str) -> None:
+        if name == "one":
+            raise error("one: by another")
+        remove(store, name)
+
+    monkeypatch.setattr(writable, "remove", taken)
+    system_prune.main(["--force", "--root", str(filled.root), "--driver", "vfs"], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "Removed: two\n" in out and "one" not in out
+
+
+def test_prune_counts_in_words(filled: Shell) -> None:
+    out = filled.good("system", "prune", "-a", "-f")
+    assert " and 1 snapshot were removed" in out
