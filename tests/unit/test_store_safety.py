@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fastlayer.errors import CorruptStoreError, DriverError, StorageError
 from fastlayer.maintenance.check import check
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, open_store
+from fastlayer.testing import snapshotter_suite as suite
 from tests.filesystems import need_root
 from tests.stores import imported, vfs_store
 
@@ -120,3 +122,29 @@ def test_a_damaged_database_says_what_stays(tmp_path: Path) -> None:
     (tmp_path / "store/metadata.db").write_bytes(b"damaged" * 1000)
     with pytest.raises(CorruptStoreError, match=r"move it .* aside .*; writable layers stay on disk"):
         vfs_store(tmp_path / "store").close()
+
+
+def test_a_copy_holds_what_its_layer_holds(tmp_path: Path, driver: str) -> None:
+    need_root()
+    with open_store(tmp_path / "store") as store:
+        image = imported(store, tmp_path / "root")
+        store.snapshotter.prepare("work", image.chain_id)
+        with bench(store, tmp_path).mounted(store.snapshotter.mounts("work")) as tree:
+            (tree / "etc/hosts").unlink()
+            deep = tree.joinpath(*("d" * 250 for _ in range(3)))
+            deep.mkdir(parents=True)
+            (deep / "link").symlink_to("nowhere")
+            for path in (tree, tree / "etc", tree / "bin/tool", deep, deep / "link"):
+                os.setxattr(path, "trusted.secret", b"1", follow_symlinks=False)
+            os.setxattr(tree / "bin/tool", "user.note", b"2")
+        store.snapshotter.duplicate("copy", "work")
+        with bench(store, tmp_path).mounted(store.snapshotter.mounts("copy")) as tree:
+            assert not (tree / "etc/hosts").exists() and os.getxattr(tree / "bin/tool", "user.note") == b"2"
+            for path in (tree, *tree.rglob("*")):
+                assert "trusted.secret" not in os.listxattr(path, follow_symlinks=False), path
+        with bench(store, tmp_path).mounted(store.snapshotter.mounts("work")) as tree:
+            assert os.getxattr(tree, "trusted.secret") == b"1"
+
+
+def bench(store: Store, scratch: Path) -> suite.Bench:
+    return suite.Bench(store.snapshotter, scratch)

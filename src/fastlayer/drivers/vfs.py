@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer.drivers import folders
+from fastlayer.drivers.attributes import drop_trusted
 from fastlayer.drivers.paths import require
 from fastlayer.drivers.system import refusals
 from fastlayer.drivers.usage import tree_usage
@@ -72,6 +73,7 @@ class Vfs:
         with refusals("cannot copy the snapshot"):
             folder.mkdir(mode=0o700)
             self._clone(self._tree(source), folder / "tree")
+            drop_trusted(folder / "tree")
 
     def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
         tree = self._tree(number)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer.drivers import folders
+from fastlayer.drivers.attributes import drop_trusted
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.overlay2.lookup import decides, provider
 from fastlayer.drivers.overlay2.whiteouts import drop_pointless
@@ -134,6 +135,7 @@ class Overlay2:
         with refusals("cannot copy the snapshot"):
             os.mkdir(self._place(number), 0o700)
             stats = clone(self._diff(source), self._diff(number))
+            drop_trusted(self._diff(number), keep=("trusted.overlay.",))
         lost = [warning for warning in stats.warnings if "socket" not in warning]
         if lost:
             raise DriverError(f"snapshot {source}: cannot be copied exactly: {'; '.join(lost)}")
