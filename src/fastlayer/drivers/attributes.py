@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE = 15  # names of a path that PATH_MAX always has room for
 _ALIASES = ("trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT")  # XFS lists the ACLs twice
-_MISSING = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
+_MISSING = (errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 
 
-def drop_trusted(tree: Path, *, keep: tuple[str, ...] = ()) -> None:
-    """Removes ``trusted.*`` from a tree that nobody else uses, at any depth. ``keep``: how names begin that stay."""
+def drop_trusted(tree: Path, *, keep: tuple[str, ...] = (), only: Sequence[bytes] | None = None) -> None:
+    """Removes ``trusted.*`` from a tree that nobody else uses, at any depth. ``keep``: how names begin that stay.
+
+    ``only``: at these paths instead of everywhere; ``path/`` means all below the path. One that is gone is no error.
+    """
     stay = (*_ALIASES, *keep)
     root = os.open(tree, _DIRECTORY)
     try:
         _drop(b"/proc/self/fd/%d/." % root, stay)
-        pending: list[list[bytes]] = [[]]
-        while pending:
-            parts = pending.pop()
-            _in_directory(root, parts, lambda fd, parts=parts: pending.extend(_children(fd, parts, stay)))  # type: ignore[misc]
+        for path in (b"/",) if only is None else only:
+            parts = [part for part in path.split(b"/") if part]
+            if path.endswith(b"/"):
+                _drop_below(root, parts, stay)
+            elif parts:
+                _drop_at(root, parts, stay)
     finally:
         os.close(root)
+
+
+def _drop_at(root: int, parts: list[bytes], stay: tuple[str, ...]) -> None:
+    _in_directory(root, parts[:-1], lambda fd: _drop(b"/proc/self/fd/%d/%s" % (fd, parts[-1]), stay))
+
+
+def _drop_below(root: int, parts: list[bytes], stay: tuple[str, ...]) -> None:
+    pending = [parts]
+    while pending:
+        here = pending.pop()
+        _in_directory(root, here, lambda fd, here=here: pending.extend(_children(fd, here, stay)))  # type: ignore[misc]
 
 
 def _children(fd: int, parts: list[bytes], stay: tuple[str, ...]) -> list[list[bytes]]:
@@ -47,6 +63,8 @@ def _in_directory(root: int, parts: list[bytes], work: Callable[[int], object]) 
             os.close(fd)
             fd = below
         work(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     finally:
         os.close(fd)
 

@@ -91,7 +91,7 @@ class Driver(Protocol):
     def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
         """Makes ``number``, sealed, with the content the active ``source`` (same parents) has now.
 
-        overlay2 and vfs leave out ``trusted.*`` attributes, which no layer holds; overlayfs' own marks stay.
+        ``trusted.*`` attributes, which no layer holds, are left out (devicemapper keeps them); overlayfs' own stay.
         For commits that leave ``source`` in use. Cheap where the file system can share; ``source`` may be mounted.
         """
         ...

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastlayer import _backend
 from fastlayer.drivers import folders
+from fastlayer.drivers.attributes import drop_trusted
 from fastlayer.drivers.btrfs import subvolumes
 from fastlayer.drivers.btrfs.generation import Fork
 from fastlayer.drivers.paths import require
@@ -92,10 +93,14 @@ class Btrfs:
             self._note_fork(number, source, parents[0])
         with subvolumes.opened(origin) as fd:
             plain = not subvolumes.inner_paths(fd, origin)
-        subvolumes.snapshot(origin, path, readonly=plain)
+        own = os.geteuid() == 0  # who may see ``trusted.*``
+        subvolumes.snapshot(origin, path, readonly=plain and not own)
         if not plain:
             subvolumes.flatten(path, origin)
-            self.seal(number, parents)
+        if own:
+            with refusals("cannot copy the snapshot"):
+                drop_trusted(path, only=self._keys(number, parents[0]) if parents else None)
+        self.seal(number, parents)
 
     # ---- using -------------------------------------------------------------------------------
 
