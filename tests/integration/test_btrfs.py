@@ -395,3 +395,25 @@ def test_without_the_right_to_search_changes_are_walked(
     subvolumes.create(tree(driver, 2) / "n")
     driver.remove(2)
     assert driver.numbers() == {1}
+
+
+def test_a_copy_holds_no_trusted_attributes(root: Path, tmp_path: Path) -> None:
+    (root / "leases").mkdir()
+    (root / "btrfs").mkdir()
+    database = Database(root / "metadata.db")
+    found = Snapshotter(database, Leases(database, root / "leases"), Btrfs(root / "btrfs"))
+    bench = suite.Bench(found, tmp_path)
+    bench.commit("base", None, suite.base)
+    found.prepare("work", "base")
+    with bench.mounted(found.mounts("work")) as tree:
+        (tree / "new/dir").mkdir(parents=True)
+        (tree / "etc/passwd").unlink()
+        for path in (tree, tree / "etc", tree / "etc/hosts", tree / "bin/sh", tree / "new/dir"):
+            os.setxattr(path, "trusted.secret", b"1", follow_symlinks=False)
+    wanted = [str(change) for change in found.changes("work")]
+    found.duplicate("copy", "work")
+    with bench.mounted(found.mounts("copy")) as tree:
+        for path in (tree, *tree.rglob("*")):
+            assert "trusted.secret" not in os.listxattr(path, follow_symlinks=False), path
+    assert [str(change) for change in found.changes("copy")] == wanted
+    database.close()

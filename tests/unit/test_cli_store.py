@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fastlayer.container import writable
+from fastlayer.errors import InUseError, NotFoundError
+from fastlayer.image.images import Images
+from fastlayer.store.store import Store, open_store
 from tests.conftest import needs_root
 from tests.stores import Layout, tree
 
@@ -97,7 +101,7 @@ def test_tag_rmi_prune(filled: Shell) -> None:
     assert filled.good("rmi", "base:1") == "Untagged: base:1\n"
     out = filled.good("rmi", "other/name:v2")
     assert "Untagged: other/name:v2" in out and "Deleted: sha256:" in out
-    assert not filled.rows("images") and not os.listdir(filled.root / "vfs")
+    assert not filled.rows("images") and os.listdir(filled.root / "vfs") == ["identity"]
     assert "sound" in filled.good("store", "check")
 
 
@@ -246,3 +250,50 @@ def test_help_of_every_verb(shell: Shell) -> None:
     for verb in words:
         out = shell.good(*verb, "--help")
         assert out.startswith("Usage: "), verb
+
+
+def test_check_only_notes_what_a_killed_process_left(filled: Shell) -> None:
+    code = (
+        "import os; from fastlayer.store.store import open_store\n"
+        "with open_store().leases.hold('to be killed'): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=filled.env).returncode == -9
+    out = filled.good("store", "check")
+    assert out.startswith("note: lease ") and out.endswith(": sound\n")
+    assert filled.good("store", "check", "--repair").startswith("repaired: lease ")
+    assert not filled.rows("store", "check")
+
+
+def test_copy_up_refuses_what_is_not_there(filled: Shell) -> None:
+    with open_store(filled.root, driver="vfs") as store:
+        writable.create(store, Images(store).find("base:1"), "w")
+    assert "nope: copy-up: No such file" in filled.refused("copy-up", "w", "nope")
+    assert "not a plain relative path" in filled.refused("copy-up", "w", "../../etc/passwd")
+    filled.good("copy-up", "w", "etc/passwd")
+
+
+@pytest.mark.parametrize("error", [NotFoundError, InUseError])
+def test_prune_passes_over_what_others_take(
+    filled: Shell, error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastlayer.cli.prune import system_prune
+
+    with open_store(filled.root, driver="vfs") as store:
+        for name in ("one", "two"):
+            writable.create(store, Images(store).find("base:1"), name)
+    remove = writable.remove
+
+    def taken(store: Store, name: str) -> None:
+        if name == "one":
+            raise error("one: by another")
+        remove(store, name)
+
+    monkeypatch.setattr(writable, "remove", taken)
+    system_prune.main(["--force", "--root", str(filled.root), "--driver", "vfs"], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "Removed: two\n" in out and "one" not in out
+
+
+def test_prune_counts_in_words(filled: Shell) -> None:
+    out = filled.good("system", "prune", "-a", "-f")
+    assert " and 1 snapshot were removed" in out

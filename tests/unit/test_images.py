@@ -478,6 +478,7 @@ with store.leases.hold("to be killed") as lease:
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     report = check(store)
     assert {finding.what for finding in report.findings} == {"lease", "blob"}
+    assert report.sound and all(finding.note for finding in report.findings)
     collect(store)
     assert not store.snapshotter.exists("temporary")
     sound(store)

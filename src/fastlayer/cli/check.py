@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlayer.cli import options, output, stores
+
+if TYPE_CHECKING:
+    from fastlayer.maintenance.check import Finding
 
 
 @click.command("check")
@@ -20,7 +23,7 @@ from fastlayer.cli import options, output, stores
 def command(**given: Any) -> int:
     """Check the store: digests of all blobs, chain ids, snapshots, notes, leftovers of killed processes.
 
-    The exit code is 1 when something is wrong (and could not be repaired).
+    The exit code is 1 when something is wrong (and could not be repaired). Leftovers are notes: nothing is wrong.
     """
     from fastlayer.maintenance.check import check
 
@@ -30,8 +33,7 @@ def command(**given: Any) -> int:
         output.write_lines(output.json_line({"schema": 1, **finding._asdict()}) for finding in report.findings)
     else:
         for finding in report.findings:
-            state = "repaired" if finding.repaired else "not repaired" if given["repair"] else "found"
-            print(f"{state}: {finding.what} {finding.subject}: {finding.why}")
+            print(f"{_state(finding, given['repair'])}: {finding.what} {finding.subject}: {finding.why}")
         print(
             f"{report.images} images, {report.snapshots} snapshots, {report.blobs} blobs "
             f"({output.human(report.bytes)}): {'sound' if report.sound else 'NOT SOUND'}"
@@ -39,3 +41,11 @@ def command(**given: Any) -> int:
     if not report.sound and not given["repair"]:
         print("fastlayer: `fastlayer store check --repair` sets right what can be", file=sys.stderr)
     return 0 if report.sound else 1
+
+
+def _state(finding: Finding, repair: bool) -> str:
+    if finding.repaired:
+        return "repaired"
+    if finding.note:
+        return "note"
+    return "not repaired" if repair else "found"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlayer.cli import output, stores
+from fastlayer.errors import InUseError, NotFoundError
 
 if TYPE_CHECKING:
     from fastlayer.store.collect import Collected
@@ -43,9 +46,10 @@ def system_prune(**given: Any) -> int:
         mounted = {found.writable for found in all_mounts(store)}
         for layer in writable.all_of(store):
             if layer.name not in mounted:
-                if not given["dry_run"]:
-                    writable.remove(store, layer.name)
-                print(f"Removed: {layer.name}")
+                with _unless_taken():
+                    if not given["dry_run"]:
+                        writable.remove(store, layer.name)
+                    print(f"Removed: {layer.name}")
         _untag(store, given["dry_run"], everything=given["all_"])
         return _collect(store, given["dry_run"])
 
@@ -83,13 +87,24 @@ def _untag(store: Store, dry_run: bool, *, everything: bool) -> None:
         if image.manifest in used or mounted & {*image.names, str(image.id)}:
             continue
         for name in image.names if everything else ():
-            if not dry_run:
-                images.untag(name)
-            print(f"Untagged: {stores.shown(name)}")
+            with _unless_taken():
+                if not dry_run:
+                    images.untag(name)
+                print(f"Untagged: {stores.shown(name)}")
         if not image.names:
-            if not dry_run:
-                images.untag(str(image.target.digest))
-            print(f"Removed: {stores.short(image.id)}")
+            with _unless_taken():
+                if not dry_run:
+                    images.untag(str(image.target.digest))
+                print(f"Removed: {stores.short(image.id)}")
+
+
+@contextmanager
+def _unless_taken() -> Iterator[None]:
+    """What another process removes or begins to use meanwhile is passed over."""
+    try:
+        yield
+    except (NotFoundError, InUseError):
+        pass
 
 
 def _collect(store: Store, dry_run: bool) -> int:
@@ -99,5 +114,10 @@ def _collect(store: Store, dry_run: bool) -> int:
     for digest in gone.blobs:
         print(f"Deleted: {digest}")
     word = "could be" if dry_run else "were"
-    print(f"{len(gone.blobs)} blobs ({output.human(gone.bytes)}) and {gone.snapshots} snapshots {word} removed")
+    blobs, snapshots = _counted(len(gone.blobs), "blob"), _counted(gone.snapshots, "snapshot")
+    print(f"{blobs} ({output.human(gone.bytes)}) and {snapshots} {word} removed")
     return 0
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

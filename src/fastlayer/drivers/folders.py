@@ -19,6 +19,23 @@ def numbers(root: Path) -> set[int]:
         return set()
 
 
+def set_aside(root: Path, folder: Path) -> Path:
+    """Moves a snapshot's folder to ``lost+found`` in the driver's directory; returns where it is then."""
+    place = root / "lost+found"
+    place.mkdir(mode=0o700, exist_ok=True)
+    target = place / f"{folder.name}-{os.urandom(4).hex()}"
+    os.rename(folder, target)
+    return target
+
+
+def is_filled(directory: Path) -> bool:
+    """Whether it is a directory with something in it."""
+    try:
+        return any(os.scandir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def remove(place: Path, name: bytes) -> None:
     """Removes one name of a directory with all below it, at any depth; nothing there is no error. Follows no link."""
     try:

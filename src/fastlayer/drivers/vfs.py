@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer.drivers import folders
+from fastlayer.drivers.attributes import drop_trusted
+from fastlayer.drivers.paths import require
 from fastlayer.drivers.system import refusals
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError
@@ -71,6 +73,7 @@ class Vfs:
         with refusals("cannot copy the snapshot"):
             folder.mkdir(mode=0o700)
             self._clone(self._tree(source), folder / "tree")
+            drop_trusted(folder / "tree")
 
     def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
         tree = self._tree(number)
@@ -95,11 +98,17 @@ class Vfs:
         with refusals("cannot remove the snapshot"):
             folders.remove(self.root, b"%d" % number)
 
+    def set_aside(self, number: int) -> Path | None:
+        with refusals("cannot move the snapshot"):
+            return folders.set_aside(self.root, self._folder(number)) if folders.is_filled(self._tree(number)) else None
+
     def numbers(self) -> set[int]:
         with refusals("cannot list the snapshots"):
             return folders.numbers(self.root)
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
+        with refusals("copy-up"):
+            require(self._tree(number), paths)
         return 0
 
     def _folder(self, number: int) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.errors import CorruptStoreError, FastlayerError, NotFoundError
+from fastlayer.errors import CorruptStoreError, DriverError, FastlayerError, NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.layer.pipeline import default_jobs, map_ordered
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 
 class Finding(NamedTuple):
-    """Something wrong. ``what``: kind of thing; ``subject``: which; ``why``; ``repaired``: it is right again."""
+    """Something wrong. ``what``: kind of thing; ``subject``: which; ``why``; ``repaired``: it is right again.
+
+    ``note``: nothing is wrong: work of a killed process that the next garbage collection clears away.
+    """
 
     what: str
     subject: str
     why: str
     repaired: bool = False
+    note: bool = False
 
 
 class Report(NamedTuple):
@@ -45,7 +49,7 @@ class Report(NamedTuple):
     @property
     def sound(self) -> bool:
         """Nothing is wrong any more."""
-        return all(finding.repaired for finding in self.findings)
+        return all(finding.repaired or finding.note for finding in self.findings)
 
 
 Progress = Callable[[int, int], object]  # blobs done, of how many
@@ -76,7 +80,9 @@ class _Checker:
     def database(self) -> None:
         wrong = self.store.database.check()
         if wrong:
-            raise CorruptStoreError(f"metadata.db: {wrong[0]}: move it away and load the images again")
+            from fastlayer.metadata.database import DAMAGED
+
+            raise CorruptStoreError(f"metadata.db: {wrong[0]}: {DAMAGED}")
 
     def interrupted_work(self) -> None:
         dead = self.store.leases.dead()
@@ -84,9 +90,9 @@ class _Checker:
         if self.repair:
             clear_dead(self.store)
         for lease in dead:
-            self._find("lease", lease, "its holder was killed", self.repair)
+            self._find("lease", lease, "its holder was killed", self.repair, note=True)
         for path in leftovers:
-            self._find("blob", path.name, "half-written by a process that was killed", self.repair)
+            self._find("blob", path.name, "half-written by a process that was killed", self.repair, note=True)
 
     # ---- blobs -------------------------------------------------------------------------------
 
@@ -175,9 +181,16 @@ class _Checker:
         driver = self.store.snapshotter_of(name).driver
         if number not in driver.numbers():
             return  # its removal was under way
+        why, repaired = "is on disk, but nobody knows it", False
         if self.repair:
-            driver.remove(number)
-        self._find("snapshot", f"{name}/{number}", "is on disk, but nobody knows it", self.repair)
+            try:
+                kept = driver.set_aside(number)
+                why += f": moved to {kept}" if kept else ""
+                driver.remove(number)
+                repaired = True
+            except DriverError as exc:
+                why += f": {exc}"
+        self._find("snapshot", f"{name}/{number}", why, repaired)
 
     def _lost(self, name: str, number: int, key: str) -> None:
         """A note without a snapshot: forgotten when nothing is made of it; an image's is unpacked again later."""
@@ -255,5 +268,5 @@ class _Checker:
         if not same:
             self._find("index.json", "content", "does not name the images of the store", self.repair)
 
-    def _find(self, what: str, subject: str, why: str, repaired: bool = False) -> None:
-        self.findings.append(Finding(what, str(subject), why, repaired))
+    def _find(self, what: str, subject: str, why: str, repaired: bool = False, *, note: bool = False) -> None:
+        self.findings.append(Finding(what, str(subject), why, repaired, note))

@@ -7,6 +7,7 @@ is ``PRAGMA user_version``; opening a store of an older version brings it up to 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -14,10 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastlayer.errors import CorruptStoreError, StorageError, StoreError, show_path
+from fastlayer.errors import CorruptStoreError, NoSpaceError, StoreError, show_path
 from fastlayer.metadata.migrations import MIGRATIONS
 
 _WAIT_SECONDS = 60.0  # for the write lock, which is held for milliseconds
+_BESIDE = 128 << 10  # -wal and -shm
+DAMAGED = (
+    "restore it, or move it and its -wal and -shm aside and load the images again; writable layers stay on disk, "
+    "in numbered folders of the driver's directory"
+)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -111,6 +117,15 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _is_full(directory: Path) -> bool:
+    """Without room for the files SQLite keeps beside the database it cannot even be read."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _BESIDE
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
@@ -120,13 +135,14 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as exc:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         if code in _CORRUPT:
-            raise CorruptStoreError(f"{name}: {exc}: restore it, or remove it and load the images again") from exc
+            raise CorruptStoreError(f"{name}: {exc}: {DAMAGED}") from exc
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StoreError(
                 f"{name}: locked for more than {_WAIT_SECONDS:.0f} s by another process: try again"
             ) from exc
-        if code == sqlite3.SQLITE_FULL:
-            raise StorageError(28, "write", name) from exc  # ENOSPC
+        refused = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+        if code == sqlite3.SQLITE_FULL or (refused and _is_full(path.parent)):
+            raise NoSpaceError(errno.ENOSPC, "write", os.fspath(path)) from exc
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
             raise StoreError(f"{name}: {exc}: check the permissions and space of the store's directory") from exc
         raise

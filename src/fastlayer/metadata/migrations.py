@@ -99,4 +99,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_ns INTEGER NOT NULL
         ) WITHOUT ROWID""",
     ),
+    (
+        # The id in the file `identity` of each driver's directory: store/driver_root.py.
+        """CREATE TABLE driver_roots (
+            driver TEXT PRIMARY KEY,
+            identity TEXT NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )

@@ -91,6 +91,7 @@ class Driver(Protocol):
     def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
         """Makes ``number``, sealed, with the content the active ``source`` (same parents) has now.
 
+        ``trusted.*`` attributes, which no layer holds, are left out (devicemapper keeps them); overlayfs' own stay.
         For commits that leave ``source`` in use. Cheap where the file system can share; ``source`` may be mounted.
         """
         ...
@@ -118,11 +119,21 @@ class Driver(Protocol):
         """Clears away the snapshot, or what a killed process left of it. Nobody has it mounted."""
         ...
 
+    def set_aside(self, number: int) -> Path | None:
+        """Of a snapshot that no database knows: moves what someone may have written into it to ``lost+found``.
+
+        Returns where it is now; None when there is nothing of the kind. Raises ``DriverError`` when it cannot be moved.
+        """
+        ...
+
     def numbers(self) -> set[int]:
         """All numbers that have something on disk, complete or not: for ``store check``."""
         ...
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
         """Prepares files for writing in an active snapshot that is not mounted; returns the bytes that are shared
-        instead of copied. Where every file is the snapshot's own anyway there is nothing to do: 0."""
+        instead of copied. Where every file is the snapshot's own anyway there is nothing to do: 0.
+
+        Raises ``StorageError`` (ENOENT) for a path that is not there, ``UnsafeEntryError`` for one with ``..``; no
+        link is followed."""
         ...

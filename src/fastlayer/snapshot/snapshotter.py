@@ -20,10 +20,12 @@ undoes it.
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, UsageError
@@ -94,11 +96,12 @@ class Snapshotter:
         keeper: Lease | None,
     ) -> list[Mount]:
         _check_key(key)
+        floor = self._floor
         with nullcontext(keeper) if keeper else self.leases.hold(f"{kind} snapshot {key}") as lease:
             with self.database.write() as db:
                 self._refuse_taken(db, key)
                 above = None if parent is None else self._committed(db, parent)
-                number = self._insert(db, key, kind, above, lease.id, labels, size)
+                number = self._insert(db, key, kind, above, lease.id, labels, size, floor)
                 parents = [] if above is None else [above, *_ancestors(db, above)]
             with self._undone_on_failure(number):
                 self.driver.create(number, parents, kind, size=size)
@@ -122,13 +125,21 @@ class Snapshotter:
         lease: str,
         labels: Mapping[str, str],
         size: int | None,
+        floor: int,
     ) -> int:
+        last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'").fetchone()
+        number = floor + 1 if floor > (last[0] if last else 0) else None  # None: SQLite's next
         cursor = db.execute(
-            "INSERT INTO snapshots (driver, key, kind, state, parent, lease, labels, size_limit, created_ns) "
-            "VALUES (?, ?, ?, 'making', ?, ?, ?, ?, ?)",
-            (self.driver.name, key, kind, parent, lease, json.dumps(dict(labels)), size, time.time_ns()),
+            "INSERT INTO snapshots (number, driver, key, kind, state, parent, lease, labels, size_limit, created_ns) "
+            "VALUES (?, ?, ?, ?, 'making', ?, ?, ?, ?, ?)",
+            (number, self.driver.name, key, kind, parent, lease, json.dumps(dict(labels)), size, time.time_ns()),
         )
         return int(cursor.lastrowid or 0)
+
+    @cached_property
+    def _floor(self) -> int:
+        """The highest number on disk: a database that was made anew or restored may know less than there is."""
+        return max(self.driver.numbers(), default=0)
 
     # ---- using -------------------------------------------------------------------------------
 
@@ -234,12 +245,13 @@ class Snapshotter:
         ``lease``: until it is renamed the new one lives no longer than its holder.
         """
         _check_key(name)
+        floor = self._floor
         with nullcontext(lease) if lease else self.leases.hold(f"commit {key}") as holder:
             with self.database.write() as db:
                 row = self._active(db, key)
                 self._refuse_taken(db, name)
                 parents = _ancestors(db, row["number"])
-                number = self._insert(db, name, "committed", row["parent"], holder.id, {}, None)
+                number = self._insert(db, name, "committed", row["parent"], holder.id, {}, None, floor)
             with self._undone_on_failure(number):
                 self.driver.duplicate(number, parents, row["number"])
                 self._finish(number, lease)
@@ -310,8 +322,18 @@ class Snapshotter:
         """Clears away snapshots that were marked, children before parents."""
         for number in numbers:
             self.driver.remove(number)
-            with self.database.write() as db:
-                db.execute("DELETE FROM snapshots WHERE number = ?", (number,))
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        with self.database.write() as db:
+            db.execute("DELETE FROM snapshots WHERE number = ?", (number,))
+
+    def undo(self, number: int, cause: BaseException | None) -> None:
+        """Making a snapshot failed: it goes. What was there before it is not ours and stays."""
+        if isinstance(cause, OSError) and cause.errno == errno.EEXIST:
+            self._forget(number)
+        else:
+            self.finish_removal([number])
 
     # ---- rows --------------------------------------------------------------------------------
 
@@ -360,9 +382,9 @@ class _Undo:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, cause: BaseException | None, *_rest: object) -> None:
         if kind is not None:
-            self._snapshotter.finish_removal([self._number])
+            self._snapshotter.undo(self._number, cause)
 
 
 _SELECT = (

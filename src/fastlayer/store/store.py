@@ -5,8 +5,9 @@
     <root>/
       content/        blobs, in an OCI image layout
       metadata.db     what they are and who uses them (metadata/migrations.py)
+      reserve         space to work with when the file system is full (store/reserve.py)
       leases/         who works here now (metadata/leases.py)
-      overlay2/ ...   the snapshots of each storage driver
+      overlay2/ ...   the snapshots of each storage driver, and its `identity` (store/driver_root.py)
 
 Opening is cheap: nothing is scanned. Any number of processes and threads use one store at once.
 """
@@ -26,6 +27,7 @@ from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Lease, Leases
 from fastlayer.snapshot.driver import Driver
 from fastlayer.snapshot.snapshotter import Snapshotter
+from fastlayer.store import driver_root, reserve
 
 
 def default_root() -> Path:
@@ -72,6 +74,7 @@ class Store:
         for directory, mode in ((root, 0o711), (root / "leases", 0o700)):
             _make(directory, mode)
         self.content = ContentStore(root / "content")
+        reserve.release_if_full(root)
         self.database = Database(root / "metadata.db")
         self.leases = Leases(self.database, root / "leases")
 
@@ -119,6 +122,7 @@ class Store:
 
     def close(self) -> None:
         self.database.close()
+        reserve.renew(self.root)
 
     def __enter__(self) -> Store:
         return self
@@ -130,7 +134,7 @@ class Store:
         name = str(getattr(driver, "name", ""))
         if name not in self._drivers:
             place = self.root / name
-            _make(place, 0o711)
+            driver_root.settle(self.database, name, place, lambda: _make(place, 0o711))
             self._drivers[name] = Snapshotter(self.database, self.leases, driver(place))
         return self._drivers[name]
 

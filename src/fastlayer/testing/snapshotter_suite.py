@@ -20,7 +20,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastlayer.errors import AlreadyExistsError, DriverError, InUseError, NoSpaceError, NotFoundError, UsageError
+from fastlayer.errors import (
+    AlreadyExistsError,
+    DriverError,
+    InUseError,
+    NoSpaceError,
+    NotFoundError,
+    StorageError,
+    UnsafeEntryError,
+    UsageError,
+)
 from fastlayer.mounts.mount import Mount
 from fastlayer.snapshot.snapshotter import Snapshotter
 from fastlayer.testing.dump import difference, dump
@@ -416,6 +425,22 @@ def check_prepared_files_are_the_same(bench: Bench) -> None:
             for name in ("bin/tool", "bin/tool2"):
                 entry[name].pop("names", None)
         _same(wanted, found, "the tree before and after copy-up")
+
+
+def check_only_paths_that_are_there_are_prepared(bench: Bench) -> None:
+    def write(tree: Path) -> None:
+        base(tree)
+        (tree / "up").symlink_to("etc")
+
+    bench.commit("base", None, write)
+    bench.snapshotter.prepare("work", "base")
+    number, parents = bench.snapshotter.number("work")
+    copy_up = bench.snapshotter.driver.copy_up
+    for path in (b"nope", b"etc/nope", b"etc/passwd/below", b"up/passwd"):
+        _refused(StorageError, lambda path=path: copy_up(number, parents, [path]))  # type: ignore[misc]
+    for path in (b"../../etc/passwd", b"etc/../etc/passwd"):
+        _refused(UnsafeEntryError, lambda path=path: copy_up(number, parents, [path]))  # type: ignore[misc]
+    copy_up(number, parents, [b"/etc/passwd", b"up"])
 
 
 CHECKS: tuple[Callable[[Bench], None], ...] = tuple(

@@ -27,9 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastlayer import _backend
 from fastlayer.drivers import folders
+from fastlayer.drivers.attributes import drop_trusted
 from fastlayer.drivers.btrfs import subvolumes
 from fastlayer.drivers.btrfs.generation import Fork
-from fastlayer.drivers.system import storage_error
+from fastlayer.drivers.paths import require
+from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
 from fastlayer.mounts.mount import Mount
@@ -91,10 +93,14 @@ class Btrfs:
             self._note_fork(number, source, parents[0])
         with subvolumes.opened(origin) as fd:
             plain = not subvolumes.inner_paths(fd, origin)
-        subvolumes.snapshot(origin, path, readonly=plain)
+        own = os.geteuid() == 0  # who may see ``trusted.*``
+        subvolumes.snapshot(origin, path, readonly=plain and not own)
         if not plain:
             subvolumes.flatten(path, origin)
-            self.seal(number, parents)
+        if own:
+            with refusals("cannot copy the snapshot"):
+                drop_trusted(path, only=self._keys(number, parents[0]) if parents else None)
+        self.seal(number, parents)
 
     # ---- using -------------------------------------------------------------------------------
 
@@ -160,6 +166,8 @@ class Btrfs:
             return found
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
+        with refusals("copy-up"):
+            require(self._path(number), paths)
         return 0
 
     # ---- removing ----------------------------------------------------------------------------
@@ -179,6 +187,16 @@ class Btrfs:
                 _engine().qgroup_remove(fd, group)
         except StorageError:
             pass
+
+    def set_aside(self, number: int) -> Path | None:
+        path = self._path(number)
+        if not folders.is_filled(path):
+            return None
+        with subvolumes.opened(path) as fd:
+            if _engine().info(fd).readonly:
+                return None
+        with refusals("cannot move the snapshot"):
+            return folders.set_aside(self.root, path)
 
     def numbers(self) -> set[int]:
         return folders.numbers(self._subvolumes())

@@ -20,6 +20,7 @@ from fastlayer.drivers.devicemapper.filesystem import ROOTFS
 from fastlayer.drivers.devicemapper.options import Options, check
 from fastlayer.drivers.devicemapper.pool import BASE, MAX_DEVICE, Pool
 from fastlayer.drivers.devicemapper.probing import probe
+from fastlayer.drivers.paths import require
 from fastlayer.errors import CorruptStoreError, DriverError, InUseError, StorageError
 from fastlayer.mounts.mount import Mount
 from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
@@ -246,7 +247,9 @@ class DeviceMapper:
         return None
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
-        """Nothing to prepare: blocks are copied, not files."""
+        """Nothing to prepare: blocks are copied, not files. The paths must be there all the same."""
+        with self._looked_at(number) as tree:
+            require(tree, paths)
         return 0
 
     # ---- removing ----------------------------------------------------------------------------
@@ -264,6 +267,13 @@ class DeviceMapper:
                 self._pool.give_back(number, book)
                 self._pool.delete(status, number)
             self._books.drop_snapshot(number)
+
+    def set_aside(self, number: int) -> Path | None:
+        """A device cannot be moved: one that may have been written to stays where it is."""
+        book = self._books.snapshot(number)
+        if book is not None and not book.sealed:
+            raise DriverError(f"snapshot {number}: may hold what someone wrote, so it stays in the pool")
+        return None
 
     def numbers(self) -> set[int]:
         return self._books.numbers()

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer.drivers import folders
+from fastlayer.drivers.attributes import drop_trusted
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.overlay2.lookup import decides, provider
 from fastlayer.drivers.overlay2.whiteouts import drop_pointless
+from fastlayer.drivers.paths import with_parents
 from fastlayer.drivers.system import refusals
-from fastlayer.errors import DriverError, UnsafeEntryError, UsageError, show_path
+from fastlayer.errors import DriverError
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.overlay import MAX_LOWERS
 from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
@@ -133,6 +135,7 @@ class Overlay2:
         with refusals("cannot copy the snapshot"):
             os.mkdir(self._place(number), 0o700)
             stats = clone(self._diff(source), self._diff(number))
+            drop_trusted(self._diff(number), keep=("trusted.overlay.",))
         lost = [warning for warning in stats.warnings if "socket" not in warning]
         if lost:
             raise DriverError(f"snapshot {source}: cannot be copied exactly: {'; '.join(lost)}")
@@ -202,7 +205,7 @@ class Overlay2:
         diff, work, shared = self._diff(number), self._place(number) / "work", 0
         with refusals("copy-up"):
             for path in paths:
-                for name in _with_parents(path):
+                for name in with_parents(path):
                     if not decides(diff, name):
                         stats = copy_up(provider(lowers, name), diff, name, workdir=work)
                         shared += stats.shared_bytes
@@ -218,6 +221,13 @@ class Overlay2:
             folders.remove(self.root, b"%d" % number)
             if project:
                 quota.unlimit(self.root, project)
+
+    def set_aside(self, number: int) -> Path | None:
+        """Only what is not sealed was written to by anyone: that has a ``work``."""
+        place = self._place(number)
+        with refusals("cannot move the snapshot"):
+            written = (place / "work").exists() and folders.is_filled(place / "diff")
+            return folders.set_aside(self.root, place) if written else None
 
     def numbers(self) -> set[int]:
         with refusals("cannot list the snapshots"):
@@ -237,13 +247,3 @@ def copy_root(source: Path, target: Path) -> None:
                 if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP):  # labels, in a user namespace
                     raise
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _with_parents(path: bytes) -> list[bytes]:
-    """``a``, ``a/b``, ``a/b/c``: parents first, for each may come from another layer."""
-    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        raise UnsafeEntryError(f"{show_path(path)}: not a plain relative path")
-    if b"\0" in path:
-        raise UsageError("a path cannot contain a NUL byte")
-    return [b"/".join(parts[: number + 1]) for number in range(len(parts))]
