@@ -244,3 +244,10 @@ def test_the_store_is_no_target(shell: Shell, store: Store, tmp_path: Path) -> N
 def test_only_rw_makes_a_layer(shell: Shell, tmp_path: Path) -> None:
     assert "give --rw" in shell.refused("mount", "--name", "one", "base", tmp_path / "k1", code=2)
     assert not shell.rows("mounts")
+
+
+def test_targets_are_shown_in_one_line(shell: Shell, tmp_path: Path) -> None:
+    odd = tmp_path / "a\n\x1b[31mb"
+    odd.mkdir()
+    shown = [shell.good("mount", "base", odd), shell.good("mounts", "-q"), shell.good("umount", odd)]
+    assert all(text.count("\n") == 1 and "\x1b" not in text for text in shown)
