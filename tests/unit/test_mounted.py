@@ -10,16 +10,19 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastlayer
 from fastlayer.container import mounting, writable
+from fastlayer.container.commit import commit
 from fastlayer.container.mounted import all_mounts
 from fastlayer.errors import DriverError, InUseError, NotFoundError, StoreError, UsageError
 from fastlayer.image.images import Images
 from fastlayer.mounts import namespaces
 from fastlayer.mounts.table import entries
+from fastlayer.snapshot.snapshotter import Snapshotter
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, open_store
 from tests.conftest import needs_root
@@ -251,3 +254,25 @@ def test_targets_are_shown_in_one_line(shell: Shell, tmp_path: Path) -> None:
     odd.mkdir()
     shown = [shell.good("mount", "base", odd), shell.good("mounts", "-q"), shell.good("umount", odd)]
     assert all(text.count("\n") == 1 and "\x1b" not in text for text in shown)
+
+
+def test_nobody_mounts_what_is_being_committed(
+    shell: Shell, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastlayer.container.alone._PATIENCE", 0.1)
+    layer = writable.create(store, Images(store).find("base"), "one")
+    duplicate, refused = Snapshotter.duplicate, list[str]()
+
+    def slowly(self: Snapshotter, *args: Any, **others: Any) -> None:
+        with pytest.raises(InUseError, match="at work on it"):
+            mounting.mount_writable(store, layer, tmp_path / "k1")
+        with pytest.raises(InUseError, match="at work on it"):
+            writable.remove(store, "one")
+        refused.append("both")
+        duplicate(self, *args, **others)
+
+    monkeypatch.setattr(Snapshotter, "duplicate", slowly)
+    commit(store, layer, "new")
+    assert refused == ["both"]
+    mounting.mount_writable(store, layer, tmp_path / "k1")
+    mounting.unmount(store, "one", remove=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastlayer.container import writable
+from fastlayer.container.alone import alone
 from fastlayer.container.mounted import (
     Mounted,
     announce,
@@ -49,8 +50,8 @@ def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> M
 def mount_writable(store: Store, layer: Writable, target: str | os.PathLike[str]) -> Mounted:
     """Mounts a writable layer at ``target``. Raises ``InUseError`` when it is mounted: overlayfs forbids two."""
     place = _place(store, target)
-    refuse_mounted(store, layer)
-    with store.lease(f"mount {layer.name}") as lease:
+    with alone(store, layer.name), store.lease(f"mount {layer.name}") as lease:
+        refuse_mounted(store, layer)
         mounts = writable.snapshotter_of(store, layer).mounts(layer.key)
         new = proposed(place, layer.driver, layer.key, layer.image, layer.name, len(mounts))
         return _mount(store, lease, mounts, new)
