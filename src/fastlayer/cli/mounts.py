@@ -37,10 +37,14 @@ Examples:
 @stores.store_options
 def command(**given: Any) -> int:
     """List mounts and writable layers. A layer that is mounted nowhere has no target."""
+    from fastlayer.errors import show_path
+
     with stores.store_if_any(given) as store:
         found = [] if store is None else _found(store, usage=given["usage"])
     if given["quiet"]:
-        output.write_lines(row["Target"].encode("utf-8", "surrogateescape") for row in found if row["Target"])
+        output.write_lines(
+            show_path(row["Target"]).encode("utf-8", "surrogateescape") for row in found if row["Target"]
+        )
         return 0
     columns = (*COLUMNS, *USAGE) if given["usage"] else COLUMNS
     blank = {field: "" for _, field in USAGE}

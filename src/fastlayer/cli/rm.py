@@ -24,10 +24,8 @@ def command(**given: Any) -> int:
     with stores.open_store(given) as store:
         for name in given["names"]:
             try:
-                if given["force"]:
-                    for found in all_mounts(store):
-                        if found.writable == name:
-                            unmount(store, found.target, detach=True)
+                if given["force"] and any(found.writable == name for found in all_mounts(store)):
+                    unmount(store, name, detach=True)
                 writable.remove(store, name)
                 print(name)
             except FastlayerError as exc:

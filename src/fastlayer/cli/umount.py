@@ -19,7 +19,7 @@ def command(**given: Any) -> int:
     """Unmount TARGETs, or what is mounted of the writable layers NAMEd. The layers stay, unless --rm."""
     from fastlayer.container.mounted import all_mounts
     from fastlayer.container.mounting import unmount
-    from fastlayer.errors import FastlayerError
+    from fastlayer.errors import FastlayerError, show_path
 
     if bool(given["targets"]) == given["all_"]:
         raise click.UsageError("name what is to be unmounted, or give --all")
@@ -28,7 +28,7 @@ def command(**given: Any) -> int:
         names = [m.target for m in all_mounts(store) if m.here] if given["all_"] else given["targets"]
         for name in names:
             try:
-                print(unmount(store, name, detach=given["lazy"], remove=given["rm"]).target)
+                print(show_path(unmount(store, name, detach=given["lazy"], remove=given["rm"]).target))
             except FastlayerError as exc:
                 failed.append(exc)
     return stores.all_failed(failed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastlayer.container import writable
+from fastlayer.container.alone import alone
 from fastlayer.container.mounted import all_mounts
 from fastlayer.errors import AlreadyExistsError
 from fastlayer.image.images import Image, Images
@@ -87,9 +88,17 @@ def _freeze(
         with snapshotter.changes(key) as changes:
             return changes.write(Nowhere(), compression="none", jobs=jobs, progress=progress)
 
-    if any(found.writable == layer.name for found in all_mounts(store)):
-        snapshotter.duplicate(copy, layer.key, lease=lease)
-        return digest(copy)
+    with alone(store, layer.name, shared=True):
+        if not any(found.writable == layer.name for found in all_mounts(store)):
+            return _copy_and_hash(snapshotter, lease, layer, copy, digest)
+    snapshotter.duplicate(copy, layer.key, lease=lease)
+    return digest(copy)
+
+
+def _copy_and_hash(
+    snapshotter: Snapshotter, lease: Lease, layer: Writable, copy: str, digest: Callable[[str], Layer]
+) -> Layer:
+    """Both at once, while nobody mounts it."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:

@@ -7,6 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastlayer.container.alone import alone
 from fastlayer.container.mounted import refuse_mounted
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
@@ -79,8 +80,8 @@ def all_of(store: Store) -> list[Writable]:
 def remove(store: Store, name: str) -> None:
     """Removes the layer with all that was written to it, nothing else. Raises ``InUseError`` while it is mounted."""
     layer = find(store, name)
-    refuse_mounted(store, layer)
-    with store.lease(f"remove {name}") as lease:
+    with alone(store, name), store.lease(f"remove {name}") as lease:
+        refuse_mounted(store, layer)
         snapshotter = store.snapshotter_of(layer.driver)
         with store.database.write() as db:
             if _row(db, name) is None:
@@ -114,10 +115,11 @@ def copy_up(store: Store, layer: Writable, paths: list[bytes]) -> int:
 
     Raises ``InUseError`` while it is mounted: the kernel's view of an overlay must not change under it.
     """
-    refuse_mounted(store, layer)
-    snapshotter = snapshotter_of(store, layer)
-    number, parents = snapshotter.number(layer.key)
-    return snapshotter.driver.copy_up(number, parents, paths)
+    with alone(store, layer.name):
+        refuse_mounted(store, layer)
+        snapshotter = snapshotter_of(store, layer)
+        number, parents = snapshotter.number(layer.key)
+        return snapshotter.driver.copy_up(number, parents, paths)
 
 
 def snapshotter_of(store: Store, layer: Writable) -> Snapshotter:

@@ -106,4 +106,28 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             identity TEXT NOT NULL
         ) WITHOUT ROWID""",
     ),
+    (
+        # One row for each snapshot that is mounted, from before it is. lease: of who mounts it, until that is done.
+        # sign: what the kernel shows it by (mounts/signs.py); empty in rows of the first layout.
+        """CREATE TABLE mounts_2 (
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            target TEXT NOT NULL,
+            image TEXT NOT NULL,
+            writable TEXT,
+            mount_number INTEGER NOT NULL,
+            depth INTEGER NOT NULL,
+            boot_id TEXT NOT NULL,
+            mount_ns INTEGER NOT NULL,
+            created_ns INTEGER NOT NULL,
+            sign TEXT NOT NULL,
+            lease TEXT,
+            PRIMARY KEY (driver, key)
+        ) WITHOUT ROWID""",
+        """INSERT OR IGNORE INTO mounts_2
+            SELECT driver, key, target, image, writable, 0, depth, boot_id, mount_ns, created_ns, '', NULL
+            FROM mounts ORDER BY created_ns DESC""",
+        "DROP TABLE mounts",
+        "ALTER TABLE mounts_2 RENAME TO mounts",
+    ),
 )
