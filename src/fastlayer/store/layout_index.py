@@ -32,9 +32,10 @@ def _entries(db: sqlite3.Connection) -> list[IndexEntry]:
     """The images that are there as blobs, all of them."""
     lazy = {
         str(row[0])
-        for row in db.execute(
-            "WITH RECURSIVE above(digest) AS (SELECT digest FROM layers WHERE present = 0"
-            " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest) SELECT digest FROM above"
+        for row in db.execute(  # downwards: blob_refs is found by its parents only
+            "WITH RECURSIVE below(top, digest) AS (SELECT digest, digest FROM images"
+            " UNION SELECT top, child FROM below CROSS JOIN blob_refs ON parent = below.digest)"
+            " SELECT DISTINCT top FROM below CROSS JOIN layers ON layers.digest = below.digest WHERE present = 0"
         )
     }
     rows = db.execute("SELECT name, digest, media_type, size FROM images ORDER BY name").fetchall()
