@@ -13,12 +13,18 @@ import pytest
 
 import fastlayer
 from fastlayer import _backend
+from fastlayer.container.mounting import temporary
 from fastlayer.drivers import registry
 from fastlayer.drivers.btrfs import Btrfs, subvolumes
 from fastlayer.errors import NoSpaceError, StorageError
+from fastlayer.image.images import Images
+from fastlayer.image.importing import import_image
+from fastlayer.maintenance.check import check as check_store
 from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Leases
 from fastlayer.snapshot.snapshotter import Snapshotter
+from fastlayer.store.collect import collect
+from fastlayer.store.store import open_store
 from fastlayer.testing import snapshotter_suite as suite
 from tests.filesystems import loop_fs, need_root
 
@@ -417,3 +423,17 @@ def test_a_copy_holds_no_trusted_attributes(root: Path, tmp_path: Path) -> None:
             assert "trusted.secret" not in os.listxattr(path, follow_symlinks=False), path
     assert [str(change) for change in found.changes("copy")] == wanted
     database.close()
+
+
+def test_a_mounted_image_is_sound(root: Path, tmp_path: Path) -> None:
+    """A read-only mount has no subvolume of its own, and nothing that could be lost."""
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    (tmp_path / "tree/etc/passwd").write_text("root")
+    with open_store(root, driver="btrfs") as store:
+        import_image(store, tmp_path / "tree", "base")
+        with temporary(store, Images(store).find("base")) as path:
+            assert (path / "etc/passwd").read_text() == "root"
+            assert not check_store(store, repair=True).findings
+            assert len(list(store.snapshotter.walk())) == 2
+        Images(store).untag("base")
+        collect(store)

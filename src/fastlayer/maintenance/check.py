@@ -168,13 +168,13 @@ class _Checker:
             with self.store.database.read() as db:
                 rows = {
                     int(row["number"]): row
-                    for row in db.execute("SELECT number, key, state FROM snapshots WHERE driver = ?", (name,))
+                    for row in db.execute("SELECT number, key, kind, state FROM snapshots WHERE driver = ?", (name,))
                 }
             self.snapshot_count += len(rows)
             for number in sorted(on_disk - rows.keys()):
                 self._orphan(name, number)
             for number in sorted(rows.keys() - on_disk):
-                if rows[number]["state"] == "ready":
+                if rows[number]["state"] == "ready" and rows[number]["kind"] != "view":  # which may need no place
                     self._lost(name, number, rows[number]["key"])
 
     def _orphan(self, name: str, number: int) -> None:
