@@ -235,6 +235,31 @@ def containerd(root: Path) -> Iterator[Containerd]:
         yield peer
 
 
+@contextlib.contextmanager
+def docker(root: Path) -> Iterator[list[str | Path]]:
+    """A docker daemon of our own (vfs, no network) below root; yields the words of a client command."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    words: list[str | Path] = ["docker", "-H", f"unix://{root}/sock"]
+    options = ["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]
+    places: list[str | Path] = ["--data-root", root / "data", "--exec-root", root / "exec"]
+    places += ["-p", root / "pid", "-H", f"unix://{root}/sock"]
+    with daemon(["dockerd", *options, *places], root, [*words, "version"]):
+        yield words
+
+
+def docker_manifest(layout: Path, name: str) -> str:
+    """``manifest.json`` of an image layout with one image: what docker load reads."""
+    index = json.loads((layout / "index.json").read_text())
+
+    def path(descriptor: dict[str, str]) -> str:
+        return "blobs/sha256/" + descriptor["digest"].split(":")[1]
+
+    manifest = json.loads((layout / path(index["manifests"][0])).read_text())
+    layers = [path(layer) for layer in manifest["layers"]]
+    return json.dumps([{"Config": path(manifest["config"]), "RepoTags": [name], "Layers": layers}])
+
+
 class UmociBundle:
     """An umoci bundle of tree A changed into tree B, ready for `umoci repack`."""
 

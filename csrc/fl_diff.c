@@ -241,27 +241,30 @@ static bool is_live(const struct fl_diff_side *s)
 
 /* git's rule: an unchanged inode and ctime prove that nothing changed, unless
  * the change may have come in the very tick the index was made in. */
-static bool ctime_proves(const struct fl_diff *d, const struct fl_entry *a,
-                         const struct fl_entry *b)
+static bool ctime_proves(const struct fl_entry *a, const struct fl_entry *b, int64_t racy_ns)
 {
-    const struct fl_columns *c =
-        is_live(&d->a) ? d->b.operand.columns : d->a.operand.columns;
     __int128 ctime = (__int128)a->ctime_sec * 1000000000 + a->ctime_nsec;
 
     return !((a->flags | b->flags) & FL_ENTRY_NO_CTIME) && a->ino == b->ino &&
            a->ino != 0 && a->ctime_sec == b->ctime_sec &&
-           a->ctime_nsec == b->ctime_nsec && ctime < c->racy_ns;
+           a->ctime_nsec == b->ctime_nsec && ctime < racy_ns;
 }
 
 /* Equal without looking into the files? */
 static bool is_proven(const struct fl_diff *d, const struct fl_entry *a,
                       const struct fl_entry *b)
 {
-    if (is_live(&d->a) && is_live(&d->b))
-        return a->dev == b->dev && a->ino == b->ino;
-    if (is_live(&d->a) == is_live(&d->b) || d->options.compare == FL_DIFF_CONTENT)
+    bool both = is_live(&d->a) && is_live(&d->b);
+
+    if (both && a->dev == b->dev && a->ino == b->ino)
+        return true;
+    if (d->options.compare == FL_DIFF_CONTENT)
         return false;
-    return ctime_proves(d, a, b);
+    if (both)
+        return ctime_proves(a, b, d->options.shared_until_ns);
+    if (is_live(&d->a))
+        return ctime_proves(a, b, d->b.operand.columns->racy_ns);
+    return is_live(&d->b) && ctime_proves(a, b, d->a.operand.columns->racy_ns);
 }
 
 /* Of an inode that a table knows, another ctime says that somebody was there. Without reading it may hold anything. */
@@ -501,6 +504,8 @@ static int open_side(struct fl_diff_side *s, const struct fl_diff_operand *opera
     s->operand = *operand;
     if (operand->columns != NULL)
         s->source = fl_table_open(operand->columns, o->xattrs, err);
+    else if (operand->root >= 0 && o->only != NULL)
+        s->source = fl_pick_open(operand->root, o->only, o->xattrs, err);
     else if (operand->root >= 0)
         s->source = fl_walk_open(operand->root, o->xattrs, o->threaded, err);
     else
@@ -520,6 +525,7 @@ int fl_diff_init(struct fl_diff *d, const struct fl_diff_options *options,
         fl_diff_free(d);
         return -1;
     }
+    d->options.only = NULL; /* the sources have copied it */
     return 0;
 }
 

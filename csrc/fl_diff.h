@@ -9,7 +9,9 @@
  *
  * Each side is a directory (root >= 0), columns, or neither: the empty tree.
  * Descriptors and columns stay the caller's and must outlive the differ. The
- * rules of what is a change are those of docs/formats.md. After a failure the
+ * rules of what is a change are those of docs/formats.md. With `only` the answer is that
+ * about the whole trees if it names every path that differs, every name of each
+ * hard-linked file among them, and all directories above. After a failure the
  * differ may only be freed. One thread at a time; walkers may be threads.
  */
 #ifndef FL_DIFF_H
@@ -18,6 +20,7 @@
 #include "fl_changes.h"
 #include "fl_compare.h"
 #include "fl_groups.h"
+#include "fl_pick.h"
 #include "fl_source.h"
 #include "fl_table.h"
 
@@ -43,6 +46,10 @@ struct fl_diff_options {
     enum fl_xattr_policy xattrs;
     bool details;  /* decide CONTENT also where something else changed          */
     bool threaded; /* walk directories in threads                               */
+    const struct fl_pick_keys *only; /* look at these paths of directories, or NULL: all */
+    /* Not 0: two directories are one file system at two moments (snapshots of
+     * a block device), and were the same at this one. Nanoseconds since 1970. */
+    int64_t shared_until_ns;
 };
 
 /* A pair equal but for content that only hashing can prove. */

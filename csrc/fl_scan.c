@@ -6,10 +6,11 @@
 #include "fl_walk.h"
 
 int fl_scan_init(struct fl_scan *s, int root_fd, enum fl_xattr_policy policy,
-                 struct fl_error *err)
+                 const struct fl_pick_keys *only, struct fl_error *err)
 {
     memset(s, 0, sizeof(*s));
-    s->source = fl_walk_open(root_fd, policy, true, err);
+    s->source = only != NULL ? fl_pick_open(root_fd, only, policy, err)
+                             : fl_walk_open(root_fd, policy, true, err);
     return s->source == NULL ? -1 : 0;
 }
 

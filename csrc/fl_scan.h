@@ -7,6 +7,7 @@
 #define FL_SCAN_H
 
 #include "fl_open.h"
+#include "fl_pick.h"
 #include "fl_source.h"
 #include "fl_xattr.h"
 
@@ -23,9 +24,10 @@ struct fl_scan {
     bool ended;
 };
 
-/* On failure nothing needs freeing. root_fd: see fl_walk_open. */
+/* On failure nothing needs freeing. root_fd: see fl_walk_open. only: NULL, or the
+ * paths to look at. */
 int fl_scan_init(struct fl_scan *s, int root_fd, enum fl_xattr_policy policy,
-                 struct fl_error *err);
+                 const struct fl_pick_keys *only, struct fl_error *err);
 void fl_scan_free(struct fl_scan *s);
 
 /* Fills records and heap anew with at most max entries; 0 at the end, else 1. */

@@ -281,12 +281,12 @@ struct extent_map {
     struct fiemap_extent extents[EXTENTS];
 };
 
-static int read_map(int fd, uint64_t start, struct extent_map *map)
+static int read_map(int fd, uint64_t start, bool sync, struct extent_map *map)
 {
     memset(&map->head, 0, sizeof(map->head));
     map->head.fm_start = start;
     map->head.fm_length = FIEMAP_MAX_OFFSET - start;
-    map->head.fm_flags = start == 0 ? FIEMAP_FLAG_SYNC : 0;
+    map->head.fm_flags = sync && start == 0 ? FIEMAP_FLAG_SYNC : 0;
     map->head.fm_extent_count = EXTENTS;
     return ioctl(fd, FS_IOC_FIEMAP, &map->head);
 }
@@ -298,6 +298,7 @@ struct extent_walk {
     uint32_t at;
     uint64_t next;
     bool last;
+    bool lazy; /* leave dirty pages alone */
 };
 
 /* The next extent that holds data: what is allocated but never written reads as
@@ -311,7 +312,7 @@ static const struct fiemap_extent *next_data(struct extent_walk *w, bool *ret_fa
         if (w->at == w->map.head.fm_mapped_extents) {
             if (w->last)
                 return NULL;
-            *ret_failed |= read_map(w->fd, w->next, &w->map) < 0;
+            *ret_failed |= read_map(w->fd, w->next, !w->lazy, &w->map) < 0;
             w->at = 0;
             if (*ret_failed || w->map.head.fm_mapped_extents == 0)
                 return NULL;
@@ -344,6 +345,18 @@ int fl_sys_same_extents(int a, int b)
             return 0;
     } while (ea != NULL);
     return 1;
+}
+
+uint64_t fl_sys_shared_bytes(int fd)
+{
+    struct extent_walk walk = {.fd = fd, .lazy = true};
+    const struct fiemap_extent *e;
+    bool failed = false;
+    uint64_t sum = 0;
+
+    while ((e = next_data(&walk, &failed)) != NULL && !failed)
+        sum += e->fe_flags & FIEMAP_EXTENT_SHARED ? e->fe_length : 0;
+    return sum;
 }
 
 /* Subvolumes of one btrfs have device numbers of their own. */

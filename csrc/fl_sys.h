@@ -66,6 +66,10 @@ int fl_sys_mount_id(int fd, uint64_t *ret_id);
  * are written out first: with copy-on-write pending, the old map would lie. */
 int fl_sys_same_extents(int a, int b);
 
+/* Bytes of the file in blocks that other files have, too; 0 where the file
+ * system does not tell. What is still in memory only is not looked at. */
+uint64_t fl_sys_shared_bytes(int fd);
+
 /* Are both files on one file system, and one that can share extents (btrfs, xfs,
  * bcachefs, ocfs2)? Only then do extents at the same place mean the same bytes,
  * and is fl_sys_same_extents worth its system calls. */

@@ -106,24 +106,24 @@ static int add_path(struct walk *w, struct slot *s, const char *name,
     return 0;
 }
 
-static int add_link(struct slot *s, int fd, const char *name,
+static int add_link(struct fl_buf *heap, int fd, const char *name,
                     struct fl_entry *e, struct fl_error *err)
 {
     ssize_t n;
 
-    if (fl_buf_reserve(&s->heap, PATH_MAX, err) < 0)
+    if (fl_buf_reserve(heap, PATH_MAX, err) < 0)
         return -1;
-    n = readlinkat(fd, name, (char *)s->heap.data + s->heap.len, PATH_MAX);
+    n = readlinkat(fd, name, (char *)heap->data + heap->len, PATH_MAX);
     if (n < 0)
         return fl_error_os(err, errno, "readlink", NULL, 0);
-    s->heap.len += (size_t)n;
+    heap->len += (size_t)n;
     e->link_len = (uint32_t)n;
     e->size = (uint64_t)n;
     return 0;
 }
 
-static int read_entry(struct walk *w, struct slot *s, int fd, const char *name,
-                      struct fl_entry *e, struct fl_error *err)
+int fl_walk_read(struct fl_xattr_reader *xattr, struct fl_buf *heap, int fd,
+                 const char *name, struct fl_entry *e, struct fl_error *err)
 {
     uint32_t dropped;
     struct stat st;
@@ -132,9 +132,9 @@ static int read_entry(struct walk *w, struct slot *s, int fd, const char *name,
     if (r < 0)
         return fl_error_os(err, errno, "stat", NULL, 0);
     fill_stat(e, &st);
-    if (S_ISLNK(st.st_mode) && add_link(s, fd, name, e, err) < 0)
+    if (S_ISLNK(st.st_mode) && add_link(heap, fd, name, e, err) < 0)
         return -1;
-    if (fl_xattr_read(&w->xattr, fd, name, &s->heap, &e->xattr_len, &dropped, err) < 0)
+    if (fl_xattr_read(xattr, fd, name, heap, &e->xattr_len, &dropped, err) < 0)
         return -1;
     e->flags = dropped << FL_ENTRY_DROPPED_SHIFT;
     return 0;
@@ -149,7 +149,7 @@ static int visit(struct walk *w, struct slot *s, int fd, const char *name,
     memset(e, 0, sizeof(*e));
     if (add_path(w, s, name, e, err) < 0)
         return -1;
-    if (read_entry(w, s, fd, name, e, err) < 0) {
+    if (fl_walk_read(&w->xattr, &s->heap, fd, name, e, err) < 0) {
         fl_error_path(err, s->heap.data + e->path_off, e->path_len);
         s->heap.len = e->path_off;
         return err->kind == FL_ERR_OS && err->errnum == ENOENT ? 0 : -1;

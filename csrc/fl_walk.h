@@ -19,6 +19,7 @@
 
 #include <stdbool.h>
 
+#include "fl_buf.h"
 #include "fl_source.h"
 #include "fl_xattr.h"
 
@@ -30,5 +31,11 @@
 /* NULL on failure. Release with fl_source_free. */
 struct fl_source *fl_walk_open(int root_fd, enum fl_xattr_policy policy,
                                bool threaded, struct fl_error *err);
+
+/* What a walk does for one name below fd ("": fd itself): fills everything of the
+ * zeroed *e but its path, and appends link and xattrs to `heap`. Errors carry no
+ * path; what was appended before one is the caller's to cut off. */
+int fl_walk_read(struct fl_xattr_reader *xattr, struct fl_buf *heap, int fd,
+                 const char *name, struct fl_entry *e, struct fl_error *err);
 
 #endif

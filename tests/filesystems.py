@@ -6,11 +6,12 @@ with overlay(lower, upper, work) as merged: ...
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,30 @@ def _run(*command: str | os.PathLike[str]) -> None:
         raise RuntimeError(f"{command}: {done.stderr.strip()}")
 
 
+def _unmount(where: Path) -> None:
+    """A cycle of dead objects may still hold a file open; a busy file system is told with what is open there."""
+    gc.collect()
+    try:
+        _run("umount", where)
+    except RuntimeError as exc:
+        _run("umount", "-l", where)
+        raise RuntimeError(f"{exc}; open here: {list(_open_below(where))}") from None
+
+
+def _open_below(where: Path) -> Iterator[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            if name.startswith(str(where)):
+                yield name
+
+
 @contextmanager
-def loop_fs(kind: str, size: int = MINIMUM) -> Iterator[Path]:
-    """A fresh, empty file system of ``kind`` (xfs, btrfs, ext4) in an image of ``size`` bytes, kept in memory."""
+def loop_fs(kind: str, size: int = MINIMUM, *, features: Sequence[str] = (), options: str = "") -> Iterator[Path]:
+    """A fresh, empty file system of ``kind`` (xfs, btrfs, ext4) in an image of ``size`` bytes, kept in memory.
+
+    ``features``: further arguments of mkfs; ``options``: further options of mount.
+    """
     need_root()
     require(_MKFS[kind][0])
     base = Path(tempfile.mkdtemp(prefix="fastlayer-fs-", dir=_MEMORY if _MEMORY.is_dir() else None))
@@ -48,15 +70,15 @@ def loop_fs(kind: str, size: int = MINIMUM) -> Iterator[Path]:
         where.mkdir()
         with open(image, "wb") as file:
             file.truncate(size)
-        _run(*_MKFS[kind], image)
-        _run("mount", "-o", "loop", image, where)
+        _run(*_MKFS[kind], *features, image)
+        _run("mount", "-o", f"loop,{options}".rstrip(","), image, where)
         try:
             lost = where / "lost+found"
             if lost.is_dir():
                 lost.rmdir()
             yield where
         finally:
-            _run("umount", where)
+            _unmount(where)
     finally:
         image.unlink(missing_ok=True)
         where.rmdir()

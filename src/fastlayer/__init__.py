@@ -2,6 +2,7 @@
 
 ``diff`` turns the difference of two trees into an OCI layer, ``apply`` puts layers onto a tree, ``index`` remembers
 what a tree looks like, ``clone`` and ``copy_up`` copy trees exactly, ``chunks`` cuts data where its content says.
+``open_store`` opens a store of images, ``mount`` shows one of its images as a directory.
 Every name below is imported when it is first used, so ``import fastlayer`` costs next to nothing.
 """
 
@@ -13,17 +14,27 @@ from typing import TYPE_CHECKING, Any
 from fastlayer._version import __version__
 
 if TYPE_CHECKING:
+    from fastlayer.container.mounting import mount
     from fastlayer.errors import (
+        AlreadyExistsError,
         BackendError,
+        CorruptStoreError,
         DigestMismatchError,
+        DriverError,
         FastlayerError,
         FileChangedError,
         IndexFormatError,
+        InUseError,
         LayerError,
         LayerFormatError,
         LimitError,
+        ManifestError,
+        NoSpaceError,
+        NotFoundError,
         OperandError,
+        ReferenceFormatError,
         StorageError,
+        StoreError,
         UnsafeEntryError,
         UsageError,
     )
@@ -38,11 +49,15 @@ if TYPE_CHECKING:
     from fastlayer.layer.writer import Layer
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
+    from fastlayer.store.store import Store, open_store
 
 _HOME = {
+    "container.mounting": "mount",
     "errors": (
-        "BackendError DigestMismatchError FastlayerError FileChangedError IndexFormatError LayerError LayerFormatError "
-        "LimitError OperandError StorageError UnsafeEntryError UsageError"
+        "AlreadyExistsError BackendError CorruptStoreError DigestMismatchError DriverError FastlayerError "
+        "FileChangedError InUseError IndexFormatError LayerError LayerFormatError LimitError ManifestError "
+        "NoSpaceError NotFoundError OperandError ReferenceFormatError StorageError StoreError UnsafeEntryError "
+        "UsageError"
     ),
     "layer.apply": "AppliedLayer ApplyStats apply",
     "layer.chunks": "chunks",
@@ -55,10 +70,12 @@ _HOME = {
     "layer.writer": "Layer",
     "oci.descriptor": "Descriptor",
     "oci.digest": "Digest",
+    "store.store": "Store open_store",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __all__ = [
+    "AlreadyExistsError",
     "AppliedLayer",
     "ApplyStats",
     "BackendError",
@@ -66,21 +83,30 @@ __all__ = [
     "ChangeKind",
     "Changes",
     "CloneStats",
+    "CorruptStoreError",
     "Descriptor",
     "DiffStat",
     "Digest",
     "DigestMismatchError",
+    "DriverError",
     "FastlayerError",
     "FileChangedError",
+    "InUseError",
     "IndexFormatError",
     "Layer",
     "LayerError",
     "LayerFormatError",
     "LimitError",
     "Limits",
+    "ManifestError",
+    "NoSpaceError",
+    "NotFoundError",
     "OperandError",
     "Progress",
+    "ReferenceFormatError",
     "StorageError",
+    "Store",
+    "StoreError",
     "TreeIndex",
     "UnsafeEntryError",
     "UsageError",
@@ -92,6 +118,8 @@ __all__ = [
     "diff",
     "diff_upper",
     "index",
+    "mount",
+    "open_store",
 ]
 
 

@@ -5,17 +5,17 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes upper encode extract tarread merge chunk clone scan``) with the same classes and
-functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are
-``bytes`` relative to a root descriptor, without a leading slash; the root itself is ``b""``. No
-call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+names (``changes upper encode extract tarread merge chunk clone scan mountapi subvolume usage``) with the same classes
+and functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative
+to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic link out of its
+root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from fastlayer.errors import BackendError
@@ -107,11 +107,17 @@ class Columns(NamedTuple):
 
 
 class Differ(Protocol):
-    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=)``.
+    """``changes.Differ(a, b, compare=, xattrs=, details=, threads=, only=None,
+    shared_until_ns=0)``.
 
     a, b: a directory fd (int), Columns, or None (an empty tree).
 
+    ``shared_until_ns``: two directories are one file system at two moments (snapshots of a block device) and were the
+    same until then, so an equal inode with an equal ctime before it proves equal content; 0: they are not.
     ``details``: decide CONTENT exactly even where metadata already shows a change (listings want it, layers do not).
+    ``only`` (Differ, directories): look at these paths instead of everything, sorted, the root ``b""`` first;
+    ``path/`` means all below path. The answer is that about the whole trees if every path that differs is named, every
+    name of each hard-linked file among them, and all directories above (csrc/fl_pick.h).
     """
 
     entries: int  # entries seen so far, both sides
@@ -250,9 +256,9 @@ class Merger(Protocol):
 
 
 class Scanner(Protocol):
-    """``scan.Scanner(root_fd, *, xattrs="all")``: a directory tree in path order, root first, as flat records.
+    """``scan.Scanner(root_fd, *, xattrs="all", only=None)``: a tree as flat records in path order, root first.
 
-    Sockets are left out and counted.
+    Sockets are left out and counted. ``only``: see ``Differ``.
     """
 
     entries: int
@@ -330,6 +336,49 @@ class Chunker(Protocol):
         ...
 
 
+class TreeUsage(Protocol):
+    """``usage.TreeUsage(root_fd)``: what a tree takes on the disk (csrc/fl_usage.h)."""
+
+    def step(self) -> bool:
+        """A batch of directories; True while there is more to do."""
+        ...
+
+    def sums(self) -> tuple[int, int, int]:
+        """Allocated bytes, inodes, and the bytes that other files share."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MountApi(Protocol):
+    """The module ``mountapi``: the steps of mounting, one system call each (csrc/fl_mount.h has the rules).
+
+    Descriptors that are returned are the caller's. Raises ``StorageError``, whose ``detail`` is what the file system
+    itself says about it.
+    """
+
+    def open_fs(self, fs_type: bytes) -> int: ...
+    def set_parameters(self, context: int, parameters: Iterable[tuple[bytes, bytes | int | None]]) -> None:
+        """In order; a value is a string, a descriptor, or None for a flag."""
+        ...
+
+    def create_mount(self, context: int, attributes: int) -> int: ...
+    def clone_mount(self, path: bytes, *, recursive: bool) -> int: ...
+    def change_mount(
+        self, mount: int, *, set: int, clear: int = 0, userns: int = -1, recursive: bool = False
+    ) -> None: ...
+    def attach(self, mount: int, target: int) -> None: ...
+    def detach(self, path: bytes, flags: int) -> None: ...
+    def mount_old(
+        self, source: bytes, target: bytes, fs_type: bytes, flags: int, data: bytes, *, cwd: int = -1
+    ) -> None: ...
+    def mount_id(self, fd: int, *, plain: bool = False) -> tuple[int, bool, bool]:
+        """``(number, unique, root)``."""
+        ...
+
+    def user_namespace(self, uid_map: bytes, gid_map: bytes) -> int: ...
+
+
 class Engine(Protocol):
     """The modules of one backend."""
 
@@ -343,6 +392,9 @@ class Engine(Protocol):
     chunk: Any
     clone: Any
     scan: Any
+    mountapi: MountApi
+    subvolume: Any  # btrfs: see csrc/fl_btrfs.h and _native/subvolume.pyi
+    usage: Any
 
 
 class _Engine:

@@ -13,7 +13,16 @@
     │   └── DigestMismatchError      digest or diff_id is not what was asked for
     ├── IndexFormatError             a tree index is damaged or of another version
     ├── FileChangedError             a file changed while it was read
+    ├── StoreError                   something about a store of images and snapshots
+    │   ├── NotFoundError            no such image, blob, snapshot, mount
+    │   ├── AlreadyExistsError       the name is taken
+    │   ├── InUseError               it cannot go: something is made of it, or has it mounted
+    │   ├── ReferenceFormatError     not the name of an image
+    │   ├── ManifestError            a manifest, index or configuration that is malformed or of an unknown type
+    │   ├── CorruptStoreError        a blob, database or folder of the store is damaged
+    │   └── DriverError              a storage driver cannot do what was asked
     └── StorageError (also OSError)  the operating system refused: errno, path
+        └── NoSpaceError             the file system, pool or quota is full
 """
 
 from __future__ import annotations
@@ -98,6 +107,40 @@ class FileChangedError(FastlayerError):
     """A file changed while it was read."""
 
 
+class StoreError(FastlayerError):
+    """Something about a store of images and snapshots."""
+
+
+class NotFoundError(StoreError):
+    """No such image, blob, snapshot or mount."""
+
+
+class AlreadyExistsError(StoreError):
+    """The name is taken."""
+
+
+class InUseError(StoreError):
+    """It cannot go: something is made of it, or has it mounted."""
+
+
+class ReferenceFormatError(StoreError):
+    """Not the name of an image."""
+
+    exit_code = 2
+
+
+class ManifestError(StoreError):
+    """A manifest, index or configuration that is malformed or of an unknown type."""
+
+
+class CorruptStoreError(StoreError):
+    """A blob, database or folder of the store is damaged."""
+
+
+class DriverError(StoreError):
+    """A storage driver cannot do what was asked."""
+
+
 _NEXT = {  # what to do about what the system said
     errno.EACCES: "run as someone who may, or as root",
     errno.EPERM: "run as someone who may, or as root",
@@ -109,18 +152,33 @@ _NEXT = {  # what to do about what the system said
 
 class StorageError(FastlayerError, OSError):
     """The operating system refused. ``errno``, ``filename`` and ``op`` say what; ``within`` is the layer or tree that
-    ``filename`` is in, ``hint`` the next step, where they are known."""
+    ``filename`` is in, ``hint`` the next step, where they are known;
+    ``detail`` is the kernel's own word.
+    """
 
     def __init__(
-        self, errnum: int, op: str, path: str | bytes | None = None, *, within: str = "", hint: str = ""
+        self,
+        errnum: int,
+        op: str,
+        path: str | bytes | None = None,
+        detail: str = "",
+        *,
+        within: str = "",
+        hint: str = "",
     ) -> None:
         OSError.__init__(self, errnum, os.strerror(errnum))
         self.op = op
         self.filename = path
+        self.detail = detail
         self.within = within
         self.hint = hint
 
     def __str__(self) -> str:
         path = show_path(self.filename) if self.filename else ""
+        reason = os.strerror(self.errno or 0) + (f" ({self.detail})" if self.detail else "")
         hint = self.hint or _NEXT.get(self.errno or 0, "")
-        return ": ".join(filter(None, (self.within, path, self.op, os.strerror(self.errno or 0), hint)))
+        return ": ".join(filter(None, (self.within, path, self.op, reason, hint)))
+
+
+class NoSpaceError(StorageError):
+    """The file system, pool or quota is full (ENOSPC, EDQUOT)."""

@@ -282,7 +282,8 @@ def test_no_verb_shows_the_help_and_fails() -> None:
     for words in ((), ("-D",)):
         done = fastlayer(*words)
         assert done.returncode == 2 and done.stdout == b""
-        assert b"Verbs:" in done.stderr and done.stderr.count(b"\n") > 5
+        assert b"Trees and layers:" in done.stderr and b"Management:" in done.stderr
+        assert done.stderr.count(b"\n") > 5
 
 
 def test_debug_shows_the_trace_and_keeps_the_exit_code(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import errno
 import stat
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fastlayer._baseline.pick import pick
 from fastlayer._baseline.table import (
     CONTENT,
     DEVICE,
@@ -54,7 +55,16 @@ class Differ:
     """See ``fastlayer._backend.Differ``. ``threads`` is accepted and means nothing here."""
 
     def __init__(
-        self, a: Any, b: Any, *, compare: str = "auto", xattrs: str = "all", details: bool = False, threads: int = 0
+        self,
+        a: Any,
+        b: Any,
+        *,
+        compare: str = "auto",
+        xattrs: str = "all",
+        details: bool = False,
+        threads: int = 0,
+        only: Sequence[bytes] | None = None,
+        shared_until_ns: int = 0,
     ) -> None:
         check_policies(compare, xattrs)
         self.entries = 0
@@ -62,13 +72,14 @@ class Differ:
         self.assumed = 0
         self._a, self._b = a, b
         self._compare, self._details = compare, details
+        self._shared_until_ns = shared_until_ns
         self._changes: list[Change] = []
         self._gone: set[bytes] = set()  # directories of A that B has no directory for
         self._sockets = 0
         self._done = False
         self._links = HardLinks()
         self._verify: dict[int, tuple[bytes, bytes]] = {}  # row number -> path, key of the other side
-        self._pairs = lockstep(self._source(a, xattrs), self._source(b, xattrs))
+        self._pairs = lockstep(self._source(a, xattrs, only), self._source(b, xattrs, only))
 
     # ---- stepping
 
@@ -81,10 +92,12 @@ class Differ:
             self._take(*pair)
         return True
 
-    def _source(self, operand: Any, policy: str) -> Iterator[Entry]:
+    def _source(self, operand: Any, policy: str, only: Sequence[bytes] | None) -> Iterator[Entry]:
         if operand is None:
             return iter(())
-        return walk(operand, policy) if isinstance(operand, int) else walk_columns(operand, policy)
+        if not isinstance(operand, int):
+            return walk_columns(operand, policy)
+        return walk(operand, policy) if only is None else pick(operand, only, policy)
 
     def _take(self, a: Entry | None, b: Entry | None) -> None:
         self.entries += (a is not None) + (b is not None)
@@ -179,11 +192,12 @@ class Differ:
 
     def _proven(self, a: Entry, b: Entry) -> bool:
         """Equal without reading: one file seen twice or, against an index, unchanged since it was indexed."""
-        if a.place is not None and b.place is not None:
-            return a.inode == b.inode or a.place == b.place
-        if (a.place is None) == (b.place is None) or self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME:
+        both = a.place is not None and b.place is not None
+        if both and (a.inode == b.inode or a.place == b.place):
+            return True
+        if self._compare == "content" or (a.flags | b.flags) & FLAG_NO_CTIME or (a.place is None and b.place is None):
             return False
-        racy_ns = (self._a if a.place is None else self._b).racy_ns
+        racy_ns = self._shared_until_ns if both else (self._a if a.place is None else self._b).racy_ns
         return a.ino == b.ino != 0 and a.ctime_ns == b.ctime_ns and a.ctime_ns < racy_ns
 
     def _same_bytes(self, a: tuple[int, bytes], b: tuple[int, bytes]) -> bool:

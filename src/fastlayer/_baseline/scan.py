@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from fastlayer._baseline.pick import pick
 from fastlayer._baseline.tree import Entry, open_bytes, pack_xattrs, walk
 from fastlayer.errors import FileChangedError, StorageError, UsageError, show_path
 
@@ -19,13 +20,13 @@ ENTRY = struct.Struct("=QQQqqQIIIIIIIIIIII")  # struct fl_entry of csrc/fl_entry
 class Scanner:
     """See ``fastlayer._backend.Scanner``."""
 
-    def __init__(self, root_fd: int, *, xattrs: str = "all") -> None:
+    def __init__(self, root_fd: int, *, xattrs: str = "all", only: Sequence[bytes] | None = None) -> None:
         if xattrs not in ("all", "docker", "none"):
             raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
         self.entries = 0
         self.skipped_sockets = 0
         self.dropped_xattrs = 0
-        self._entries = self._without_sockets(walk(root_fd, xattrs))
+        self._entries = self._without_sockets(walk(root_fd, xattrs) if only is None else pick(root_fd, only, xattrs))
 
     def next_batch(self, n: int = 4096) -> tuple[bytes, bytes] | None:
         records, heap = bytearray(), bytearray()

@@ -193,7 +193,12 @@ def walk(root_fd: int, policy: str = "all") -> Iterator[Entry]:
     if root is None:
         raise StorageError(errno.ENOENT, "stat", b"")
     yield placed(root, root_fd, policy)
-    stack = [_events(root_fd, b"", policy)]
+    yield from walk_below(root_fd, b"", policy)
+
+
+def walk_below(root_fd: int, path: bytes, policy: str) -> Iterator[Entry]:
+    """As ``walk``, of what is below one directory of the tree."""
+    stack = [_events(root_fd, path, policy)]
     while stack:
         if not stack[-1]:
             stack.pop()

@@ -1,4 +1,4 @@
-from fastlayer._native.libfl cimport fl_changes
+from fastlayer._native.libfl cimport fl_changes, fl_pick_keys
 
 
 cdef class ChangeTable:
@@ -7,3 +7,6 @@ cdef class ChangeTable:
     @staticmethod
     cdef ChangeTable take(fl_changes *made)  # empties *made
     cdef object _row(self, size_t number)
+
+
+cdef bytes pick_keys(object only, fl_pick_keys *ret)

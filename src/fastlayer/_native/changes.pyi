@@ -1,5 +1,6 @@
 """Change tables and the lockstep differ: contracts in ``fastlayer._backend``."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 class Row(NamedTuple):
@@ -41,7 +42,16 @@ class Differ:
     bytes_compared: int
 
     def __init__(
-        self, a: Any, b: Any, *, compare: str = "auto", xattrs: str = "all", details: bool = False, threads: int = 2
+        self,
+        a: Any,
+        b: Any,
+        *,
+        compare: str = "auto",
+        xattrs: str = "all",
+        details: bool = False,
+        threads: int = 2,
+        only: Sequence[bytes] | None = None,
+        shared_until_ns: int = 0,
     ) -> None: ...
     def step(self) -> bool: ...
     def unverified(self) -> list[tuple[int, bytes, bytes]]: ...

@@ -10,7 +10,7 @@ from fastlayer._native.libfl cimport (
     FL_DIFF_AUTO, FL_DIFF_CONTENT, FL_DIFF_METADATA, FL_KIND_DELETE, FL_NO_LEADER, FL_ROW_AUX, FL_TABLE_KEY_LEN,
     FL_XATTR_ALL, FL_XATTR_DOCKER, FL_XATTR_NONE, fl_changes, fl_changes_free, fl_columns, fl_diff, fl_diff_finish,
     fl_diff_free, fl_diff_init, fl_diff_operand, fl_diff_options, fl_diff_settle, fl_diff_step, fl_diff_unverified,
-    fl_diff_unverified_at, fl_diff_unverified_count, fl_diff_unverified_key, fl_error, fl_row,
+    fl_diff_unverified_at, fl_diff_unverified_count, fl_diff_unverified_key, fl_error, fl_pick_keys, fl_row,
 )
 
 from typing import NamedTuple
@@ -211,9 +211,14 @@ cdef class Differ:
     cdef _Columns b
     cdef bint open   # diff is initialised
     cdef bint busy   # a step runs without the GIL
+    cdef bytes keys  # the walk reads from it
 
-    def __init__(self, a, b, *, str compare="auto", str xattrs="all", bint details=False, int threads=2):
+    def __init__(
+        self, a, b, *, str compare="auto", str xattrs="all", bint details=False, int threads=2, only=None,
+        int64_t shared_until_ns=0,
+    ):
         cdef fl_diff_options options
+        cdef fl_pick_keys keys
         cdef fl_error err
         if self.open:
             raise UsageError("a differ is made once")
@@ -229,6 +234,9 @@ cdef class Differ:
         options.xattrs = _XATTRS[xattrs]
         options.details = details
         options.threaded = threads > 0
+        self.keys = pick_keys(only, &keys)
+        options.only = NULL if only is None else &keys
+        options.shared_until_ns = shared_until_ns
         if fl_diff_init(&self.diff, &options, &err) < 0:
             raise_error(&err)
         self.open = True
@@ -307,6 +315,18 @@ cdef class Differ:
         """Ends the walkers and frees all but the counters."""
         self.open = False
         fl_diff_free(&self.diff)
+
+
+cdef bytes pick_keys(object only, fl_pick_keys *ret):
+    """The keys of csrc/fl_pick.h, joined; the bytes must be kept as long as the source."""
+    cdef bytes joined = b""
+    if only is not None:
+        joined = b"\0".join([*only, b""])
+        if joined.count(b"\0") != len(only):
+            raise UsageError("a path has no NUL")
+    ret.data = joined
+    ret.len = len(joined)
+    return joined
 
 
 cdef _Columns _columns(object operand):

@@ -22,7 +22,8 @@ cdef int raise_error(const fl_error *err) except -1:
     """Raises what err says. Needs the GIL; always returns -1."""
     cdef bytes path = err.path[:err.path_len]
     if err.kind == FL_ERR_OS:
-        raise _errors.StorageError(err.errnum, (<bytes>err.op).decode(), path or None)
+        detail = (<bytes>err.detail).decode("utf-8", "replace")
+        raise _errors.StorageError(err.errnum, (<bytes>err.op).decode(), path or None, detail)
     if err.kind == FL_ERR_MEMORY:
         raise MemoryError("fastlayer engine: out of memory")
     if err.kind == FL_ERR_FORMAT:

@@ -105,6 +105,11 @@ cdef extern from "fl_xattr.h" nogil:
         FL_XATTR_DOCKER
         FL_XATTR_NONE
 
+cdef extern from "fl_pick.h" nogil:
+    struct fl_pick_keys:
+        const char *data
+        size_t len
+
 cdef extern from "fl_table.h" nogil:
     enum:
         FL_TABLE_KEY_LEN
@@ -153,6 +158,8 @@ cdef extern from "fl_diff.h" nogil:
         fl_xattr_policy xattrs
         bint details
         bint threaded
+        const fl_pick_keys *only
+        int64_t shared_until_ns
     struct fl_diff_unverified:
         uint32_t row
         uint32_t entry
@@ -179,7 +186,7 @@ cdef extern from "fl_scan.h" nogil:
         uint64_t entries
         uint64_t skipped_sockets
         uint64_t dropped_xattrs
-    int fl_scan_init(fl_scan *s, int root_fd, fl_xattr_policy policy, fl_error *err)
+    int fl_scan_init(fl_scan *s, int root_fd, fl_xattr_policy policy, const fl_pick_keys *only, fl_error *err)
     void fl_scan_free(fl_scan *s)
     int fl_scan_next(fl_scan *s, uint32_t max, fl_error *err)
     struct fl_read_many:
@@ -364,3 +371,66 @@ cdef extern from "fl_chunk.h" nogil:
         uint32_t length
     int fl_chunk_init(fl_chunk *c, uint64_t min, uint64_t avg, uint64_t max, int kernel, fl_error *err)
     int fl_chunk_next(fl_chunk *c, const uint8_t *data, size_t n, size_t *pos)
+
+# ---- fl_mount.h -------------------------------------------------------------------------------
+cdef extern from "fl_mount.h" nogil:
+    int fl_mount_open(const char *type, fl_error *err)
+    int fl_mount_set(int context, const char *key, const char *value, int fd, fl_error *err)
+    int fl_mount_create(int context, uint32_t attributes, fl_error *err)
+    int fl_mount_clone(const char *path, bint recursive, fl_error *err)
+    int fl_mount_change(int mount, uint64_t set, uint64_t clear, int userns, bint recursive, fl_error *err)
+    int fl_mount_attach(int mount, int target, fl_error *err)
+    int fl_mount_detach(const char *path, int flags, fl_error *err)
+    int fl_mount_old(const char *source, const char *target, const char *type, unsigned long flags, const char *data,
+                     int cwd, fl_error *err)
+    enum:
+        FL_MOUNT_UNIQUE
+        FL_MOUNT_ROOT
+    int fl_mount_id(int fd, bint plain, uint64_t *ret_id, fl_error *err)
+    int fl_mount_userns(const char *uid_map, const char *gid_map, fl_error *err)
+
+# ---- fl_btrfs.h -------------------------------------------------------------------------------
+cdef extern from "fl_btrfs.h" nogil:
+    struct fl_btrfs_info:
+        uint64_t id
+        uint64_t generation
+        uint64_t changed
+        uint64_t created
+        int64_t created_sec
+        bint readonly
+        uint8_t uuid[16]
+        uint8_t parent_uuid[16]
+    struct fl_btrfs_inode:
+        uint64_t ino
+        uint64_t generation
+        uint32_t nlink
+        uint32_t mode
+    struct fl_btrfs_usage:
+        uint64_t bytes
+        uint64_t inodes
+        uint64_t shared
+    int fl_btrfs_create(int dir, const char *name, fl_error *err)
+    int fl_btrfs_snapshot(int dir, const char *name, int source, bint readonly, fl_error *err)
+    int fl_btrfs_destroy(int dir, const char *name, fl_error *err)
+    int fl_btrfs_set_readonly(int fd, bint readonly, fl_error *err)
+    int fl_btrfs_get_info "fl_btrfs_info"(int fd, fl_btrfs_info *ret, fl_error *err)
+    int fl_btrfs_sync(int fd, fl_error *err)
+    int fl_btrfs_quota_enable(int fd, fl_error *err)
+    int fl_btrfs_qgroup_limit(int fd, uint64_t id, uint64_t exclusive, fl_error *err)
+    int fl_btrfs_qgroup_create(int fd, uint64_t id, bint create, fl_error *err)
+    int fl_btrfs_qgroup_usage(int fd, uint64_t id, uint64_t *ret_referenced, uint64_t *ret_exclusive, fl_error *err)
+    int fl_btrfs_changed(int fd, int parent, uint64_t transid, int64_t sec, fl_buf *ret, fl_error *err)
+    int fl_btrfs_names(int fd, uint64_t ino, fl_buf *ret, fl_error *err)
+    int fl_btrfs_compare_names(int a, int b, uint64_t ino, fl_buf *ret, fl_error *err)
+    int fl_btrfs_nested(int fd, uint64_t id, fl_buf *ret, fl_error *err)
+    int fl_btrfs_get_usage "fl_btrfs_usage"(int fd, uint64_t transid, fl_btrfs_usage *ret, fl_error *err)
+
+# ---- fl_usage.h -------------------------------------------------------------------------------
+cdef extern from "fl_usage.h" nogil:
+    struct fl_usage:
+        uint64_t bytes
+        uint64_t inodes
+        uint64_t shared
+    int fl_usage_init(fl_usage *u, int root_fd, fl_error *err)
+    void fl_usage_free(fl_usage *u)
+    int fl_usage_step(fl_usage *u, fl_error *err)

@@ -4,9 +4,10 @@ from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
+from fastlayer._native.changes cimport pick_keys
 from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
-    FL_XATTR_ALL, FL_XATTR_DOCKER, FL_XATTR_NONE, fl_buf, fl_error, fl_read_many, fl_read_many_free,
+    FL_XATTR_ALL, FL_XATTR_DOCKER, FL_XATTR_NONE, fl_buf, fl_error, fl_pick_keys, fl_read_many, fl_read_many_free,
     fl_read_many_init, fl_read_many_next, fl_scan, fl_scan_free, fl_scan_init, fl_scan_next,
 )
 
@@ -25,14 +26,17 @@ cdef class Scanner:
     cdef fl_scan scan
     cdef bint open
     cdef bint busy
+    cdef bytes keys  # the scan reads from it
 
-    def __init__(self, int root_fd, *, str xattrs="all"):
+    def __init__(self, int root_fd, *, str xattrs="all", only=None):
         cdef fl_error err
+        cdef fl_pick_keys keys
         if self.open:
             raise UsageError("a scanner is made once")
         if xattrs not in _XATTRS:
             raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
-        if fl_scan_init(&self.scan, root_fd, _XATTRS[xattrs], &err) < 0:
+        self.keys = pick_keys(only, &keys)
+        if fl_scan_init(&self.scan, root_fd, _XATTRS[xattrs], NULL if only is None else &keys, &err) < 0:
             raise_error(&err)
         self.open = True
 

@@ -10,28 +10,58 @@ import click
 
 from fastlayer.cli.stopped import Stopped
 
-# verb -> (module, one line for --help); keeps `fastlayer --help` from importing them
-VERBS = {
-    "diff": ("fastlayer.cli.diff", "Show what changed between two trees, or write it as a layer."),
-    "apply": ("fastlayer.cli.apply", "Put layers onto a directory."),
-    "index": ("fastlayer.cli.index", "Save what a tree looks like, for later diffs."),
-    "clone": ("fastlayer.cli.clone", "Copy a tree exactly, sharing its data where the file system can."),
-    "copy-up": ("fastlayer.cli.copy_up", "Copy one path from a lower directory to an upper one."),
-    "chunks": ("fastlayer.cli.chunks", "List the content-defined chunks of a file."),
+# verb -> (module[:command], one line for --help); keeps `fastlayer --help` from importing them
+TREES = {
+    "diff": ("diff", "Show what changed between two trees, images or a layer and its image; or write it as a layer."),
+    "apply": ("apply", "Put layers onto a directory."),
+    "index": ("index", "Save what a tree looks like, for later diffs."),
+    "clone": ("clone", "Copy a tree exactly, sharing its data where the file system can."),
+    "copy-up": ("copy_up", "Copy paths from a lower directory or image to a writable layer."),
+    "chunks": ("chunks", "List the content-defined chunks of a file."),
 }
+IMAGES = {
+    "images": ("images", "List images."),
+    "history": ("history", "Show how an image came to be, with the size of each layer."),
+    "inspect": ("inspect", "Show everything about images, mounts and writable layers, as JSON."),
+    "load": ("load", "Load images from a layout or archive."),
+    "save": ("save", "Save images to a layout or archive."),
+    "import": ("import_image", "Make an image of a directory or tar."),
+    "tag": ("tag", "Give an image another name."),
+    "rmi": ("rmi", "Remove images."),
+    "commit": ("commit", "Make an image of a writable layer."),
+}
+MOUNTS = {
+    "mount": ("mount", "Mount an image read-only, or with a writable layer."),
+    "umount": ("umount", "Unmount."),
+    "mounts": ("mounts", "List mounts and writable layers."),
+    "rm": ("rm", "Remove writable layers."),
+}
+GROUPS = {
+    "image": ("groups:image", "Everything about images."),
+    "system": ("groups:system", "Disk usage, pruning, what this machine can do."),
+    "store": ("groups:store", "Check and repair the store."),
+    "doctor": ("doctor", "Tell which storage drivers work here, and why others do not."),
+}
+SECTIONS = {"Trees and layers": TREES, "Images": IMAGES, "Mounts and writable layers": MOUNTS, "Management": GROUPS}
+VERBS = {verb: place for section in SECTIONS.values() for verb, place in section.items()}
 
 
 class LazyGroup(click.Group):
-    """Knows its verbs by name; imports the one that is run."""
+    """Knows its verbs by name; imports the one that is run. ``sections``: heading -> verb -> (place, help)."""
+
+    def __init__(self, *args: Any, sections: dict[str, dict[str, tuple[str, str]]] | None = None, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.sections = SECTIONS if sections is None else sections
+        self.verbs = {verb: place for section in self.sections.values() for verb, place in section.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in self.verbs:
             return None
-        module = importlib.import_module(VERBS[cmd_name][0])
-        command = module.command
+        module, _, name = self.verbs[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"fastlayer.cli.{module}"), name or "command")
         assert isinstance(command, click.Command)
         if not any(param.name == "debug" for param in command.params):
             command.params.append(_debug_option())
@@ -47,13 +77,14 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in VERBS and not name.startswith("-"):
-            raise click.UsageError(f"there is no verb {name!r}: use one of {', '.join(VERBS)}", ctx)
+        if name not in self.verbs and not name.startswith("-"):
+            raise click.UsageError(f"there is no verb {name!r}: use one of {', '.join(self.verbs)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+        for heading, verbs in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, line) for name, (_, line) in verbs.items()])
 
 
 def _wish_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -83,7 +114,7 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> Any:
 )
 @click.option("-D", "--debug", is_flag=True, help="Show the trace of an error.")
 def cli(debug: bool) -> None:
-    """Container image layers at native speed: diff and apply trees as OCI layers.
+    """Container images and their layers at native speed, without a daemon.
 
     `fastlayer VERB --help` shows the options and examples of a verb. FASTLAYER_BACKEND=baseline
     runs the plain-Python engine instead of the native one.

@@ -7,11 +7,13 @@ import resource
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import options, output
+from fastlayer.cli import images_as_operands as images
+from fastlayer.cli import options, output, stores
 from fastlayer.cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ Examples:
   fastlayer diff - new/ < base.tar.gz            a layer from stdin
   fastlayer diff base.idx new/ --exit-code       0 same, 1 differs, 2 error
   fastlayer diff --upper up --lower l1:l2 -o -   an overlay's upper directory, to stdout
+  fastlayer diff debian:11 debian:12             two images of the store
+  fastlayer diff work                            what was written to a writable layer
 """
 
 
@@ -72,19 +76,29 @@ Examples:
 @options.limits_options
 @options.jobs_option
 @options.progress_option
+@stores.platform_option
+@stores.store_options
 def command(**given: Any) -> int:
     """Show what changed from A to B, or write it as an OCI layer.
 
-    A and B are directories, saved tree indexes (`fastlayer index`), or layer tars (.tar, .tar.gz, .tar.zst;
-    join several with `+`, lowest first, to make a stack; `-` is stdin). A, C and D:
-    added, changed, deleted.
+    A and B are directories, saved tree indexes (`fastlayer index`), layer tars (.tar, .tar.gz, .tar.zst;
+    join several with `+`, lowest first, to make a stack; `-` is stdin), or images of the store
+    (`./NAME` is always a file). One operand is the name of a writable layer: its changes against its
+    image. A, C and D: added, changed, deleted.
     """
     _check(given)
     a, b = _operands(given)
     keywords = _keywords(given)
+    with ExitStack() as stack:
+        a, b = (images.of_operand(stack, given, value) for value in (a, b))
+        return _diff(given, a, b, keywords)
+
+
+def _diff(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> int:
     with Reporter(given["progress"], quiet=given["quiet"]) as report:
         keywords["progress"] = report.callback
-        if given["output"] is not None and not (given["stat_"] or given["exit_code"]):
+        once = given["output"] is not None and not (given["stat_"] or given["exit_code"])
+        if once and not isinstance(b, images.WritableLayer):
             layer = _write_at_once(given, a, b, keywords)
             differs = None
         else:
@@ -138,6 +152,8 @@ def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
         if names or given["from_"] or given["to"]:
             raise click.UsageError("--upper compares with --lower: give no other operands")
         return None, None
+    if len(names) == 1 and wanted == 2:
+        return None, images.writable_layer(given, names[0])
     if len(names) != wanted:
         raise click.UsageError(f"{wanted} operands are needed, not {len(names)}")
     from fastlayer.layer.operands import parse
@@ -210,6 +226,8 @@ def _compute(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) ->
     import fastlayer
 
     changes: Changes
+    if isinstance(b, images.WritableLayer):
+        return b.changes()
     if given["upper"] is not None:
         changes = fastlayer.diff_upper(given["upper"], _lowers(given), userxattr=given["userxattr"], **keywords)
     else:

@@ -82,3 +82,28 @@ def source_date_epoch(value: int | None) -> int | None:
     if not text.isascii() or not text.isdigit():
         raise click.UsageError(f"SOURCE_DATE_EPOCH={text!r} is not a number of seconds: set it to one or unset it")
     return int(text)
+
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+}
+
+
+def size(text: str | None) -> int | None:
+    """``512m``, ``2GB``, ``1gib`` in bytes; decimal units as in all of our output."""
+    if text is None:
+        return None
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text[len(number) :].lower()
+    unit = unit if unit in _UNITS else unit.removesuffix("b")
+    if not (number.isascii() and number.isdecimal()) or unit not in _UNITS or not int(number):
+        raise click.UsageError(f"{text!r} is not a size: give bytes, or a number with k, m, g, t (or kib, mib, gib)")
+    return int(number) * _UNITS[unit]

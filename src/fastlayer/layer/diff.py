@@ -37,6 +37,7 @@ _TYPES = {
 _ROW_SIZE = 64  # struct fl_row
 _ROW_KIND = 62  # offset of its `kind`
 _BATCH = 1024
+_TICK_NS = 20_000_000  # ctimes are taken from a clock that ticks every 1 to 10 ms
 _SETTLE = 4096  # pairs that may wait for a hash
 _RELAX = 1 << 16  # entries between giving back memory of what was read
 _MAX_SECONDS = (1 << 63) // 10**9 - 1  # a time in nanoseconds fits 64 bits
@@ -331,6 +332,28 @@ def diff(
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
 
 
+def diff_snapshots(a: Any, b: Any, *, shared_until_ns: int, xattrs: XattrPolicy = "all") -> Changes:
+    """``diff`` of two directories that are one file system at two moments: snapshots of its block device.
+
+    They were the same at ``shared_until_ns`` (nanoseconds since 1970), so files with an equal inode number and an equal
+    ctime of more than a clock tick before are not read.
+    """
+    opened: list[Operand] = []
+    try:
+        for value in (a, b):
+            opened.append(of_directory(value))
+        left, right = opened
+        differ = _backend.engine().changes.Differ(
+            left.side, right.side, xattrs=xattrs, details=True, shared_until_ns=shared_until_ns - _TICK_NS
+        )
+        table = _run(differ, left.directory, default_jobs(None), Reporter(None))
+        return Changes(table, left, right, _warnings(table, differ.assumed))
+    except BaseException:
+        for operand in opened:
+            operand.close()
+        raise
+
+
 @overload
 def diff_upper(
     upper: types.Directory,
@@ -419,6 +442,27 @@ def diff_upper(
             raise said from exc
         raise
     return _deliver(changes, output, compression, level, source_date_epoch, jobs, progress)
+
+
+def diff_only(a: Any, b: Any, only: Sequence[bytes]) -> Changes:
+    """``diff`` of two directories for those who know where they may differ.
+
+    ``only``: sorted paths, as ``fastlayer._backend.Differ`` describes them. If nothing else differs, the changes and
+    their layer are those of ``diff(a, b)``, but for warnings about sockets at other places.
+    """
+    check_descriptors(a, b)
+    opened: list[Operand] = []
+    try:
+        opened.append(of_directory(a))
+        opened.append(of_directory(b))
+        left, right = opened
+        differ = _backend.engine().changes.Differ(left.side, right.side, details=True, threads=0, only=only)
+        table = _run(differ, left.directory, 1, Reporter(None))
+        return Changes(table, left, right, _warnings(table, differ.assumed))
+    except BaseException:
+        for operand in opened:
+            operand.close()
+        raise
 
 
 def _deliver(

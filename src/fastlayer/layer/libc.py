@@ -1,4 +1,4 @@
-"""Two functions of the C library that ``os`` lacks. ctypes is imported only when one is called."""
+"""Functions of the C library that ``os`` lacks. ctypes is imported only when one is called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Any
 
-_RENAME_NOREPLACE = 1
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 
 
 def _libc() -> Any:
@@ -41,3 +41,8 @@ def rename_new(old_dir: int, old: bytes, new_dir: int, new: bytes) -> None:
         if exc.errno not in (errno.EINVAL, errno.ENOSYS):
             raise
         os.rename(old, new, src_dir_fd=old_dir, dst_dir_fd=new_dir)
+
+
+def exchange(directory: int, one: bytes, other: bytes) -> None:
+    """Two names of a directory change places at once (renameat2(2), RENAME_EXCHANGE)."""
+    _check(_libc().renameat2(directory, one, directory, other, _RENAME_EXCHANGE))

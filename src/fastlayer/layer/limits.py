@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from fastlayer.errors import UsageError
 
+MAX_RATIO = 200
+
 
 class Limits(NamedTuple):
     """What a layer may cost; 0 means no limit. Exceeding one raises ``LimitError``.
@@ -17,7 +19,7 @@ class Limits(NamedTuple):
     max_entries: int = 20_000_000
     max_size: int = 1 << 40
     max_file_size: int = 1 << 40
-    max_ratio: int = 200
+    max_ratio: int = MAX_RATIO
     max_pax: int = 1 << 20
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import stat
 from typing import Any
 
@@ -61,7 +60,7 @@ class Output:
     def _open_temporary(self) -> None:
         parent, name = os.path.split(self._final)
         # the name is cut so that the temporary one fits where the final one does
-        self._temporary = os.path.join(parent, b".%s.fastlayer-%s" % (name[:200], secrets.token_hex(6).encode()))
+        self._temporary = os.path.join(parent, b".%s.fastlayer-%s" % (name[:200], os.urandom(6).hex().encode()))
         try:
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except OSError:

@@ -75,6 +75,10 @@ class Source:
         except OSError as exc:
             raise StorageError(exc.errno or 0, "read", self.name) from exc
 
+    def fileno(self) -> int:
+        """The descriptor; -1 for a file object."""
+        return self._fd
+
     def _read_fd(self, buffer: Any, check: Callable[[], object] | None) -> int:
         if self._waits and check is not None:
             _wait(self._fd, check)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from typing import Any
 
@@ -58,7 +57,7 @@ class Target:
                 )
         except FileNotFoundError:
             pass
-        staging = b".%s.fastlayer-%s" % (self._name[:200], secrets.token_hex(6).encode())
+        staging = b".%s.fastlayer-%s" % (self._name[:200], os.urandom(6).hex().encode())
         try:
             os.mkdir(staging, 0o700, dir_fd=self._parent)
             self._staging = staging

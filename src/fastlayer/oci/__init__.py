@@ -1,4 +1,4 @@
-"""Plain OCI values: digests, descriptors, media types, chain ids. Knows nobody."""
+"""Plain OCI values: digests, descriptors, media types, manifests, references, platforms. Knows nobody."""
 
 from fastlayer.oci.chain import chain_id, chain_ids
 from fastlayer.oci.descriptor import Descriptor

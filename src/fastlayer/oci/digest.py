@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Encoded length (lower-case hex) of the registered algorithms.
-_HEX_LENGTH = {"sha256": 64, "sha512": 128, "blake3": 64}
+_HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128, "blake3": 64}
 
 
 class Digest(str):
@@ -17,9 +17,9 @@ class Digest(str):
     def __new__(cls, text: str) -> Digest:
         algorithm, colon, encoded = text.partition(":")
         if not colon or algorithm not in _HEX_LENGTH:
-            raise ValueError(f"{text!r} is not a digest: expected sha256:<64 hex digits>")
+            raise ValueError(f"{_shown(text)} is not a digest: expected sha256:<64 hex digits>")
         if len(encoded) != _HEX_LENGTH[algorithm] or encoded.strip("0123456789abcdef"):
-            raise ValueError(f"{text!r} is not a digest: expected {_HEX_LENGTH[algorithm]} lower-case hex digits")
+            raise ValueError(f"{_shown(text)} is not a digest: expected {_HEX_LENGTH[algorithm]} lower-case hex digits")
         return str.__new__(cls, text)
 
     @property
@@ -36,3 +36,7 @@ class Digest(str):
 def sha256_digest(hexdigest: str) -> Digest:
     """The digest of a finished sha256, given its hex digits."""
     return Digest("sha256:" + hexdigest)
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 150 else text[:150] + "...")

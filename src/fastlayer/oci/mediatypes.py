@@ -13,7 +13,24 @@ EMPTY = "application/vnd.oci.empty.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = DOCKER_LAYER + ".gzip"
 DOCKER_LAYER_ZSTD = DOCKER_LAYER + ".zstd"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
+MANIFESTS = frozenset({MANIFEST, DOCKER_MANIFEST})
+INDEXES = frozenset({INDEX, DOCKER_INDEX})
+CONFIGS = frozenset({CONFIG, DOCKER_CONFIG})
+SCHEMA_1 = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    }
+)
+
+_FOREIGN = (
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+)
 _LAYER_OF = {"none": LAYER, "gzip": LAYER_GZIP, "zstd": LAYER_ZSTD}
 _COMPRESSION_OF = {
     LAYER: "none",
@@ -33,3 +50,8 @@ def layer_media_type(compression: str) -> str:
 def layer_compression(media_type: str) -> str | None:
     """``none``, ``gzip`` or ``zstd`` for a layer media type, None for anything else."""
     return _COMPRESSION_OF.get(media_type)
+
+
+def is_foreign(media_type: str) -> bool:
+    """A layer whose bytes are not with the image but at a vendor's address (image-spec layer.md, non-distributable)."""
+    return media_type.startswith(_FOREIGN)

@@ -1,0 +1,51 @@
+"""``fastlayer store check``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlayer.cli import options, output, stores
+
+if TYPE_CHECKING:
+    from fastlayer.maintenance.check import Finding
+
+
+@click.command("check")
+@click.option("--repair", is_flag=True, help="Set right what can be without losing anything.")
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", help="json: a finding per line."
+)
+@options.jobs_option
+@stores.store_options
+def command(**given: Any) -> int:
+    """Check the store: digests of all blobs, chain ids, snapshots, notes, leftovers of killed processes.
+
+    The exit code is 1 when something is wrong (and could not be repaired). Leftovers are notes: nothing is wrong.
+    """
+    from fastlayer.maintenance.check import check
+
+    with stores.open_store(given) as store:
+        report = check(store, repair=given["repair"], jobs=given["jobs"])
+    if given["format_"] == "json":
+        output.write_lines(output.json_line({"schema": 1, **finding._asdict()}) for finding in report.findings)
+    else:
+        for finding in report.findings:
+            print(f"{_state(finding, given['repair'])}: {finding.what} {finding.subject}: {finding.why}")
+        print(
+            f"{report.images} images, {report.snapshots} snapshots, {report.blobs} blobs "
+            f"({output.human(report.bytes)}): {'sound' if report.sound else 'NOT SOUND'}"
+        )
+    if not report.sound and not given["repair"]:
+        print("fastlayer: `fastlayer store check --repair` sets right what can be", file=sys.stderr)
+    return 0 if report.sound else 1
+
+
+def _state(finding: Finding, repair: bool) -> str:
+    if finding.repaired:
+        return "repaired"
+    if finding.note:
+        return "note"
+    return "not repaired" if repair else "found"

@@ -1,0 +1,64 @@
+"""``fastlayer commit``: a writable layer becomes an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastlayer.cli import options, output, stores
+from fastlayer.cli.progress import Reporter
+
+EPILOG = """\b
+Examples:
+  fastlayer commit work debian:patched -m 'security fixes'
+"""
+
+
+@click.command("commit", epilog=EPILOG)
+@click.argument("name")
+@click.argument("image", required=False)
+@click.option("-m", "--message", default="", help="What was done; shown by `fastlayer history`.")
+@click.option("-a", "--author", default="", help="Who did it.")
+@click.option(
+    "-c", "--change", multiple=True, metavar="INSTRUCTION", help="CMD, ENTRYPOINT, ENV, LABEL, USER, WORKDIR ..."
+)
+@click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
+@click.option("--json", "as_json", is_flag=True, help="Print the image as JSON.")
+@options.jobs_option
+@options.progress_option
+@stores.store_options
+def command(**given: Any) -> int:
+    """Make IMAGE of the writable layer NAME: its image, and on it one layer of what was written.
+
+    Only what was written is read. The layer stays as it is, mounted or not.
+    """
+    from fastlayer.container import writable
+    from fastlayer.container.changes import apply_changes
+    from fastlayer.container.commit import commit
+    from fastlayer.image.images import Images
+
+    with stores.open_store(given) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
+        layer = writable.find(store, given["name"])
+        run = None
+        if given["change"]:
+            images = Images(store)
+            run = apply_changes(images.config(images.find(str(layer.manifest))).run, given["change"])
+        image = commit(
+            store,
+            layer,
+            given["image"],
+            message=given["message"],
+            author=given["author"],
+            run=run,
+            source_date_epoch=options.source_date_epoch(given["source_date_epoch"]),
+            jobs=given["jobs"],
+            progress=report.callback,
+        )
+    top = image.layers[-1]
+    if given["as_json"]:
+        value = {"schema": 1, "id": image.id, "digest": image.target.digest, "names": image.names}
+        print(output.json_line({**value, "diff_id": top.diff_id, "payload": top.payload}).decode())
+    else:
+        print(image.id)
+    return 0

@@ -1,0 +1,44 @@
+"""The nouns: groups of verbs about one kind of thing. Docker's words where Docker has the thing."""
+
+from __future__ import annotations
+
+import click
+
+from fastlayer.cli.commands import LazyGroup
+
+_IMAGE = {
+    "ls": ("images", "List images."),
+    "history": ("history", "Show how an image came to be, with the size of each layer."),
+    "inspect": ("inspect", "Show everything about an image, as JSON."),
+    "load": ("load", "Load images from a layout or archive."),
+    "save": ("save", "Save images to a layout or archive."),
+    "import": ("import_image", "Make an image of a directory or tar."),
+    "tag": ("tag", "Give an image another name."),
+    "rm": ("rmi", "Remove images."),
+    "prune": ("prune:image_prune", "Remove what no image uses any more."),
+    "materialize": ("materialize", "Write the blobs that an image's layers have not got yet."),
+}
+_SYSTEM = {
+    "df": ("df", "Show what takes how much of the disk."),
+    "prune": ("prune:system_prune", "Remove everything that is not used."),
+    "doctor": ("doctor", "Tell which storage drivers work here, and why others do not."),
+}
+_STORE = {
+    "check": ("check", "Check that everything is there and what it says."),
+    "gc": ("prune:collect_garbage", "Remove what nobody can reach, and what killed processes left."),
+}
+
+
+@click.group("image", cls=LazyGroup, sections={"Verbs": _IMAGE})
+def image() -> None:
+    """Everything about images."""
+
+
+@click.group("system", cls=LazyGroup, sections={"Verbs": _SYSTEM})
+def system() -> None:
+    """Disk usage, pruning, what this machine can do."""
+
+
+@click.group("store", cls=LazyGroup, sections={"Verbs": _STORE})
+def store() -> None:
+    """Check and repair the store."""

@@ -1,0 +1,67 @@
+"""``fastlayer history``: the layered making of an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlayer.cli import output, plain, rows, stores
+
+if TYPE_CHECKING:
+    from fastlayer.image.history import Step
+
+COLUMNS = (
+    ("IMAGE", "ID"),
+    ("CREATED", "CreatedSince"),
+    ("CREATED BY", "CreatedBy"),
+    ("SIZE", "Size"),
+    ("COMMENT", "Comment"),
+)
+_WIDTH = 45  # characters of CREATED BY in a table
+EPILOG = """\b
+Examples:
+  fastlayer history debian
+  fastlayer history --no-trunc --format json debian
+"""
+
+
+@click.command("history", epilog=EPILOG)
+@click.argument("image")
+@click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
+@click.option("--no-trunc", is_flag=True, help="Whole ids and instructions.")
+@click.option("-H", "--human/--no-human", default=True, help="Sizes and times for people (default).")
+@stores.platform_option
+@rows.format_option
+@stores.store_options
+def command(**given: Any) -> int:
+    """Show the steps that made IMAGE, the newest first, each with the size of its own layer.
+
+    A step that changed only metadata has no layer and 0 B.
+    """
+    from fastlayer.image.history import history
+    from fastlayer.image.images import Images
+
+    with stores.open_store(given) as store:
+        images = Images(store)
+        steps = history(images, images.find(given["image"], stores.platform(given)))
+    if given["quiet"]:
+        output.write_lines(stores.short(step.id, full=given["no_trunc"]).encode() for step in steps)
+        return 0
+    full = given["no_trunc"] or given["format_"] == "json"
+    found = [plain.row(_row(step, full=full, human=given["human"]), given["format_"]) for step in steps]
+    rows.show(given["format_"], COLUMNS, found, frozenset({"Size"}))
+    return 0
+
+
+def _row(step: Step, *, full: bool, human: bool) -> rows.Row:
+    text = " ".join(step.created_by.split())
+    return {
+        "ID": stores.short(step.id, full=full),
+        "CreatedSince": stores.ago(step.created) if human else step.created,
+        "CreatedAt": step.created,
+        "CreatedBy": text if full or len(text) <= _WIDTH else text[: _WIDTH - 1] + "…",
+        "Size": output.human(step.size) if human else step.size,
+        "Comment": step.comment,
+        "Layer": str(step.layer or ""),
+    }

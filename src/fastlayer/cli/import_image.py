@@ -1,0 +1,57 @@
+"""``fastlayer import``: a directory or tar becomes an image of one layer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fastlayer.cli import options, stores
+from fastlayer.cli.progress import Reporter
+
+EPILOG = """\b
+Examples:
+  debootstrap bookworm root/ && fastlayer import root/ debian:12
+  curl ... | fastlayer import - base:1 -c 'CMD ["/bin/sh"]'
+"""
+
+
+@click.command("import", epilog=EPILOG)
+@click.argument("source", type=options.PATH)
+@click.argument("image", required=False)
+@click.option("-m", "--message", default="", help="Shown by `fastlayer history`.")
+@click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="CMD, ENTRYPOINT, ENV, LABEL, USER, ...")
+@click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
+@click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
+@stores.platform_option
+@options.jobs_option
+@options.progress_option
+@stores.store_options
+def command(**given: Any) -> int:
+    """Make IMAGE of SOURCE: a root file system as a directory, or as a tar (plain, gzip, zstd; `-` is stdin)."""
+    from fastlayer.container.changes import apply_changes
+    from fastlayer.image.importing import import_image
+    from fastlayer.oci.config import RunConfig
+
+    source: Any = given["source"]
+    if source == b"-":
+        if sys.stdin.isatty():
+            raise click.UsageError("a tar is expected on stdin, which is a terminal: redirect it")
+        source = 0
+    run = apply_changes(RunConfig(), given["change"])
+    with stores.open_store(given, create=True) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
+        image = import_image(
+            store,
+            source,
+            given["image"],
+            run=run,
+            message=given["message"],
+            platform=stores.platform(given),
+            source_date_epoch=options.source_date_epoch(given["source_date_epoch"]),
+            ignore_chown=given["ignore_chown"],
+            jobs=given["jobs"],
+            progress=report.callback,
+        )
+    print(image.id)
+    return 0

@@ -1,0 +1,71 @@
+"""``fastlayer mount``: an image as a directory, read-only or with a writable layer on top."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlayer.cli import options, output, stores
+
+if TYPE_CHECKING:
+    from fastlayer.store.store import Store
+
+EPILOG = """\b
+Examples:
+  fastlayer mount debian /mnt                      read-only
+  fastlayer mount --rw --name work debian /mnt     with a writable layer `work` on top
+  fastlayer mount --rw --name work /mnt            the same layer again, with what was written to it
+  fastlayer mount --rw --size 2g debian /mnt       not more than 2 GB may be written (where the driver can limit)
+"""
+
+
+@click.command("mount", epilog=EPILOG)
+@click.argument("words", nargs=-1, required=True, metavar="[IMAGE] TARGET")
+@click.option("--rw", is_flag=True, help="With a writable layer.")
+@click.option("--name", metavar="NAME", help="Of the writable layer (made with --rw); one that exists is used again.")
+@click.option("--size", metavar="SIZE", help="Bytes the new writable layer may take (k, m, g).")
+@click.option("--json", "as_json", is_flag=True, help="Print the mount as JSON.")
+@stores.platform_option
+@stores.store_options
+def command(**given: Any) -> int:
+    """Mount IMAGE (a name, id, digest, or the chain id of layers) at TARGET, an existing directory."""
+    from fastlayer.container import mounting
+    from fastlayer.errors import show_path
+    from fastlayer.image.images import Images
+
+    image, target = _words(given)
+    with stores.open_store(given) as store:
+        if given["rw"] or given["name"]:
+            if not given["rw"]:
+                _known(store, given["name"])
+            size, platform = options.size(given["size"]), stores.platform(given)
+            found = mounting.mount_layer(store, image, given["name"], target, size=size, platform=platform)
+        else:
+            assert image is not None
+            found = mounting.mount_image(store, Images(store).find_stack(image, stores.platform(given)), target)
+    if given["as_json"]:
+        print(output.json_line({"schema": 1, **found._asdict()}).decode())
+    else:
+        print(found.writable or show_path(found.target))
+    return 0
+
+
+def _known(store: Store, name: str) -> None:
+    """Only --rw makes a layer; one that exists may be mounted again without."""
+    from fastlayer.container import writable
+    from fastlayer.errors import NotFoundError, UsageError
+
+    try:
+        writable.find(store, name)
+    except NotFoundError:
+        raise UsageError(f"{name}: no writable layer of that name: give --rw to make it") from None
+
+
+def _words(given: dict[str, Any]) -> tuple[str | None, str]:
+    words = list(given["words"])
+    if len(words) == 2:
+        return words[0], words[1]
+    if len(words) == 1 and given["name"]:
+        return None, words[0]
+    raise click.UsageError("an image and a target are needed (the image may be left out with the --name of a layer)")

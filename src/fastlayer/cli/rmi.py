@@ -1,0 +1,40 @@
+"""``fastlayer rmi``: names go, and with the last name what only this image used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastlayer.cli import stores
+
+EPILOG = """\b
+Examples:
+  fastlayer rmi debian:12               the name; the layers go when no other image has them
+  fastlayer rmi -f 3f2a9c0d1e5b         all names of an image
+"""
+
+
+@click.command("rmi", epilog=EPILOG)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-f", "--force", is_flag=True, help="Also with several names, or when writable layers are made of it.")
+@click.option("--no-prune", is_flag=True, help="Keep the layers until `fastlayer image prune`.")
+@stores.store_options
+def command(**given: Any) -> int:
+    """Remove IMAGEs by name or id."""
+    from fastlayer.errors import FastlayerError
+    from fastlayer.image.images import Images
+    from fastlayer.store.collect import collect
+
+    failed: list[FastlayerError] = []
+    with stores.open_store(given) as store:
+        for name in given["images"]:
+            try:
+                for gone in Images(store).untag(name, force=given["force"]):
+                    print(f"Untagged: {stores.shown(gone)}")
+            except FastlayerError as exc:
+                failed.append(exc)
+        if not given["no_prune"]:
+            for digest in collect(store).blobs:
+                print(f"Deleted: {digest}")
+    return stores.all_failed(failed)

@@ -1,0 +1,57 @@
+"""``fastlayer save``: images to layouts and archives."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fastlayer.cli import options, stores
+
+EPILOG = """\b
+Examples:
+  fastlayer save -o image.tar debian:12             an OCI archive that docker load takes, too
+  fastlayer save --format docker-archive debian:12 | docker load
+  fastlayer save --format oci-dir -o layout/ debian:12 alpine
+"""
+
+
+@click.command("save", epilog=EPILOG)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-o", "--output", "output_", type=options.PATH, metavar="PATH", help="Where to (default: stdout).")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["oci-archive", "oci-dir", "docker-archive"]),
+    default="oci-archive",
+    show_default=True,
+)
+@stores.platform_option
+@options.jobs_option
+@stores.store_options
+def command(**given: Any) -> int:
+    """Save IMAGEs, with all their platforms, in one layout or archive; shared layers once."""
+    from fastlayer.image.save import save
+
+    target: Any = given["output_"]
+    if target is None or target == b"-":
+        if given["format_"] == "oci-dir":
+            raise click.UsageError("a layout is a directory: name it with --output")
+        if sys.stdout.isatty():
+            raise click.UsageError("an archive is not for a terminal: redirect stdout or give --output")
+        target = sys.stdout.buffer
+    elif given["format_"] == "oci-dir":
+        import os
+
+        target = os.fsdecode(target)
+    with stores.open_store(given) as store:
+        save(
+            store,
+            given["images"],
+            target,
+            format=given["format_"],
+            platform=stores.platform(given),
+            jobs=given["jobs"],
+        )
+    return 0

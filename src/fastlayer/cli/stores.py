@@ -1,0 +1,121 @@
+"""The store a verb works in: its options, opening it, and how its things are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from fastlayer.errors import FastlayerError
+    from fastlayer.oci.platform import Platform
+    from fastlayer.store.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def store_options(function: F) -> F:
+    """--root and --driver."""
+    function = click.option(
+        "--driver", metavar="NAME", help="Storage driver (default: FASTLAYER_DRIVER, or the first that works)."
+    )(function)
+    return click.option(
+        "--root", metavar="DIR", help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory)."
+    )(function)
+
+
+def platform_option(function: F) -> F:
+    """--platform."""
+    return click.option(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of several (default: this machine's)."
+    )(function)
+
+
+def open_store(given: dict[str, Any], *, create: bool = False) -> Store:
+    """The store that was asked for. Only verbs that bring something in make a new one."""
+    from fastlayer.store.store import existing_store, open_store
+
+    opener = open_store if create else existing_store
+    return opener(given["root"], driver=given["driver"])
+
+
+@contextmanager
+def store_if_any(given: dict[str, Any]) -> Iterator[Store | None]:
+    """For lists: where there is no store there is nothing to list."""
+    from pathlib import Path
+
+    from fastlayer.store.store import default_root
+
+    root = Path(given["root"]) if given["root"] else default_root()
+    if not root.exists():
+        yield None
+        return
+    with open_store(given) as store:
+        yield store
+
+
+def platform(given: dict[str, Any]) -> Platform | None:
+    """--platform as a value."""
+    from fastlayer.oci.platform import parse_platform
+
+    return parse_platform(given["platform"]) if given["platform"] else None
+
+
+def short(digest: str | None, *, full: bool = False) -> str:
+    """12 hex digits of a digest, or all of it."""
+    if digest is None:
+        return "<missing>"
+    return digest if full else digest.partition(":")[2][:12]
+
+
+def familiar(name: str) -> tuple[str, str]:
+    """(REPOSITORY, TAG) as Docker shows a name; an image without one has a digest instead."""
+    if name.startswith("sha256:"):
+        return "<none>", "<none>"
+    from fastlayer.oci.reference import parse_reference
+
+    reference = parse_reference(name)
+    return reference.familiar_name, reference.tag or "<none>"
+
+
+def ago(created: str) -> str:
+    """An RFC 3339 time as people say it: ``3 hours ago``."""
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(created.replace("Z", "+00:00"))
+    except ValueError:
+        return "N/A"
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return f"{elapsed((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def elapsed(seconds: float) -> str:
+    """A duration in one unit, rounded down: ``5 minutes``."""
+    seconds = max(0, int(seconds))
+    for size, unit in ((31_536_000, "year"), (2_592_000, "month"), (604_800, "week"), (86_400, "day"), (3_600, "hour")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}s"
+    if seconds >= 60:
+        count = seconds // 60
+        return "About an hour" if count >= 60 else f"{count} minute{'s' if count > 1 else ''}"
+    return "Less than a second" if seconds < 1 else f"{seconds} second{'s' if seconds > 1 else ''}"
+
+
+def shown(name: str) -> str:
+    """A name as people write it; an id shortened."""
+    return short(name) if name.startswith("sha256:") else ":".join(familiar(name))
+
+
+def all_failed(errors: list[FastlayerError]) -> int:
+    """The exit code of a verb that went through several things: each failure is a line of its own."""
+    import sys
+
+    for error in errors[:-1]:
+        print(f"fastlayer: {error}", file=sys.stderr)
+    if errors:
+        raise errors[-1]
+    return 0

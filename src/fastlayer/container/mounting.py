@@ -1,0 +1,256 @@
+"""Images as directories: read-only views, and writable layers on top."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastlayer.container import writable
+from fastlayer.container.alone import alone
+from fastlayer.container.mounted import (
+    Mounted,
+    announce,
+    complete,
+    find,
+    forget_if_gone,
+    is_on_top,
+    proposed,
+    refuse_mounted,
+    withdraw,
+)
+from fastlayer.errors import DriverError, InUseError, NotFoundError, UsageError, show_path
+from fastlayer.image.images import Image, Images
+
+if TYPE_CHECKING:
+    from fastlayer.container.writable import Writable
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.mounts.mount import Mount
+    from fastlayer.oci.platform import Platform
+    from fastlayer.store.store import Store
+
+
+_PATIENCE = 1.0  # seconds: whoever lists mounts at this moment keeps them busy for microseconds
+
+
+def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> Mounted:
+    """Mounts an image read-only at ``target``, an existing directory. Raises ``DriverError`` without the right to."""
+    place = _place(store, target)
+    snapshotter = store.snapshotter
+    key = f"mount-{os.urandom(8).hex()}"
+    parent = _chain(store, image)
+    with store.lease(f"mount {image.name}") as lease:
+        mounts = snapshotter.view(key, parent, lease=lease)
+        new = proposed(place, snapshotter.driver.name, key, image.name, None, len(mounts))
+        return _mount(store, lease, mounts, new)
+
+
+def mount_writable(store: Store, layer: Writable, target: str | os.PathLike[str]) -> Mounted:
+    """Mounts a writable layer at ``target``. Raises ``InUseError`` when it is mounted: overlayfs forbids two."""
+    place = _place(store, target)
+    with alone(store, layer.name), store.lease(f"mount {layer.name}") as lease:
+        refuse_mounted(store, layer)
+        mounts = writable.snapshotter_of(store, layer).mounts(layer.key)
+        new = proposed(place, layer.driver, layer.key, layer.image, layer.name, len(mounts))
+        return _mount(store, lease, mounts, new)
+
+
+def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = False) -> Mounted:
+    """Unmounts a target, or the target of a writable layer's name; with ``remove`` the layer goes, too.
+
+    ``detach``: also when it is in use (umount(2), MNT_DETACH). Raises ``NotFoundError``; ``InUseError`` when it is in
+    use, covered by another mount, or in another mount namespace.
+    """
+    from fastlayer.mounts.mounting import umount
+
+    found = find(store, text)
+    place = show_path(found.target)
+    if not found.here:
+        raise InUseError(f"{place}: is mounted in another mount namespace: unmount it there, or end its processes")
+    if not is_on_top(store, found):
+        raise InUseError(f"{place}: another mount lies over it: unmount that first")
+    for _ in range(found.depth):
+        umount(found.target, detach=detach, patience=_PATIENCE)
+    forget_if_gone(store, found)
+    if remove and found.writable:
+        writable.remove(store, found.writable)
+    return found
+
+
+@contextmanager
+def temporary(store: Store, image: Image) -> Iterator[Path]:
+    """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory."""
+    snapshotter = store.snapshotter
+    with store.lease(f"look at {image.name}") as lease:
+        key = f"look-{lease.id}"
+        mounts = snapshotter.view(key, _chain(store, image), lease=lease)
+        try:
+            with _as_directory(mounts) as path:
+                yield path
+        finally:
+            snapshotter.remove(key)
+
+
+@contextmanager
+def _as_directory(mounts: list[Mount]) -> Iterator[Path]:
+    """Bind mounts need no mounting when they are only looked at."""
+    if len(mounts) == 1 and mounts[0].type == "bind":
+        yield Path(mounts[0].source)
+        return
+    from fastlayer.mounts.mounting import private
+
+    (value,) = mounts
+    with private(value) as path:
+        yield path
+
+
+@contextmanager
+def mount(
+    image: str,
+    *,
+    writable: bool = False,
+    name: str | None = None,
+    target: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    driver: str | None = None,
+) -> Iterator[Path]:
+    """An image as a directory for the block: ``with fastlayer.mount("debian") as path: ...``.
+
+    Read-only, or with a ``writable`` layer on top, which goes at the end unless it has a ``name`` (a layer of that name
+    is used again). ``target``: an existing directory to mount at; by default a temporary one.
+    """
+    from fastlayer.store.store import existing_store
+
+    with existing_store(root, driver=driver) as store, _target(target) as place:
+        found = _begin(store, image, place, writable, name)
+        try:
+            yield place
+        finally:
+            unmount(store, found.writable or found.target, remove=name is None)
+
+
+@contextmanager
+def _target(given: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """What was given, or a directory of its own. Never removed with what is in it: something may be mounted still."""
+    import tempfile
+
+    if given is not None:
+        yield Path(given)
+        return
+    scratch = Path(tempfile.mkdtemp(prefix="fastlayer-"))
+    try:
+        yield scratch
+    finally:
+        try:
+            os.rmdir(scratch)
+        except OSError:
+            pass  # what keeps it is the error that is on its way
+
+
+def _begin(store: Store, image: str, place: Path, wanted: bool, name: str | None) -> Mounted:
+    if not (wanted or name):
+        return mount_image(store, Images(store).find_stack(image), place)
+    return mount_layer(store, image, name, place)
+
+
+def mount_layer(
+    store: Store,
+    image: str | None,
+    name: str | None,
+    target: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    platform: Platform | None = None,
+) -> Mounted:
+    """Mounts the layer ``name``, or a new one on ``image``, which does not stay when it cannot be mounted."""
+    layer, made = _layer(store, image, name, size, platform)
+    try:
+        return mount_writable(store, layer, target)
+    except BaseException:
+        if made:
+            with suppress(InUseError):  # another process was faster
+                writable.remove(store, layer.name)
+        raise
+
+
+def _existing(store: Store, image: str | None, name: str | None) -> Writable | None:
+    """The layer of that name, when there is one; it must be of the same image."""
+    try:
+        layer = writable.find(store, name) if name else None
+    except NotFoundError:
+        return None
+    if layer is not None and image is not None and Images(store).find(image).manifest != layer.manifest:
+        raise UsageError(f"{layer.name}: is a layer of {layer.image}, not of {image}: leave out the image")
+    return layer
+
+
+def open_writable(
+    store: Store,
+    image: str | None,
+    name: str | None,
+    *,
+    size: int | None = None,
+    platform: Platform | None = None,
+) -> Writable:
+    """The layer ``name``, or a new one on ``image``."""
+    return _layer(store, image, name, size, platform)[0]
+
+
+def _layer(
+    store: Store, image: str | None, name: str | None, size: int | None, platform: Platform | None
+) -> tuple[Writable, bool]:
+    """The layer, and whether it has been made just now."""
+    layer = _existing(store, image, name)
+    if layer is None and image is None:
+        raise NotFoundError(f"{name}: no writable layer of that name: name an image to make one")
+    if layer is not None and size is not None:
+        raise UsageError(f"{layer.name}: its size is given when it is made")
+    if layer is not None:
+        return layer, False
+    return writable.create(store, Images(store).find(image or "", platform), name, size=size), True
+
+
+# ---- doing it --------------------------------------------------------------------------------------
+
+
+def _chain(store: Store, image: Image) -> str:
+    """The snapshot of all layers, unpacked now if need be."""
+    if image.chain_id is None:
+        raise DriverError(f"{image.name}: has no layers, so there is nothing to mount")
+    if not store.snapshotter.exists(image.chain_id):
+        from fastlayer.image.unpack import ensure_unpacked
+
+        ensure_unpacked(store, image)
+    return str(image.chain_id)
+
+
+def _place(store: Store, target: str | os.PathLike[str]) -> str:
+    path = os.path.realpath(os.fspath(target))
+    if not os.path.isdir(path):
+        raise UsageError(f"{show_path(path)}: is no directory: make one to mount at")
+    root = os.path.realpath(store.root)
+    if os.path.commonpath([path, root]) in (path, root):
+        raise UsageError(f"{show_path(path)}: would cover the store, or lie in it: choose another target")
+    return path
+
+
+def _mount(store: Store, lease: Lease, mounts: list[Mount], new: Mounted) -> Mounted:
+    """Announces it, mounts, and notes that it is done; undone together."""
+    from fastlayer.mounts.mounting import mount as mount_at
+    from fastlayer.mounts.mounting import umount
+    from fastlayer.mounts.signs import sign_of
+
+    announce(store, lease, new, sign_of(mounts))
+    try:
+        mount_at(mounts, new.target)
+        try:
+            complete(store, new)
+        except BaseException:
+            umount(new.target, detach=True)
+            raise
+    except BaseException:
+        withdraw(store, lease, new)
+        raise
+    return new

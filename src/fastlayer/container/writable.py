@@ -1,0 +1,136 @@
+"""Writable layers: an active snapshot on an image, with a name of its own. What a container writes to."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastlayer.container.alone import alone
+from fastlayer.container.mounted import refuse_mounted
+from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
+from fastlayer.image.images import Image
+from fastlayer.oci.digest import Digest
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from fastlayer.layer.diff import Changes
+    from fastlayer.snapshot.driver import Usage
+    from fastlayer.snapshot.snapshotter import Snapshotter
+    from fastlayer.store.store import Store
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)  # as docker's container names
+
+
+class Writable(NamedTuple):
+    """A writable layer. ``image``: the name it was made with; ``manifest``: what that named then."""
+
+    name: str
+    driver: str
+    key: str
+    image: str
+    manifest: Digest
+    created_ns: int
+
+
+def create(store: Store, image: Image, name: str | None = None, *, size: int | None = None) -> Writable:
+    """A new writable layer on ``image``; ``size``: bytes it may take, where the driver can limit.
+
+    Raises ``UsageError`` for what is no name, ``AlreadyExistsError`` when it is taken.
+    """
+    name = name or f"layer-{os.urandom(4).hex()}"
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r}: not a name: letters, digits, `_`, `.` and `-`, at most 128")
+    with store.database.read() as db:
+        if _row(db, name) is not None:
+            raise AlreadyExistsError(f"{name}: exists already: choose another name, or `fastlayer rm {name}`")
+    snapshotter = store.snapshotter
+    layer = Writable(name, snapshotter.driver.name, f"writable/{name}", image.name, image.manifest, time.time_ns())
+    if image.chain_id is not None and not snapshotter.exists(image.chain_id):
+        from fastlayer.image.unpack import ensure_unpacked
+
+        ensure_unpacked(store, image)
+    with store.lease(f"create {name}") as lease:
+        snapshotter.prepare(layer.key, image.chain_id, size=size, lease=lease)
+        with store.database.write() as db:
+            db.execute(
+                "INSERT INTO writable (name, driver, key, image, manifest, created_ns) VALUES (?, ?, ?, ?, ?, ?)", layer
+            )
+            db.execute("UPDATE snapshots SET lease = NULL WHERE driver = ? AND key = ?", (layer.driver, layer.key))
+    return layer
+
+
+def find(store: Store, name: str) -> Writable:
+    """Raises ``NotFoundError``."""
+    with store.database.read() as db:
+        row = _row(db, name)
+    if row is None:
+        raise NotFoundError(f"{name}: no writable layer of that name: `fastlayer mounts` lists them")
+    return row
+
+
+def all_of(store: Store) -> list[Writable]:
+    """All writable layers, by name."""
+    with store.database.read() as db:
+        return [_writable(row) for row in db.execute("SELECT * FROM writable ORDER BY name")]
+
+
+def remove(store: Store, name: str) -> None:
+    """Removes the layer with all that was written to it, nothing else. Raises ``InUseError`` while it is mounted."""
+    layer = find(store, name)
+    with alone(store, name), store.lease(f"remove {name}") as lease:
+        refuse_mounted(store, layer)
+        snapshotter = store.snapshotter_of(layer.driver)
+        with store.database.write() as db:
+            if _row(db, name) is None:
+                raise NotFoundError(f"{name}: has been removed meanwhile")
+            if db.execute("SELECT 1 FROM mounts WHERE writable = ?", (name,)).fetchone():
+                raise InUseError(f"{name}: has been mounted meanwhile: `fastlayer umount` it first")
+            numbers = [
+                int(row[0])
+                for row in db.execute(
+                    "SELECT number FROM snapshots WHERE driver = ? AND key = ? AND state = 'ready'",
+                    (layer.driver, layer.key),
+                )
+            ]
+            snapshotter.mark_removed(db, numbers, lease.id)
+            db.execute("DELETE FROM writable WHERE name = ?", (name,))
+        snapshotter.finish_removal(numbers)
+
+
+def changes(store: Store, layer: Writable) -> Changes:
+    """What was written to it: its changes against the image. The caller closes the result."""
+    return snapshotter_of(store, layer).changes(layer.key)
+
+
+def usage(store: Store, layer: Writable) -> Usage:
+    """What it takes on disk."""
+    return snapshotter_of(store, layer).usage(layer.key)
+
+
+def copy_up(store: Store, layer: Writable, paths: list[bytes]) -> int:
+    """Prepares files of the image for writing; returns the bytes that are shared with it instead of copied.
+
+    Raises ``InUseError`` while it is mounted: the kernel's view of an overlay must not change under it.
+    """
+    with alone(store, layer.name):
+        refuse_mounted(store, layer)
+        snapshotter = snapshotter_of(store, layer)
+        number, parents = snapshotter.number(layer.key)
+        return snapshotter.driver.copy_up(number, parents, paths)
+
+
+def snapshotter_of(store: Store, layer: Writable) -> Snapshotter:
+    """The snapshots its own is one of."""
+    return store.snapshotter_of(layer.driver)
+
+
+def _row(db: sqlite3.Connection, name: str) -> Writable | None:
+    row = db.execute("SELECT * FROM writable WHERE name = ?", (name,)).fetchone()
+    return None if row is None else _writable(row)
+
+
+def _writable(row: sqlite3.Row) -> Writable:
+    return Writable(row["name"], row["driver"], row["key"], row["image"], Digest(row["manifest"]), row["created_ns"])

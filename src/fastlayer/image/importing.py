@@ -1,0 +1,138 @@
+"""``import``: a root file system, as a directory or a tar, becomes an image of one layer."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from fastlayer.errors import AlreadyExistsError
+from fastlayer.image.images import Image, Images, LayerInfo
+from fastlayer.image.record import new_name, of_applied, of_written, record, timestamp
+from fastlayer.oci.config import History, RunConfig, new_config
+from fastlayer.oci.platform import Platform, host_platform
+
+if TYPE_CHECKING:
+    from fastlayer.layer.progress import ProgressCallback
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.store.store import Store
+
+
+def import_image(
+    store: Store,
+    source: Any,
+    name: str | None = None,
+    *,
+    run: RunConfig | None = None,
+    message: str = "",
+    platform: Platform | None = None,
+    source_date_epoch: int | None = None,
+    ignore_chown: bool = False,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Image:
+    """An image of one layer. ``source``: a directory, or a tar (plain, gzip, zstd; a path, descriptor or file object).
+
+    A tar is kept as it came; the layer of a directory is made again when its bytes are needed. Raises what
+    ``fastlayer.apply`` and ``fastlayer.diff`` raise; a failure leaves no image.
+    """
+    from fastlayer.store.store import may_own_all
+
+    full = new_name(name)
+    ignore_chown = ignore_chown or not may_own_all()
+    created = timestamp(source_date_epoch)
+    with store.lease(f"import {full or ''}".strip()) as lease:
+        if isinstance(source, (str, bytes, os.PathLike)) and os.path.isdir(source):
+            layer = _directory(store, lease, source, source_date_epoch, ignore_chown, jobs, progress)
+        else:
+            layer = _tar(store, lease, source, ignore_chown, jobs, progress)
+        step = History(created=created, comment=message or f"imported from {_last_part(source)}")
+        config = new_config(platform or host_platform(), [layer.diff_id], run=run, history=[step], created=created)
+        target = record(store, lease, full, config, [layer])
+        return Images(store).by_target(target, [full] if full else [])
+
+
+def _directory(
+    store: Store,
+    lease: Lease,
+    source: Any,
+    source_date_epoch: int | None,
+    ignore_chown: bool,
+    jobs: int | None,
+    progress: ProgressCallback | None,
+) -> LayerInfo:
+    """The layer streams into the snapshot and is hashed on the way."""
+    from fastlayer.image.pipe import stream_layer
+    from fastlayer.layer.diff import diff
+
+    name = f"import-{lease.id}"
+    with tempfile.TemporaryDirectory(prefix="fastlayer-") as empty:
+        written = stream_layer(
+            store.snapshotter,
+            lease,
+            name,
+            None,
+            lambda out: diff(
+                empty,
+                source,
+                out,
+                compression="none",
+                source_date_epoch=source_date_epoch,
+                jobs=jobs,
+                progress=progress,
+            ),
+            ignore_chown=ignore_chown,
+        )
+    _name(store, lease, name, str(written.diff_id))
+    return of_written(written, present=store.content.has(written.digest))
+
+
+def _tar(
+    store: Store,
+    lease: Lease,
+    source: Any,
+    ignore_chown: bool,
+    jobs: int | None,
+    progress: ProgressCallback | None,
+) -> LayerInfo:
+    """Extracted while its blob is kept; both are named when the whole has been seen."""
+    from fastlayer.image.tee import Tee
+    from fastlayer.layer.apply import apply
+
+    key = f"import-{lease.id}"
+    store.snapshotter.prepare(key, lease=lease)
+    number, parents = store.snapshotter.number(key)
+    with store.content.ingest(lease.id, trusted=True) as blob, Tee(source, blob) as tee:
+        with store.snapshotter.driver.layer_target(number, parents) as target:
+            stats = apply(
+                [tee],
+                target.path,
+                format=target.format,
+                ignore_chown=ignore_chown,
+                jobs=jobs,
+                progress=progress,
+            )
+        layer = stats.layers[0]
+        with store.database.write() as db:
+            lease.add(db, "blob", [layer.digest])
+        blob.commit(layer.digest)
+    store.snapshotter.commit(f"{key}-done", key, lease=lease)
+    _name(store, lease, f"{key}-done", str(layer.diff_id))
+    return of_applied(layer)
+
+
+def _name(store: Store, lease: Lease, name: str, chain_id: str) -> None:
+    """The snapshot gets the name of its only layer, unless there is one of that name already."""
+    with store.database.write() as db:
+        lease.add(db, "snapshot", [chain_id])
+    try:
+        store.snapshotter.rename(chain_id, name)
+    except AlreadyExistsError:
+        store.snapshotter.remove(name)
+
+
+def _last_part(source: Any) -> str:
+    """Of the source's name: where it lay on this machine is nobody's business."""
+    if isinstance(source, (str, bytes, os.PathLike)):
+        return os.path.basename(os.path.abspath(os.fsdecode(source))) or "/"
+    return "-"

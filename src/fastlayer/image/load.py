@@ -1,0 +1,289 @@
+"""``load``: images from layouts and archives come into the store, unpacked while they are read.
+
+A blob is read once: what goes into the content store goes through ``apply`` at the same time, layers in parallel where
+the driver can. Names are given when everything below them is complete, in one transaction; a load that fails or is
+killed leaves finished layers, which the next one finds, and nothing that has a name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError, show_path
+from fastlayer.image.formats import oci
+from fastlayer.image.formats.archive import open_images
+from fastlayer.image.formats.scan import StoreSink, scan
+from fastlayer.image.images import Images, LayerInfo, full_name
+from fastlayer.image.record import of_applied
+from fastlayer.image.tee import Tee
+from fastlayer.image.unpack import LayerSource, of_blob, unpack
+from fastlayer.image.verify import is_known, is_tar, verify
+from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
+from fastlayer.oci.manifest import Manifest
+from fastlayer.oci.platform import Platform, choose, host_platform
+from fastlayer.oci.reference import is_tag
+from fastlayer.store.collect import claim_blobs
+
+if TYPE_CHECKING:
+    from fastlayer.image.formats.source import ArchivedImage, Blobs
+    from fastlayer.layer.progress import ProgressCallback
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.store.store import Store
+
+
+class Loaded(NamedTuple):
+    """An image that was loaded. ``names``: those it has got; ``unpacked``: manifests whose layers are snapshots now."""
+
+    names: tuple[str, ...]
+    target: Descriptor
+    unpacked: tuple[Digest, ...]
+    warnings: tuple[str, ...]
+
+
+class Options(NamedTuple):
+    """How images are loaded. ``unpack``: at once, for ``platform`` (this machine's), not when they are first used.
+
+    ``repository``: for images of a layout that have a tag and no name; by default the name of its directory.
+    """
+
+    unpack: bool = True
+    platform: Platform | None = None
+    repository: str = ""
+    ignore_chown: bool = False
+    jobs: int | None = None
+
+
+DEFAULTS = Options()
+
+
+def load(
+    store: Store, source: Any, options: Options = DEFAULTS, *, progress: ProgressCallback | None = None
+) -> list[Loaded]:
+    """Loads all images of ``source``: a layout directory, an archive, or a stream of one (a descriptor or file object).
+
+    Raises ``ManifestError``, ``LayerError``, ``DigestMismatchError`` for what is wrong with it, ``StorageError``; what
+    was complete before stays.
+    """
+    with store.lease("load") as lease:
+        if not _stays(source):
+            archive = scan(source, StoreSink(store.content, lease.id))
+            return _Loading(store, lease, store.content, options, progress).all(archive.images)
+        if not options.repository:
+            options = options._replace(
+                repository=os.path.basename(os.path.abspath(os.fsdecode(source))).partition(".")[0]
+            )
+        with _opened(source) as found:
+            return _Loading(store, lease, found, options, progress).all(found.images)
+
+
+def _stays(source: Any) -> bool:
+    """Whether blobs can be read where they are: a directory, or a plain archive file that is not compressed."""
+    from fastlayer.layer.compression import MAGIC_LENGTH, detect
+
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        return False
+    try:
+        mode = os.stat(source).st_mode
+        if not stat.S_ISREG(mode):
+            return stat.S_ISDIR(mode)
+        with open(source, "rb") as file:
+            return detect(file.read(MAGIC_LENGTH)) == "none"
+    except OSError:
+        return True  # opening it says what is wrong
+
+
+@contextmanager
+def _opened(source: Any) -> Iterator[Any]:
+    found = open_images(os.fsdecode(source))
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+class _Loading:
+    def __init__(
+        self, store: Store, lease: Lease, blobs: Blobs, options: Options, progress: ProgressCallback | None
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._blobs = blobs
+        self._options = options
+        self._progress = progress
+        self._known: dict[str, LayerInfo] = {}
+        self._verified: set[tuple[Digest, Digest]] = set()
+
+    def all(self, images: Sequence[ArchivedImage]) -> list[Loaded]:
+        loaded = []
+        for image in images:
+            found = self._one(image)
+            names, warnings = self._names(image)
+            with self._store.database.write() as db:
+                self._lease.add(db, "blob", [image.descriptor.digest])
+            Images(self._store).put(names, found.target, self._known.values(), lease=self._lease)
+            loaded.append(found._replace(names=tuple(names), warnings=(*found.warnings, *warnings)))
+        return loaded
+
+    def _names(self, image: ArchivedImage) -> tuple[list[str], list[str]]:
+        """Its own; a layout that knows only a tag is the repository: ``skopeo copy ... oci:app:1`` makes ``app:1``.
+
+        With warnings for those that are neither names nor tags.
+        """
+        names = [str(name.with_default_tag()) for name in image.names]
+        bad = [label for label in image.labels if not is_tag(label)]
+        if not names:
+            for label in image.labels:
+                if label not in bad:
+                    names += self._tagged(label)
+        return names, [f"{show_path(label)}: no image name, so none is given: use `fastlayer tag`" for label in bad]
+
+    def _tagged(self, tag: str) -> list[str]:
+        try:
+            return [full_name(f"{self._options.repository}:{tag}")]
+        except ReferenceFormatError:
+            return []
+
+    def _one(self, image: ArchivedImage) -> Loaded:
+        nodes = oci.nodes(image.descriptor, self._blobs)
+        manifests = [node.document for node in nodes if isinstance(node.document, Manifest)]
+        wanted = self._wanted(manifests)
+        warnings: list[str] = []
+        for manifest in manifests:
+            config = self._config(manifest)
+            if config is not None and manifest.digest in wanted:
+                warnings += self._unpack(manifest, config)
+            else:
+                self._keep(manifest)
+            if config is not None:
+                self._keep_small(manifest.config.digest, config.raw)
+        for node in nodes:
+            if node.document is not None:
+                self._keep_small(node.descriptor.digest, node.document.raw)
+        return Loaded((), image.descriptor, tuple(sorted(wanted)), tuple(warnings))
+
+    def _wanted(self, manifests: Sequence[Manifest]) -> set[Digest]:
+        """The manifests to unpack: the one for the platform; the only one, whatever it is for."""
+        if not self._options.unpack:
+            return set()
+        images = [(config.platform, manifest.digest) for manifest in manifests if (config := self._config(manifest))]
+        if len(images) == 1 and self._options.platform is None:
+            return {images[0][1]}
+        platform = self._options.platform or host_platform()
+        found = choose(platform, images)
+        if not found and self._options.platform is not None:
+            there = ", ".join(sorted(str(other) for other, _ in images)) or "nothing that can run"
+            raise ManifestError(f"no image for {platform}: the archive has {there}")
+        return set(found[:1])
+
+    def _config(self, manifest: Manifest) -> ImageConfig | None:
+        """None for what is no image: an attestation, an artifact."""
+        if not manifest.is_image:
+            return None
+        config = parse_config(self._blobs.read(manifest.config.digest, MAX_CONFIG), str(manifest.digest))
+        check_consistent(manifest, config, str(manifest.digest))
+        return config
+
+    def _unpack(self, manifest: Manifest, config: ImageConfig) -> tuple[str, ...]:
+        manifest.require_image(str(manifest.digest))
+        digests = [layer.digest for layer in manifest.layers]
+        present = claim_blobs(self._store, self._lease, digests)
+        sources = [
+            self._source(layer, diff_id, present)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        ]
+        found = unpack(
+            self._store,
+            self._lease,
+            sources,
+            jobs=self._options.jobs,
+            ignore_chown=self._options.ignore_chown,
+            progress=self._progress,
+        )
+        for layer, diff_id, applied in zip(manifest.layers, config.diff_ids, found.layers, strict=True):
+            if applied is None:
+                self._keep_layer(layer, diff_id)  # its snapshot was there already
+            present_now = self._store.content.has(layer.digest)
+            if applied is not None:
+                self._known[layer.digest] = of_applied(applied, layer.media_type, present=present_now)
+            else:
+                self._known.setdefault(layer.digest, self._remembered(layer, diff_id, present=present_now))
+        return found.warnings
+
+    def _source(self, layer: Descriptor, diff_id: Digest, present: set[str]) -> LayerSource:
+        if layer.digest in present:
+            return of_blob(self._store, diff_id, layer.digest, layer.size)
+        return LayerSource(
+            diff_id, layer.digest, layer.size, lambda: _kept(self._store, self._lease, self._blobs, layer, trusted=True)
+        )
+
+    def _remembered(self, layer: Descriptor, diff_id: Digest, *, present: bool) -> LayerInfo:
+        """What is known of a layer whose snapshot was there: from another image, perhaps compressed in another way."""
+        with self._store.database.read() as db:
+            row = db.execute(
+                "SELECT tar_size, payload FROM layers WHERE diff_id = ? ORDER BY tar_size DESC", (diff_id,)
+            ).fetchone()
+        tar_size, payload = (row["tar_size"], row["payload"]) if row and present else (0, layer.size)
+        return LayerInfo(layer.digest, diff_id, layer.media_type, layer.size, tar_size, payload, present)
+
+    def _keep(self, manifest: Manifest) -> None:
+        """The blobs of what is not unpacked: an image for another platform, an attestation."""
+        named = (manifest.config, *manifest.layers)
+        present = claim_blobs(self._store, self._lease, [part.digest for part in named])
+        parts = [part for part in named if part.digest in present or self._blobs.has(part.digest)]
+        config = self._config(manifest)
+        pairs = list(zip(manifest.layers, config.diff_ids, strict=True)) if config else []
+        tars = [(layer, diff_id) for layer, diff_id in pairs if is_tar(layer)]
+        for layer, diff_id in tars:
+            if layer in parts:
+                self._keep_layer(layer, diff_id)
+        for part in parts:
+            self._keep_blob(part)
+        for layer, diff_id in tars:
+            there = layer in parts and self._store.content.has(layer.digest)
+            self._known.setdefault(layer.digest, self._remembered(layer, diff_id, present=there))
+
+    def _keep_layer(self, layer: Descriptor, diff_id: Digest) -> None:
+        """Keeps the blob of a layer that is not extracted, but only if it is what the configuration says."""
+        if (layer.digest, diff_id) in self._verified or is_known(self._store, layer.digest, diff_id):
+            self._keep_blob(layer)
+        elif self._store.content.has(layer.digest):
+            verify(self._store.content.path_of(layer.digest), layer.digest, diff_id, self._options.jobs)
+        else:
+            with _kept(self._store, self._lease, self._blobs, layer) as blob:
+                verify(blob, layer.digest, diff_id, self._options.jobs)
+        self._verified.add((layer.digest, diff_id))
+
+    def _keep_blob(self, part: Descriptor) -> None:
+        if self._store.content.has(part.digest):
+            return
+        with (
+            self._blobs.open(part.digest) as file,
+            self._store.content.ingest(self._lease.id, digest=part.digest, size=part.size) as blob,
+        ):
+            while piece := file.read(1 << 20):
+                blob.write(piece)
+            blob.commit()
+
+    def _keep_small(self, digest: Digest, data: bytes) -> None:
+        claim_blobs(self._store, self._lease, [digest])
+        self._store.content.put(data, self._lease.id, digest=digest)
+
+
+@contextmanager
+def _kept(store: Store, lease: Lease, blobs: Blobs, layer: Descriptor, *, trusted: bool = False) -> Iterator[Tee]:
+    """A layer read once, by the caller, and written into the store. ``trusted``: the caller verifies its digest."""
+    if not blobs.has(layer.digest):
+        raise NotFoundError(f"{layer.digest}: the layer is not in the archive: it is incomplete")
+    with (
+        blobs.open(layer.digest) as file,
+        store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=trusted) as blob,
+        Tee(file, blob) as tee,
+    ):
+        yield tee
+        blob.commit()

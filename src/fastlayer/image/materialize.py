@@ -1,0 +1,70 @@
+"""Blobs that were never written: made again, byte by byte, from the snapshot of their layer when someone needs them.
+
+A layer that was committed or imported from a directory here is a plain tar; its digest was computed while it streamed
+by. Its snapshot never changes, and the encoder gives the same bytes for the same tree, so the tar can wait.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastlayer.errors import CorruptStoreError
+from fastlayer.image.images import Image, LayerInfo
+from fastlayer.oci.chain import chain_ids
+from fastlayer.oci.digest import Digest
+from fastlayer.oci.mediatypes import layer_compression
+from fastlayer.store.layout_index import write_index
+
+if TYPE_CHECKING:
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.store.store import Store
+
+
+class Nowhere:
+    """A file that takes everything and keeps nothing: for digests without blobs."""
+
+    name = "nowhere"
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[Digest]:
+    """Makes the blobs that an image has not got yet; returns their digests.
+
+    Raises ``CorruptStoreError`` when a snapshot does not give the digest that was recorded.
+    """
+    made: list[Digest] = []
+    with store.lease(f"materialize {image.name}") as lease:
+        with store.database.write() as db:
+            lease.add(db, "blob", [layer.digest for layer in image.layers])
+        chain = chain_ids(layer.diff_id for layer in image.layers)
+        for layer, name in zip(image.layers, chain, strict=True):
+            if not store.content.has(layer.digest):
+                _make(store, lease, layer, name, jobs)
+                made.append(layer.digest)
+        with store.database.write() as db:
+            db.executemany(
+                "UPDATE layers SET present = 1 WHERE digest = ?", [(layer.digest,) for layer in image.layers]
+            )
+            write_index(store, db, lease)
+    return made
+
+
+def gives_the_same(store: Store, layer: LayerInfo, name: Digest, *, jobs: int | None = None) -> bool:
+    """Whether the blob of a layer can be made again from its snapshot, byte by byte."""
+    with store.snapshotter.changes(str(name)) as changes:
+        written = changes.write(Nowhere(), compression=layer_compression(layer.media_type), jobs=jobs)
+    return written.digest == layer.digest
+
+
+def _make(store: Store, lease: Lease, layer: LayerInfo, name: Digest, jobs: int | None) -> None:
+    compression = layer_compression(layer.media_type)
+    with store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=True) as writer:
+        with store.snapshotter.changes(str(name)) as changes:
+            written = changes.write(writer, compression=compression, jobs=jobs)
+        if written.digest != layer.digest:
+            raise CorruptStoreError(
+                f"{layer.digest}: its snapshot gives {written.digest} instead: run `fastlayer store check`"
+            )
+        writer.commit()

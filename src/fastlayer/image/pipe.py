@@ -1,0 +1,87 @@
+"""A writer and a reader of a layer at work at the same time, with a pipe between them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.snapshot.snapshotter import Snapshotter
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_PIPE_SIZE = 1 << 20
+_F_SETPIPE_SZ = 1031  # fcntl(2)
+
+
+def through_pipe(write: Callable[[int], T], read: Callable[[int], R]) -> tuple[T, R]:
+    """Calls ``write`` with the one end in a thread and ``read`` with the other in this one; returns both results.
+
+    When one fails the other finds the pipe closed; the error raised is the writer's if it has one of its own.
+    """
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    _widen(sink)
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(write(sink))
+        except BaseException as exc:
+            failed.append(exc)
+        finally:
+            os.close(sink)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        result = read(source)
+    except BaseException as exc:
+        os.close(source)
+        thread.join()
+        if failed and not isinstance(failed[0], BrokenPipeError) and isinstance(exc, Exception):
+            raise failed[0] from None
+        raise
+    os.close(source)
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0], result
+
+
+def stream_layer(
+    snapshotter: Snapshotter,
+    lease: Lease,
+    name: str,
+    parent: str | None,
+    write: Callable[[int], T],
+    *,
+    ignore_chown: bool = False,
+) -> T:
+    """The committed snapshot ``name`` on ``parent``, extracted from the layer that ``write`` writes to a descriptor."""
+    from fastlayer.layer.apply import apply
+
+    key = f"stream-{name}"
+    rebase = snapshotter.driver.independent
+    snapshotter.prepare(key, None if rebase else parent, lease=lease)
+    number, parents = snapshotter.number(key)
+    with snapshotter.driver.layer_target(number, parents) as target:
+        place = target
+        result, _ = through_pipe(
+            write, lambda layer: apply([layer], place.path, format=place.format, ignore_chown=ignore_chown)
+        )
+    snapshotter.commit(name, key, parent=parent if rebase else None, lease=lease)
+    return result
+
+
+def _widen(fd: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
+    except OSError:
+        pass  # beyond the user's share (pipe-user-pages-soft): the usual size will do

@@ -1,0 +1,180 @@
+"""Layers become snapshots: each named by its chain id, made once and shared by all images that have it.
+
+A driver whose layers are independent (overlay2) gets all missing layers at the same time, each extracted in the storage
+format without looking at a parent, and stacked in order when they are complete. With any other driver a layer is
+extracted onto a snapshot of the one below. Extraction verifies; what is not complete is never named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastlayer.errors import AlreadyExistsError, NotFoundError
+from fastlayer.layer.apply import AppliedLayer, apply
+from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
+from fastlayer.oci.chain import chain_ids
+from fastlayer.oci.digest import Digest
+from fastlayer.store.collect import claim_snapshots
+
+if TYPE_CHECKING:
+    from fastlayer.image.images import Image
+    from fastlayer.layer.progress import Progress, ProgressCallback
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.snapshot.snapshotter import Snapshotter
+    from fastlayer.store.store import Store
+
+
+class LayerSource(NamedTuple):
+    """A layer to be unpacked. ``open`` gives its blob to ``fastlayer.apply`` (a path, descriptor or file object).
+
+    It is left without an exception when the layer was extracted and verified.
+    """
+
+    diff_id: Digest
+    digest: Digest | None
+    size: int
+    open: Callable[[], AbstractContextManager[Any]]
+
+
+class Unpacked(NamedTuple):
+    """``layers``: what was extracted, by position; None where the snapshot was there already."""
+
+    layers: tuple[AppliedLayer | None, ...]
+    warnings: tuple[str, ...]
+
+
+def ensure_unpacked(
+    store: Store, image: Image, *, ignore_chown: bool = False, progress: ProgressCallback | None = None
+) -> None:
+    """Makes the snapshots of an image that the driver in use has not got yet, from its blobs.
+
+    Raises ``NotFoundError`` for a blob that is not there.
+    """
+    if image.chain_id is None or store.snapshotter.exists(image.chain_id):
+        return
+    layers = [of_blob(store, layer.diff_id, layer.digest, layer.size) for layer in image.layers]
+    with store.lease(f"unpack {image.name}") as lease:
+        unpack(store, lease, layers, ignore_chown=ignore_chown, progress=progress)
+
+
+def of_blob(store: Store, diff_id: Digest, digest: Digest, size: int) -> LayerSource:
+    """A layer whose blob is in the store."""
+
+    def open_blob() -> AbstractContextManager[Any]:
+        if not store.content.has(digest):
+            raise NotFoundError(f"{digest}: the layer is not in the store: load the image again")
+        return nullcontext(store.content.path_of(digest))
+
+    return LayerSource(diff_id, digest, size, open_blob)
+
+
+def unpack(
+    store: Store,
+    lease: Lease,
+    layers: Sequence[LayerSource],
+    *,
+    jobs: int | None = None,
+    ignore_chown: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Unpacked:
+    """Makes the snapshots of a stack of layers, lowest first. What others have made already is used.
+
+    Owners that may not be set are left with ``ignore_chown``, and where most ids cannot be owned at all.
+
+    Raises what ``fastlayer.apply`` raises; the snapshots that are complete by then stay.
+    """
+    from fastlayer.store.store import may_own_all
+
+    chain = [str(name) for name in chain_ids(layer.diff_id for layer in layers)]
+    snapshotter = store.snapshotter
+    present = claim_snapshots(store, lease, snapshotter.driver.name, chain)
+    first = max((number + 1 for number, name in enumerate(chain) if name in present), default=0)
+    work = _Unpacking(snapshotter, lease, layers, chain, ignore_chown or not may_own_all(), progress)
+    numbers = range(first, len(layers))
+    if snapshotter.driver.independent and len(numbers) > 1 and default_jobs(jobs) > 1:
+        work.all_at_once(numbers, default_jobs(jobs))
+    else:
+        for number in numbers:
+            work.extract(number)
+            work.commit(number)
+    return Unpacked(tuple(work.applied), tuple(work.warnings))
+
+
+class _Unpacking:
+    def __init__(
+        self,
+        snapshotter: Snapshotter,
+        lease: Lease,
+        layers: Sequence[LayerSource],
+        chain: Sequence[str],
+        ignore_chown: bool,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.applied: list[AppliedLayer | None] = [None] * len(layers)
+        self.warnings: list[str] = []
+        self._snapshotter = snapshotter
+        self._lease = lease
+        self._layers = layers
+        self._chain = chain
+        self._ignore_chown = ignore_chown
+        self._progress = progress
+
+    def all_at_once(self, numbers: range, jobs: int) -> None:
+        """The largest first, ``jobs`` at a time; a layer is named when all below it are."""
+        with Pipeline() as pipeline:
+            work, done = pipeline.channel(), pipeline.channel()
+
+            def worker() -> None:
+                while True:
+                    number = work.get()
+                    self.extract(number)
+                    done.put(number)
+
+            for number in sorted(numbers, key=lambda n: -self._layers[n].size):
+                work.put(number)
+            for _ in range(min(jobs, len(numbers))):
+                pipeline.spawn(worker)
+            complete: set[int] = set()
+            for number in numbers:
+                while number not in complete:
+                    complete.add(done.get())
+                self.commit(number)
+            pipeline.stop()
+
+    def extract(self, number: int) -> None:
+        layer, key = self._layers[number], self._key(number)
+        independent = self._snapshotter.driver.independent
+        parent = None if independent or not number else self._chain[number - 1]
+        self._snapshotter.prepare(key, parent, lease=self._lease)
+        place, parents = self._snapshotter.number(key)
+        with self._snapshotter.driver.layer_target(place, parents) as target, layer.open() as blob:
+            stats = apply(
+                [blob],
+                target.path,
+                format=target.format,
+                digest=[layer.digest],
+                diff_id=[layer.diff_id],
+                ignore_chown=self._ignore_chown,
+                progress=self._report,
+            )
+        self.applied[number] = stats.layers[0]
+        self.warnings += [warning for warning in stats.warnings if warning not in self.warnings]
+
+    def commit(self, number: int) -> None:
+        rebase = self._snapshotter.driver.independent and number > 0
+        try:
+            self._snapshotter.commit(
+                self._chain[number], self._key(number), parent=self._chain[number - 1] if rebase else None
+            )
+        except AlreadyExistsError:  # another process was faster
+            self._snapshotter.remove(self._key(number))
+
+    def _key(self, number: int) -> str:
+        return f"unpack-{self._lease.id}-{number}-{self._chain[number].rpartition(':')[2][:12]}"
+
+    def _report(self, progress: Progress) -> None:
+        checkpoint()  # another layer failed, or Ctrl-C
+        if self._progress is not None:
+            self._progress(progress)

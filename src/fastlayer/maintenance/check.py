@@ -1,0 +1,272 @@
+"""``store check``: is everything there, is it what it says, and is there something that nobody knows?
+
+Safe while others work in the store: what a living lease makes or removes is theirs. With ``repair`` everything is set
+right that can be without losing anything: leftovers go, wrong notes are corrected, missing snapshots are unpacked
+again, damaged blobs that can be made again are. What cannot be repaired stays a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastlayer.errors import CorruptStoreError, DriverError, FastlayerError, NotFoundError
+from fastlayer.image.images import Image, Images
+from fastlayer.image.unpack import ensure_unpacked
+from fastlayer.layer.pipeline import default_jobs, map_ordered
+from fastlayer.oci.chain import chain_ids
+from fastlayer.oci.digest import Digest
+from fastlayer.oci.image_index import parse_index
+from fastlayer.store.collect import clear_dead, reachable_blobs
+from fastlayer.store.layout_index import index_bytes, write_index
+
+if TYPE_CHECKING:
+    from fastlayer.store.store import Store
+
+
+class Finding(NamedTuple):
+    """Something wrong. ``what``: kind of thing; ``subject``: which; ``why``; ``repaired``: it is right again.
+
+    ``note``: nothing is wrong: work of a killed process that the next garbage collection clears away.
+    """
+
+    what: str
+    subject: str
+    why: str
+    repaired: bool = False
+    note: bool = False
+
+
+class Report(NamedTuple):
+    """``blobs``, ``bytes``, ``snapshots``, ``images``: how many were looked at."""
+
+    findings: tuple[Finding, ...]
+    blobs: int
+    bytes: int
+    snapshots: int
+    images: int
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is wrong any more."""
+        return all(finding.repaired or finding.note for finding in self.findings)
+
+
+Progress = Callable[[int, int], object]  # blobs done, of how many
+
+
+def check(store: Store, *, repair: bool = False, jobs: int | None = None, progress: Progress | None = None) -> Report:
+    """Looks at the whole store: reads every blob. Raises ``CorruptStoreError`` when the database itself is damaged."""
+    checker = _Checker(store, repair)
+    checker.database()
+    checker.interrupted_work()
+    checker.blobs(jobs, progress)
+    checker.snapshots()
+    checker.images()
+    checker.index()
+    return Report(
+        tuple(checker.findings), checker.blob_count, checker.byte_count, checker.snapshot_count, checker.count
+    )
+
+
+class _Checker:
+    def __init__(self, store: Store, repair: bool) -> None:
+        self.store = store
+        self.repair = repair
+        self.findings: list[Finding] = []
+        self.blob_count = self.byte_count = self.snapshot_count = self.count = 0
+        self._damaged: set[Digest] = set()
+
+    def database(self) -> None:
+        wrong = self.store.database.check()
+        if wrong:
+            from fastlayer.metadata.database import DAMAGED
+
+            raise CorruptStoreError(f"metadata.db: {wrong[0]}: {DAMAGED}")
+
+    def interrupted_work(self) -> None:
+        dead = self.store.leases.dead()
+        leftovers = [name for lease, name in self.store.content.leftovers() if not self.store.leases.alive(lease)]
+        if self.repair:
+            clear_dead(self.store)
+        for lease in dead:
+            self._find("lease", lease, "its holder was killed", self.repair, note=True)
+        for path in leftovers:
+            self._find("blob", path.name, "half-written by a process that was killed", self.repair, note=True)
+
+    # ---- blobs -------------------------------------------------------------------------------
+
+    def blobs(self, jobs: int | None, progress: Progress | None) -> None:
+        digests = sorted(self.store.content.digests())
+        self.blob_count = len(digests)
+        for number, (digest, size, why) in enumerate(map_ordered(self._blob, digests, default_jobs(jobs)), 1):
+            self.byte_count += size
+            if why:
+                self._damaged.add(digest)
+                self._find("blob", digest, why, self._drop_damaged(digest))
+            if progress is not None:
+                progress(number, len(digests))
+        self._presence()
+
+    def _blob(self, digest: Digest) -> tuple[Digest, int, str]:
+        """Its bytes, and what is wrong with it."""
+        size = 0
+        try:
+            size = self.store.content.size(digest)
+            self.store.content.check(digest)
+        except NotFoundError:
+            return digest, 0, ""  # collected meanwhile
+        except FastlayerError as exc:
+            return digest, size, str(exc)
+        return digest, size, ""
+
+    def _drop_damaged(self, digest: Digest) -> bool:
+        """A damaged layer goes when its snapshot can give it again."""
+        if not self.repair or not self._can_be_made_again(digest):
+            return False
+        self.store.content.remove(digest)
+        with self.store.database.write() as db:
+            db.execute("UPDATE layers SET present = 0 WHERE digest = ?", (digest,))
+        return True
+
+    def _can_be_made_again(self, digest: Digest) -> bool:
+        from fastlayer.image.materialize import gives_the_same
+
+        for image in Images(self.store).all():
+            chain = chain_ids(layer.diff_id for layer in image.layers)
+            for layer, name in zip(image.layers, chain, strict=True):
+                if layer.digest == digest and self.store.snapshotter.exists(str(name)):
+                    return gives_the_same(self.store, layer, name)
+        return False
+
+    def _presence(self) -> None:
+        """Blobs that should be there. One that is noted as missing may well be: noting it comes after making it."""
+        with self.store.database.read() as db:
+            noted = {str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present")}
+            noted &= reachable_blobs(db)
+        for digest in sorted(noted):
+            if not self.store.content.has(digest):
+                self._find("layer", digest, "is missing", self._note_missing(digest))
+
+    def _note_missing(self, digest: str) -> bool:
+        """What other tools are told is true then; whether anything is lost is seen with the images."""
+        if self.repair:
+            with self.store.database.write() as db:
+                db.execute("UPDATE layers SET present = 0 WHERE digest = ?", (digest,))
+        return self.repair
+
+    # ---- snapshots ---------------------------------------------------------------------------
+
+    def snapshots(self) -> None:
+        for name in self.store.drivers_in_use():
+            driver = self.store.snapshotter_of(name).driver
+            try:
+                on_disk = driver.numbers()  # before the rows: a row is there before anything is on disk
+            except (FastlayerError, OSError) as exc:
+                self._find("driver", name, f"its snapshots cannot be seen: {exc}")
+                continue
+            with self.store.database.read() as db:
+                rows = {
+                    int(row["number"]): row
+                    for row in db.execute("SELECT number, key, kind, state FROM snapshots WHERE driver = ?", (name,))
+                }
+            self.snapshot_count += len(rows)
+            for number in sorted(on_disk - rows.keys()):
+                self._orphan(name, number)
+            for number in sorted(rows.keys() - on_disk):
+                if rows[number]["state"] == "ready" and rows[number]["kind"] != "view":  # which may need no place
+                    self._lost(name, number, rows[number]["key"])
+
+    def _orphan(self, name: str, number: int) -> None:
+        driver = self.store.snapshotter_of(name).driver
+        if number not in driver.numbers():
+            return  # its removal was under way
+        why, repaired = "is on disk, but nobody knows it", False
+        if self.repair:
+            try:
+                kept = driver.set_aside(number)
+                why += f": moved to {kept}" if kept else ""
+                driver.remove(number)
+                repaired = True
+            except DriverError as exc:
+                why += f": {exc}"
+        self._find("snapshot", f"{name}/{number}", why, repaired)
+
+    def _lost(self, name: str, number: int, key: str) -> None:
+        """A note without a snapshot: forgotten when nothing is made of it; an image's is unpacked again later."""
+        forgotten = False
+        if self.repair:
+            with self.store.database.write() as db:
+                db.execute(
+                    "DELETE FROM snapshots WHERE number = ? AND state = 'ready'"
+                    " AND number NOT IN (SELECT parent FROM snapshots WHERE parent IS NOT NULL)",
+                    (number,),
+                )
+                forgotten = db.execute("SELECT 1 FROM snapshots WHERE number = ?", (number,)).fetchone() is None
+        self._find("snapshot", f"{name}/{key}", "is not on disk", forgotten)
+
+    # ---- images ------------------------------------------------------------------------------
+
+    def images(self) -> None:
+        images = Images(self.store)
+        found = images.all()
+        self.count = len(found)
+        for image in found:
+            for problem in self._image(images, image):
+                self._find("image", image.name, *problem)
+        seen = {image.target.digest for image in found}
+        with self.store.database.read() as db:
+            unknown = [str(row[0]) for row in db.execute("SELECT name, digest FROM images") if row[1] not in seen]
+        for name in sorted(unknown):
+            self._find("image", name, "what it names is not known", self._record_again(images, name))
+
+    def _image(self, images: Images, image: Image) -> Iterator[tuple[str, bool]]:
+        try:
+            manifest, config = images.manifest(image), images.config(image)
+        except FastlayerError as exc:
+            yield str(exc), False
+            return
+        if config.chain_id != image.chain_id or [layer.digest for layer in manifest.layers] != [
+            layer.digest for layer in image.layers
+        ]:
+            yield "the notes differ from its manifest", self._record_again(images, image.names[0])
+        chain = [str(name) for name in chain_ids(config.diff_ids)]
+        unpacked = [self.store.snapshotter.exists(name) for name in chain]
+        for number, layer in enumerate(image.layers):
+            if not self.store.content.has(layer.digest) and not unpacked[number]:
+                yield f"layer {number + 1} ({layer.digest}) is neither there nor unpacked: load the image again", False
+                return
+        if any(unpacked) and not all(unpacked):
+            yield "some of its layers are not unpacked", self._unpack(image)
+
+    def _record_again(self, images: Images, name: str) -> bool:
+        if not self.repair:
+            return False
+        target, names = images.target_of(name)
+        with self.store.lease(f"repair {name}") as lease:
+            images.put(names, target, lease=lease)
+        return True
+
+    def _unpack(self, image: Image) -> bool:
+        if not self.repair or not all(self.store.content.has(layer.digest) for layer in image.layers):
+            return False
+        ensure_unpacked(self.store, image)
+        return True
+
+    def index(self) -> None:
+        """The layout's own list of images."""
+        with self.store.lease("check index.json") as lease, self.store.database.write() as db:
+            wanted = index_bytes(db)
+            try:
+                with open(self.store.content.path / "index.json", "rb") as file:
+                    found = file.read()
+                same = parse_index(found).raw == wanted
+            except (FastlayerError, OSError):
+                same = False
+            if not same and self.repair:
+                write_index(self.store, db, lease)
+        if not same:
+            self._find("index.json", "content", "does not name the images of the store", self.repair)
+
+    def _find(self, what: str, subject: str, why: str, repaired: bool = False, *, note: bool = False) -> None:
+        self.findings.append(Finding(what, str(subject), why, repaired, note))

@@ -1,0 +1,151 @@
+"""``system df``: what the store takes on disk, whose it is, and what could go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastlayer.container import writable
+from fastlayer.container.mounted import all_mounts
+from fastlayer.drivers.sharing import disk_bytes
+from fastlayer.errors import NotFoundError
+from fastlayer.image.images import Image, Images
+from fastlayer.oci.chain import chain_ids
+from fastlayer.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from fastlayer.store.store import Store
+
+
+class Line(NamedTuple):
+    """One kind of thing. ``size``, ``reclaimable``: bytes on disk."""
+
+    type: str
+    total: int
+    active: int
+    size: int
+    reclaimable: int
+
+
+class ImageDisk(NamedTuple):
+    """One image. ``shared``: bytes of layers that other images have, too; ``unique``: of its own; ``users``: writable
+    layers and mounts made of it."""
+
+    image: Image
+    size: int
+    shared: int
+    unique: int
+    users: int
+
+
+class WritableDisk(NamedTuple):
+    """One writable layer. ``size``: bytes it takes for itself; ``shared`` of them are also the image's, by reflink."""
+
+    layer: writable.Writable
+    size: int
+    shared: int
+    mounted: bool
+
+
+class DiskUsage(NamedTuple):
+    """The whole store."""
+
+    lines: tuple[Line, ...]
+    images: tuple[ImageDisk, ...]
+    writable: tuple[WritableDisk, ...]
+
+
+def disk_usage(store: Store) -> DiskUsage:
+    """Measures the store; snapshots that share blocks are looked at file by file, which takes a while."""
+    parts = _Parts(store)
+    images = _unique_images(Images(store).all())
+    layers = _writable(store)
+    users = Counter(layer.layer.manifest for layer in layers)
+    mounted = Counter(found.image for found in all_mounts(store) if found.writable is None)
+    holders = Counter(part for image in images for part in parts.of(image))
+    rows = []
+    for image in images:
+        here = parts.of(image)
+        shared = parts.bytes(part for part in here if holders[part] > 1)
+        unique = parts.bytes(part for part in here if holders[part] == 1)
+        count = users[image.manifest] + sum(mounted[name] for name in image.names)
+        rows.append(ImageDisk(image, shared + unique, shared, unique, count))
+    active = {part for row in rows if row.users for part in parts.of(row.image)}
+    everything = {part for row in rows for part in parts.of(row.image)}
+    size = parts.bytes(everything)
+    lines = (
+        Line("Images", len(images), sum(bool(row.users) for row in rows), size, size - parts.bytes(active)),
+        Line(
+            "Containers",
+            len(layers),
+            sum(layer.mounted for layer in layers),
+            sum(layer.size for layer in layers),
+            sum(layer.size for layer in layers if not layer.mounted),
+        ),
+        Line("Local Volumes", 0, 0, 0, 0),
+        Line("Build Cache", 0, 0, 0, 0),
+    )
+    return DiskUsage(lines, tuple(rows), tuple(layers))
+
+
+class _Parts:
+    """What images are made of: blobs (``digest``) and snapshots (``driver/chain id``), and what those take."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sizes: dict[str, int] = {}
+        self._snapshots: dict[str, tuple[str, str]] = {}
+        for driver in store.drivers_in_use():
+            for info in store.snapshotter_of(driver).walk():
+                if info.kind == "committed":
+                    self._snapshots[f"{driver}/{info.key}"] = (driver, info.key)
+
+    def of(self, image: Image) -> set[str]:
+        """The parts of an image that are there."""
+        blobs = {image.target.digest, image.manifest, image.id, *(layer.digest for layer in image.layers)}
+        chain = chain_ids(layer.diff_id for layer in image.layers)
+        snapshots = {f"{driver}/{name}" for driver in self._store.drivers_in_use() for name in chain}
+        return {str(blob) for blob in blobs if self._store.content.has(blob)} | (snapshots & self._snapshots.keys())
+
+    def bytes(self, parts: Iterable[str]) -> int:
+        """Bytes on disk of several parts, what they share counted once."""
+        total, trees = 0, []
+        for part in parts:
+            if part not in self._snapshots:
+                total += self._blob(part)
+                continue
+            driver, key = self._snapshots[part]
+            snapshotter = self._store.snapshotter_of(driver)
+            usage = snapshotter.usage(key)
+            tree = snapshotter.driver.own_tree(snapshotter.number(key)[0])
+            if usage.shared and tree is not None:
+                trees.append(tree)
+            else:
+                total += usage.bytes
+        return total + disk_bytes(trees)
+
+    def _blob(self, digest: str) -> int:
+        if digest not in self._sizes:
+            try:
+                self._sizes[digest] = self._store.content.size(Digest(digest))
+            except NotFoundError:
+                self._sizes[digest] = 0
+        return self._sizes[digest]
+
+
+def _unique_images(images: list[Image]) -> list[Image]:
+    """Each manifest once, whatever it is called."""
+    found: dict[Digest, Image] = {}
+    for image in images:
+        found.setdefault(image.manifest, image)
+    return list(found.values())
+
+
+def _writable(store: Store) -> list[WritableDisk]:
+    mounted = {found.writable for found in all_mounts(store)}
+    rows = []
+    for layer in writable.all_of(store):
+        usage = writable.usage(store, layer)
+        rows.append(WritableDisk(layer, usage.bytes, usage.shared, layer.name in mounted))
+    return rows

@@ -1,0 +1,133 @@
+"""The layout of ``metadata.db``, version by version. A version that was released is never edited: append the next.
+
+Words: a *snapshot* row's ``number`` is its folder in the driver's directory; ``key`` names an active one or a view,
+``name`` (the same column) a committed one, where image layers are named by their chain id. ``state``: ``making`` and
+``removing`` rows belong to a lease, and so do temporary ones; when its holder is dead the next garbage collection
+clears them away. ``sealing``: the lease of whoever is making a committed snapshot read-only.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # Who works in the store now. The holder keeps the file leases/ID locked: the kernel tells when it is dead.
+        """CREATE TABLE leases (
+            id TEXT PRIMARY KEY,
+            pid INTEGER NOT NULL,
+            what TEXT NOT NULL,
+            created_ns INTEGER NOT NULL
+        )""",
+        # What a lease keeps from being collected, besides the snapshots it makes.
+        """CREATE TABLE lease_refs (
+            lease TEXT NOT NULL REFERENCES leases(id) ON DELETE CASCADE,
+            kind TEXT NOT NULL CHECK (kind IN ('blob', 'snapshot')),
+            ref TEXT NOT NULL,
+            PRIMARY KEY (lease, kind, ref)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE snapshots (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
+            state TEXT NOT NULL CHECK (state IN ('making', 'ready', 'removing')),
+            parent INTEGER REFERENCES snapshots(number),
+            lease TEXT,
+            labels TEXT NOT NULL DEFAULT '{}',
+            size_limit INTEGER,
+            created_ns INTEGER NOT NULL,
+            sealing TEXT,
+            bytes INTEGER,
+            inodes INTEGER,
+            shared INTEGER
+        )""",
+        "CREATE UNIQUE INDEX snapshot_keys ON snapshots(driver, key) WHERE state != 'removing'",
+        "CREATE INDEX snapshot_parents ON snapshots(parent)",
+        # Layers by their blob. payload: bytes of the files in it. present=0: the bytes are made again from the snapshot
+        # when someone needs them.
+        """CREATE TABLE layers (
+            digest TEXT PRIMARY KEY,
+            diff_id TEXT NOT NULL,
+            media_type TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            tar_size INTEGER NOT NULL,
+            payload INTEGER NOT NULL,
+            present INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX layer_diff_ids ON layers(diff_id)",
+        """CREATE TABLE images (
+            name TEXT PRIMARY KEY,
+            digest TEXT NOT NULL,
+            media_type TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            updated_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX image_digests ON images(digest)",
+        # What lists of images show, per manifest, so that no blob has to be opened for them.
+        """CREATE TABLE manifests (
+            digest TEXT PRIMARY KEY,
+            config_digest TEXT NOT NULL,
+            platform TEXT NOT NULL,
+            created TEXT,
+            chain_id TEXT,
+            layers TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        # What a manifest or index is made of: what keeps blobs in the store besides the images' names.
+        """CREATE TABLE blob_refs (
+            parent TEXT NOT NULL,
+            child TEXT NOT NULL,
+            PRIMARY KEY (parent, child)
+        ) WITHOUT ROWID""",
+        # A mount, and the writable layer that outlives it when it has a name.
+        """CREATE TABLE writable (
+            name TEXT PRIMARY KEY,
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            image TEXT NOT NULL,
+            manifest TEXT NOT NULL,
+            created_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE mounts (
+            target TEXT PRIMARY KEY,
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            image TEXT NOT NULL,
+            writable TEXT,
+            mount_number INTEGER NOT NULL,
+            depth INTEGER NOT NULL,
+            boot_id TEXT NOT NULL,
+            mount_ns INTEGER NOT NULL,
+            created_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    ),
+    (
+        # The id in the file `identity` of each driver's directory: store/driver_root.py.
+        """CREATE TABLE driver_roots (
+            driver TEXT PRIMARY KEY,
+            identity TEXT NOT NULL
+        ) WITHOUT ROWID""",
+    ),
+    (
+        # One row for each snapshot that is mounted, from before it is. lease: of who mounts it, until that is done.
+        # sign: what the kernel shows it by (mounts/signs.py); empty in rows of the first layout.
+        """CREATE TABLE mounts_2 (
+            driver TEXT NOT NULL,
+            key TEXT NOT NULL,
+            target TEXT NOT NULL,
+            image TEXT NOT NULL,
+            writable TEXT,
+            mount_number INTEGER NOT NULL,
+            depth INTEGER NOT NULL,
+            boot_id TEXT NOT NULL,
+            mount_ns INTEGER NOT NULL,
+            created_ns INTEGER NOT NULL,
+            sign TEXT NOT NULL,
+            lease TEXT,
+            PRIMARY KEY (driver, key)
+        ) WITHOUT ROWID""",
+        """INSERT OR IGNORE INTO mounts_2
+            SELECT driver, key, target, image, writable, 0, depth, boot_id, mount_ns, created_ns, '', NULL
+            FROM mounts ORDER BY created_ns DESC""",
+        "DROP TABLE mounts",
+        "ALTER TABLE mounts_2 RENAME TO mounts",
+    ),
+)

@@ -1,0 +1,69 @@
+"""Other mount namespaces: what is mounted in them, and whether they are still there (mount_namespaces(7))."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from fastlayer.errors import StorageError
+from fastlayer.mounts import table
+
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO: all processes can be seen
+
+
+def current() -> int:
+    """The mount namespace this process is in."""
+    return os.stat("/proc/self/ns/mnt").st_ino
+
+
+def entries_of(namespace: int) -> list[table.Entry] | None:
+    """The mounts of the namespace; none when it is gone for certain; None when that cannot be told."""
+    if namespace == current():
+        return list(table.entries())
+    wanted, sure = f"mnt:[{namespace}]", _sees_all()
+    for task in _tasks():
+        found = _link(f"{task}/ns/mnt")
+        if found == wanted:
+            try:
+                return list(table.entries(f"{task}/mountinfo"))
+            except (StorageError, OSError):
+                sure = False
+        sure = sure and found is not None
+    return [] if sure and not _kept(wanted) else None
+
+
+def _sees_all() -> bool:
+    return os.geteuid() == 0 and _link("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+
+
+def _tasks() -> Iterator[str]:
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            yield from (f"/proc/{process}/task/{task}" for task in os.listdir(f"/proc/{process}/task"))
+        except OSError:
+            continue  # it has just ended
+
+
+def _link(path: str) -> str | None:
+    """What it points to; empty when the process has ended; None when it may not be read."""
+    try:
+        return os.readlink(path)
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    except OSError:
+        return None
+
+
+def _kept(wanted: str) -> bool:
+    """By a bind mount of the namespace or an open descriptor, without a process in it."""
+    if any(entry.root == wanted.encode() for entry in table.entries()):
+        return True
+    for task in _tasks():
+        try:
+            if any(_link(f"{task}/fd/{fd}") in (wanted, None) for fd in os.listdir(f"{task}/fd")):
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except OSError:
+            return True
+    return False

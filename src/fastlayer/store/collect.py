@@ -1,0 +1,140 @@
+"""Garbage collection: what nobody can reach any more goes.
+
+Kept are: images (names), with the manifests, configurations, layer blobs and snapshots they are made of; active
+snapshots and views, and what is just being made or removed, with those below them; committed snapshots that were named
+by a person (not by a chain id); what living leases hold. Deciding and forgetting is one write transaction, so that
+nothing that is being claimed at the same time can go; claiming is a write transaction, too (``claim_blobs``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastlayer.oci.digest import Digest
+from fastlayer.snapshot.snapshotter import children_first
+from fastlayer.store.layout_index import write_index
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from fastlayer.metadata.leases import Lease
+    from fastlayer.store.store import Store
+
+_REACHABLE_BLOBS = """
+WITH RECURSIVE reachable(digest) AS (
+    SELECT digest FROM images
+    UNION SELECT ref FROM lease_refs WHERE kind = 'blob'
+    UNION SELECT manifest FROM writable
+    UNION SELECT child FROM blob_refs JOIN reachable ON parent = reachable.digest
+) SELECT digest FROM reachable
+"""
+_KEPT_SNAPSHOTS = """
+WITH RECURSIVE kept(number) AS (
+    SELECT number FROM snapshots WHERE kind != 'committed' OR state != 'ready' OR key NOT LIKE 'sha256:%'
+    UNION SELECT number FROM snapshots WHERE key IN (
+        SELECT chain_id FROM manifests WHERE digest IN temp.reachable_blobs
+        UNION SELECT ref FROM lease_refs WHERE kind = 'snapshot')
+    UNION SELECT parent FROM snapshots JOIN kept ON snapshots.number = kept.number WHERE parent IS NOT NULL
+) SELECT number FROM kept
+"""
+
+
+class Collected(NamedTuple):
+    """What went: blobs, their bytes, and snapshots."""
+
+    blobs: tuple[str, ...]
+    bytes: int
+    snapshots: int
+
+
+def claim_blobs(store: Store, lease: Lease, digests: Iterable[str]) -> set[str]:
+    """Keeps blobs for the lease from now on, and tells which of them are there."""
+    wanted = [str(digest) for digest in digests]
+    with store.database.write() as db:
+        lease.add(db, "blob", wanted)
+        return {digest for digest in wanted if store.content.has(Digest(digest))}
+
+
+def claim_snapshots(store: Store, lease: Lease, driver: str, names: Iterable[str]) -> set[str]:
+    """The same for committed snapshots of a driver."""
+    wanted = list(names)
+    with store.database.write() as db:
+        lease.add(db, "snapshot", wanted)
+        return {
+            name
+            for name in wanted
+            if db.execute(
+                "SELECT 1 FROM snapshots WHERE driver = ? AND key = ? AND state = 'ready' AND kind = 'committed'",
+                (driver, name),
+            ).fetchone()
+        }
+
+
+def clear_dead(store: Store) -> int:
+    """Undoes what killed processes left behind; returns how many leases, snapshots and half-written blobs went."""
+    cleared = 0
+    for driver in store.drivers_in_use():
+        cleared += store.snapshotter_of(driver).clear_dead()
+    cleared += store.content.sweep(store.leases.alive)
+    return cleared + store.leases.sweep()
+
+
+def collect(store: Store, *, dry_run: bool = False) -> Collected:
+    """Removes everything nobody can reach; with ``dry_run`` only tells what would go."""
+    if not dry_run:
+        clear_dead(store)
+    with store.lease("garbage collection") as lease:
+        with store.database.write() as db:
+            blobs = _unreachable_blobs(store, db)
+            doomed = _unreachable_snapshots(db)
+            sizes = sum(store.content.size(digest) for digest in blobs)
+            if not dry_run:
+                _forget(store, db, blobs)
+                _note_blobs(store, db)
+                write_index(store, db, lease)
+                db.executemany(
+                    "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?",
+                    [(lease.id, number) for _, number in doomed],
+                )
+        if not dry_run:
+            for driver in sorted({driver for driver, _ in doomed}):
+                numbers = [number for name, number in doomed if name == driver]
+                store.snapshotter_of(driver).finish_removal(numbers)
+    return Collected(tuple(str(digest) for digest in blobs), sizes, len(doomed))
+
+
+def reachable_blobs(db: sqlite3.Connection) -> set[str]:
+    """What images, writable layers and leases keep."""
+    return {str(row[0]) for row in db.execute(_REACHABLE_BLOBS)}
+
+
+def _unreachable_blobs(store: Store, db: sqlite3.Connection) -> list[Digest]:
+    db.execute("DROP TABLE IF EXISTS temp.reachable_blobs")
+    db.execute(f"CREATE TEMP TABLE reachable_blobs AS {_REACHABLE_BLOBS}")
+    reachable = {str(row[0]) for row in db.execute("SELECT digest FROM temp.reachable_blobs")}
+    return sorted(digest for digest in store.content.digests() if str(digest) not in reachable)
+
+
+def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
+    """(driver, number), children before parents."""
+    kept = {int(row[0]) for row in db.execute(_KEPT_SNAPSHOTS)}
+    rows = db.execute("SELECT driver, number, parent FROM snapshots WHERE state = 'ready'").fetchall()
+    doomed = {int(row["number"]): row for row in rows if row["number"] not in kept}
+    order = children_first({number: row["parent"] for number, row in doomed.items()})
+    return [(str(doomed[number]["driver"]), number) for number in order]
+
+
+def _note_blobs(store: Store, db: sqlite3.Connection) -> None:
+    """A process may have been killed between making a blob and noting it."""
+    missing = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present = 0")]
+    there = [(digest,) for digest in missing if store.content.has(digest)]
+    db.executemany("UPDATE layers SET present = 1 WHERE digest = ?", there)
+
+
+def _forget(store: Store, db: sqlite3.Connection, blobs: list[Digest]) -> None:
+    db.execute("DELETE FROM manifests WHERE digest NOT IN (SELECT digest FROM temp.reachable_blobs)")
+    db.execute("DELETE FROM layers WHERE digest NOT IN (SELECT digest FROM temp.reachable_blobs)")
+    db.execute("DELETE FROM blob_refs WHERE parent NOT IN (SELECT digest FROM temp.reachable_blobs)")
+    for digest in blobs:
+        store.content.remove(digest)

@@ -1,0 +1,170 @@
+"""A store: everything fastlayer keeps, below one directory.
+
+::
+
+    <root>/
+      content/        blobs, in an OCI image layout
+      metadata.db     what they are and who uses them (metadata/migrations.py)
+      reserve         space to work with when the file system is full (store/reserve.py)
+      leases/         who works here now (metadata/leases.py)
+      overlay2/ ...   the snapshots of each storage driver, and its `identity` (store/driver_root.py)
+
+Opening is cheap: nothing is scanned. Any number of processes and threads use one store at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from fastlayer.content.store import ContentStore
+from fastlayer.drivers import registry
+from fastlayer.errors import OperandError, StorageError, StoreError, show_path
+from fastlayer.metadata.database import Database
+from fastlayer.metadata.leases import Lease, Leases
+from fastlayer.snapshot.driver import Driver
+from fastlayer.snapshot.snapshotter import Snapshotter
+from fastlayer.store import driver_root, reserve
+
+
+def default_root() -> Path:
+    """``FASTLAYER_ROOT``; ``/var/lib/fastlayer`` for root; else ``$XDG_DATA_HOME/fastlayer``.
+
+    Root of a user namespace is not root: what it may write is in its user's home.
+    """
+    named = os.environ.get("FASTLAYER_ROOT")
+    if named:
+        return Path(named)
+    if os.geteuid() == 0 and not in_user_namespace():
+        return Path("/var/lib/fastlayer")
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local/share")
+    return Path(data) / "fastlayer"
+
+
+def in_user_namespace() -> bool:
+    """Whether ids are mapped (user_namespaces(7)): the initial namespace maps all 2^32 - 1 to themselves."""
+    try:
+        with open("/proc/self/uid_map") as file:
+            return file.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def may_own_all() -> bool:
+    """Whether files can be given to any of the ids that images use: by root, with at least 65,536 ids mapped."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        with open("/proc/self/uid_map") as file:
+            return sum(int(line.split()[2]) for line in file) >= 1 << 16
+    except OSError:
+        return True
+
+
+class Store:
+    """An open store; a context manager. ``root`` is made when it is not there."""
+
+    def __init__(self, root: Path, *, driver: str | None = None) -> None:
+        self.root = root
+        self._wanted = driver
+        self._drivers: dict[str, Snapshotter] = {}
+        for directory, mode in ((root, 0o711), (root / "leases", 0o700)):
+            _make(directory, mode)
+        self.content = ContentStore(root / "content")
+        reserve.release_if_full(root)
+        self.database = Database(root / "metadata.db")
+        self.leases = Leases(self.database, root / "leases")
+
+    @cached_property
+    def snapshotter(self) -> Snapshotter:
+        """The snapshots of the driver that was asked for, or of the first that works. Raises ``DriverError``.
+
+        A store goes on with the driver it began with, unless another is demanded; that one is not tried again.
+        """
+        wanted = self._wanted or os.environ.get("FASTLAYER_DRIVER")
+        found = self.drivers_in_use()
+        if wanted in found:
+            return self.snapshotter_of(str(wanted))
+        if not wanted and len(found) == 1:
+            return self.snapshotter_of(found[0])
+        return self._open(registry.choose(self.root, wanted))
+
+    def snapshotter_of(self, driver: str) -> Snapshotter:
+        """The snapshots of a certain driver: what is there may have been made by another than is used now."""
+        if driver not in self._drivers:
+            self._open(registry.driver_class(driver))
+        return self._drivers[driver]
+
+    def drivers_in_use(self) -> list[str]:
+        """The drivers that have snapshots here."""
+        with self.database.read() as db:
+            return [str(row[0]) for row in db.execute("SELECT DISTINCT driver FROM snapshots ORDER BY driver")]
+
+    @contextmanager
+    def lease(self, what: str) -> Iterator[Lease]:
+        """A lease for the block (``metadata/leases.py``). Snapshots that are still the lease's at the end go."""
+        with self.leases.hold(what) as lease:
+            try:
+                yield lease
+            finally:
+                self._clear(lease)
+
+    def _clear(self, lease: Lease) -> None:
+        with self.database.read() as db:
+            rows = db.execute(
+                "SELECT driver, number FROM snapshots WHERE lease = ? ORDER BY number DESC", (lease.id,)
+            ).fetchall()
+        for row in rows:
+            self.snapshotter_of(row["driver"]).finish_removal([int(row["number"])])
+
+    def close(self) -> None:
+        self.database.close()
+        reserve.renew(self.root)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def _open(self, driver: Callable[[Path], Driver]) -> Snapshotter:
+        name = str(getattr(driver, "name", ""))
+        if name not in self._drivers:
+            place = self.root / name
+            driver_root.settle(self.database, name, place, lambda: _make(place, 0o711))
+            self._drivers[name] = Snapshotter(self.database, self.leases, driver(place))
+        return self._drivers[name]
+
+
+def open_store(root: str | os.PathLike[str] | None = None, *, driver: str | None = None) -> Store:
+    """The store at ``root`` (default: ``default_root``), made when it is not there.
+
+    ``driver``: the storage driver to use; else ``FASTLAYER_DRIVER``, else the one the store began with, else the first
+    that works. Raises ``StoreError`` or ``StorageError`` when the place cannot be used; drivers are looked at when the
+    first snapshot is needed.
+    """
+    return Store(Path(os.path.abspath(os.fspath(root))) if root is not None else default_root(), driver=driver)
+
+
+def existing_store(root: str | os.PathLike[str] | None = None, *, driver: str | None = None) -> Store:
+    """Like ``open_store``, but a place that is no store raises ``OperandError``: for commands that only look."""
+    place = Path(os.path.abspath(os.fspath(root))) if root is not None else default_root()
+    if not (place / "metadata.db").exists():
+        raise OperandError(
+            f"{show_path(os.fspath(place))}: no store there: load or import an image first, or give --root"
+        )
+    return Store(place, driver=driver)
+
+
+def _make(directory: Path, mode: int) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True)
+        directory.chmod(mode)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise StoreError(f"{show_path(os.fspath(directory))}: is not a directory: give another root") from None
+    except OSError as exc:
+        raise StorageError(exc.errno or 0, "cannot make the store", os.fspath(directory)) from exc

@@ -1,0 +1,299 @@
+"""The verbs of images, mounts and the store, as people type them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastlayer.container import writable
+from fastlayer.errors import InUseError, NotFoundError
+from fastlayer.image.images import Images
+from fastlayer.store.store import Store, open_store
+from tests.conftest import needs_root
+from tests.stores import Layout, tree
+
+COMMAND = [sys.executable, "-m", "fastlayer"]
+
+
+class Shell:
+    """A store of its own, and what is typed."""
+
+    def __init__(self, root: Path, driver: str = "vfs") -> None:
+        self.root = root
+        self.env = {**os.environ, "FASTLAYER_ROOT": str(root), "FASTLAYER_DRIVER": driver}
+        self.env.pop("SOURCE_DATE_EPOCH", None)
+
+    def run(self, *words: str | Path, input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*COMMAND, *words], env=self.env, input=input, capture_output=True, timeout=120)
+
+    def good(self, *words: str | Path, input: bytes | None = None) -> str:
+        done = self.run(*words, input=input)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def refused(self, *words: str | Path, code: int = 1) -> str:
+        """The one line of an error."""
+        done = self.run(*words)
+        lines = done.stderr.decode().splitlines()
+        assert done.returncode == code and len(lines) == 1 and lines[0].startswith("fastlayer: "), (done, lines)
+        assert "internal error" not in lines[0]
+        return lines[0]
+
+    def rows(self, *words: str | Path) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.good(*words, "--format", "json").splitlines()]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path / "store")
+
+
+@pytest.fixture
+def filled(shell: Shell, tmp_path: Path) -> Shell:
+    shell.good("import", tree(tmp_path / "root", {"etc/passwd": "root\n", "bin/tool": b"x" * 5000}), "base:1")
+    return shell
+
+
+def test_import_images_history(filled: Shell) -> None:
+    (row,) = filled.rows("images")
+    assert (row["Repository"], row["Tag"], row["Size"]) == ("base", "1", "5 kB") and row["schema"] == 1
+    assert filled.good("images", "-q").strip() == row["ID"]
+    assert filled.good("images", "--format", "{{.Repository}}:{{.Tag}}\t{{json .Size}}") == 'base:1\t"5 kB"\n'
+    heading, line = filled.good("images", "--format", "table {{.ID}}\t{{upper .Repository}}").splitlines()
+    assert heading.split() == ["IMAGE", "ID", "REPOSITORY"] and line.split() == [row["ID"], "BASE"]
+    (step,) = filled.rows("history", "base:1")
+    assert step["Comment"] == "imported from root" and step["Size"] == "5 kB"
+    assert filled.good("history", "-q", "base:1").strip() == row["ID"]
+    found = json.loads(filled.good("inspect", "base:1"))
+    assert found[0]["RepoTags"] == ["base:1"] and found[0]["Layers"][0]["Present"] is False
+    assert found[0]["GraphDriver"]["Name"] == "vfs"
+
+
+def test_changes_of_the_configuration(shell: Shell, tmp_path: Path) -> None:
+    place = tree(tmp_path / "root", {"a": "1"})
+    words = [
+        "-c",
+        'CMD ["a", "b"]',
+        "-c",
+        "ENV X=1 Y='2 3'",
+        "-c",
+        "WORKDIR /srv",
+        "-c",
+        "LABEL l=v",
+        "-c",
+        "EXPOSE 80",
+    ]
+    shell.good("import", place, "it", *words)
+    config = json.loads(shell.good("inspect", "it"))[0]["Config"]
+    assert config["Cmd"] == ["a", "b"] and config["Env"] == ["X=1", "Y=2 3"] and config["WorkingDir"] == "/srv"
+    assert config["Labels"] == {"l": "v"} and list(config["ExposedPorts"]) == ["80/tcp"]
+    assert "RUN cannot be used" in shell.refused("import", place, "it", "-c", "RUN x", code=2)
+
+
+def test_tag_rmi_prune(filled: Shell) -> None:
+    filled.good("tag", "base:1", "other/name:v2")
+    assert sorted(str(row["Repository"]) for row in filled.rows("images")) == ["base", "other/name"]
+    assert filled.good("rmi", "base:1") == "Untagged: base:1\n"
+    out = filled.good("rmi", "other/name:v2")
+    assert "Untagged: other/name:v2" in out and "Deleted: sha256:" in out
+    assert not filled.rows("images") and os.listdir(filled.root / "vfs") == ["identity"]
+    assert "sound" in filled.good("store", "check")
+
+
+def test_prune_asks_or_is_told(filled: Shell) -> None:
+    assert "--force" in filled.refused("image", "prune", code=2)
+    assert "base:1" in filled.good("image", "prune", "-a", "--dry-run")
+    assert filled.rows("images")
+    filled.good("image", "prune", "-a", "-f")
+    assert not filled.rows("images")
+
+
+def test_save_and_load(filled: Shell, tmp_path: Path) -> None:
+    other = Shell(tmp_path / "other")
+    filled.good("save", "-o", tmp_path / "image.tar", "base:1")
+    assert other.good("load", "-i", tmp_path / "image.tar") == "Loaded image: base:1\n"
+    assert other.rows("images")[0]["ID"] == filled.rows("images")[0]["ID"]
+    third = Shell(tmp_path / "third")
+    archive = subprocess.run([*COMMAND, "save", "base:1"], env=filled.env, capture_output=True, check=True).stdout
+    assert "base:1" in third.good("load", input=archive)
+    fourth = Shell(tmp_path / "fourth")
+    filled.good("save", "--format", "oci-dir", "-o", tmp_path / "layout", "base:1")
+    fourth.good("load", "-q", "--discard-blobs", "-i", tmp_path / "layout")
+    assert json.loads(fourth.good("inspect", "base:1"))[0]["Layers"][0]["Present"] is False
+    fourth.good("image", "materialize", "base:1")
+    assert json.loads(fourth.good("inspect", "base:1"))[0]["Layers"][0]["Present"] is True
+
+
+def test_an_image_that_lost_its_name(filled: Shell, tmp_path: Path) -> None:
+    before = filled.rows("images")[0]["ID"]
+    filled.good("import", tree(tmp_path / "new", {"b": "2"}), "base:1")
+    rows = filled.rows("images")
+    assert [(row["Repository"], row["ID"] == before) for row in rows] == [("base", False), ("<none>", True)]
+    assert f"Removed: {before}" in filled.good("image", "prune", "-f")
+    assert len(filled.rows("images")) == 1
+
+
+def test_writable_layers(filled: Shell, tmp_path: Path) -> None:
+    filled.good("commit", "-q", "--help")
+    assert "no writable layer" in filled.refused("commit", "work", "x")
+    assert "no writable layer" in filled.refused("diff", "work")
+    assert "no writable layer" in filled.refused("rm", "work")
+    assert "no such image" in filled.refused("mount", "--rw", "--name", "w", "nothing", tmp_path)
+
+
+def test_diff_of_images(filled: Shell, tmp_path: Path) -> None:
+    place = tree(tmp_path / "second", {"etc/passwd": "root\n", "bin/tool": b"y" * 5000, "new": "n"})
+    for name in ("etc", "bin", "etc/passwd", "bin/tool", "."):
+        status = (tmp_path / "root" / name).stat()
+        os.utime(place / name, ns=(status.st_atime_ns, status.st_mtime_ns))
+    filled.good("import", place, "base:2")
+    assert filled.good("diff", "base:1", "base:2") == "C /bin/tool\nA /new\n"
+    assert filled.good("diff", "base:1", tmp_path / "root") == ""
+    done = filled.run("diff", "base:1", "base:2", "--exit-code", "--stat")
+    assert done.returncode == 1 and b"changed" in done.stdout
+    filled.good("diff", "base:1", "base:2", "-o", tmp_path / "l.tar")
+    assert (tmp_path / "l.tar").stat().st_size > 5000
+    assert "No such file" in filled.refused("diff", "base:1", "base:3")
+    assert "No such file" in filled.refused("diff", "./base:1", "base:2")
+
+
+@needs_root
+def test_a_mounted_layer_from_birth_to_commit(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "store", "overlay2")
+    target, ro = tmp_path / "mnt", tmp_path / "ro"
+    target.mkdir()
+    ro.mkdir()
+    shell.good("import", tree(tmp_path / "root", {"etc/passwd": "root\n", "bin/tool": b"x" * 5000}), "base")
+    try:
+        assert shell.good("mount", "base", ro).strip() == str(ro)
+        with pytest.raises(OSError, match="Read-only"):
+            (ro / "x").write_text("x")
+        assert shell.good("mount", "--rw", "--name", "work", "base", target).strip() == "work"
+        (target / "etc/passwd").write_text("changed\n")
+        (target / "bin/tool").unlink()
+        assert shell.good("diff", "work") == "C /bin\nD /bin/tool\nC /etc/passwd\n"
+        assert (ro / "etc/passwd").read_text() == "root\n"
+        rows = {str(row["Name"]): row for row in shell.rows("mounts", "--usage")}
+        assert rows["work"]["Changes"] == 1 and rows["work"]["Target"] == str(target) and rows[""]["Mode"] == "ro"
+        shell.good("commit", "-m", "less", "work", "less")
+        assert "is mounted" in shell.refused("rm", "work")
+        assert "is mounted" in shell.refused("copy-up", "work", "etc/passwd")
+        assert shell.good("umount", "work").strip() == str(target)
+        assert not os.listdir(target)
+        assert "work is made of it" in shell.refused("rmi", "base")
+        assert [step["Comment"] for step in shell.rows("history", "less")] == ["less", "imported from root"]
+        shell.good("mount", "--name", "work", target)
+        assert (target / "etc/passwd").read_text() == "changed\n"
+        shell.good("umount", "--rm", "work")
+        assert "sound" in shell.good("store", "check")
+    finally:
+        for place in (target, ro):
+            subprocess.run(["umount", place], capture_output=True)
+    assert not shell.rows("mounts"), "what was unmounted by others is forgotten"
+
+
+@needs_root
+def test_the_whole_store_is_unmounted(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "store", "overlay2")
+    shell.good("import", tree(tmp_path / "root", {"a": "1"}), "base")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shell.good("mount", "base", tmp_path / name)
+    assert len(shell.good("umount", "--all").splitlines()) == 2
+    assert not shell.rows("mounts")
+
+
+def test_errors_are_one_line(shell: Shell, tmp_path: Path) -> None:
+    assert not shell.rows("images") and not shell.rows("mounts"), "no store is an empty one, for lists"
+    assert not shell.root.exists()
+    assert "no store there" in shell.refused("history", "x")
+    Layout(tmp_path / "layout").image("app:1", [{"a": b"1"}])
+    shell.good("load", "-q", "-i", tmp_path / "layout")
+    assert "no such image" in shell.refused("history", "app:2")
+    assert "capitals" in shell.refused("tag", "app:1", "App", code=2)
+    assert "not for linux/s390x" in shell.refused("history", "--platform", "linux/s390x", "app:1")
+    assert "no field Nothing" in shell.refused("images", "--format", "{{.Nothing}}", code=2)
+    assert "not understood" in shell.refused("images", "--format", "{{range .}}", code=2)
+    shell.env["FASTLAYER_DRIVER"] = "nfs"
+    assert "unknown" in shell.refused("import", tmp_path / "layout", "x", code=2)
+    shell.env["FASTLAYER_DRIVER"] = "aufs"
+    assert "aufs" in shell.refused("import", tmp_path / "layout", "x")
+    del shell.env["FASTLAYER_DRIVER"]
+    (tmp_path / "broken.tar").write_bytes(b"nonsense")
+    assert "broken.tar" in shell.refused("load", "-i", tmp_path / "broken.tar")
+    assert "missing.tar" in shell.refused("load", "-i", tmp_path / "missing.tar")
+    (shell.root / "metadata.db").write_bytes(b"nonsense" * 1000)
+    assert "metadata.db" in shell.refused("images")
+
+
+def test_doctor_tells_why(shell: Shell) -> None:
+    done = shell.run("doctor", "--format", "json")
+    rows = {row["Driver"]: row for row in map(json.loads, done.stdout.decode().splitlines())}
+    assert rows["vfs"]["Works"] == "yes" and done.returncode == 0
+    assert {"overlay2", "btrfs", "devicemapper", "fuse", "aufs"} <= rows.keys()
+    for row in rows.values():
+        assert row["Works"] == "yes" or row["Why"], row
+
+
+def test_help_of_every_verb(shell: Shell) -> None:
+    from fastlayer.cli.commands import VERBS
+    from fastlayer.cli.groups import _IMAGE, _STORE, _SYSTEM
+
+    words = [[verb] for verb in VERBS]
+    for group, verbs in (("image", _IMAGE), ("system", _SYSTEM), ("store", _STORE)):
+        words += [[group, verb] for verb in verbs]
+    for verb in words:
+        out = shell.good(*verb, "--help")
+        assert out.startswith("Usage: "), verb
+
+
+def test_check_only_notes_what_a_killed_process_left(filled: Shell) -> None:
+    code = (
+        "import os; from fastlayer.store.store import open_store\n"
+        "with open_store().leases.hold('to be killed'): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=filled.env).returncode == -9
+    out = filled.good("store", "check")
+    assert out.startswith("note: lease ") and out.endswith(": sound\n")
+    assert filled.good("store", "check", "--repair").startswith("repaired: lease ")
+    assert not filled.rows("store", "check")
+
+
+def test_copy_up_refuses_what_is_not_there(filled: Shell) -> None:
+    with open_store(filled.root, driver="vfs") as store:
+        writable.create(store, Images(store).find("base:1"), "w")
+    assert "nope: copy-up: No such file" in filled.refused("copy-up", "w", "nope")
+    assert "not a plain relative path" in filled.refused("copy-up", "w", "../../etc/passwd")
+    filled.good("copy-up", "w", "etc/passwd")
+
+
+@pytest.mark.parametrize("error", [NotFoundError, InUseError])
+def test_prune_passes_over_what_others_take(
+    filled: Shell, error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastlayer.cli.prune import system_prune
+
+    with open_store(filled.root, driver="vfs") as store:
+        for name in ("one", "two"):
+            writable.create(store, Images(store).find("base:1"), name)
+    remove = writable.remove
+
+    def taken(store: Store, name: str) -> None:
+        if name == "one":
+            raise error("one: by another")
+        remove(store, name)
+
+    monkeypatch.setattr(writable, "remove", taken)
+    system_prune.main(["--force", "--root", str(filled.root), "--driver", "vfs"], standalone_mode=False)
+    out = capsys.readouterr().out
+    assert "Removed: two\n" in out and "one" not in out
+
+
+def test_prune_counts_in_words(filled: Shell) -> None:
+    out = filled.good("system", "prune", "-a", "-f")
+    assert " and 1 snapshot were removed" in out

@@ -1,0 +1,150 @@
+"""A store that lost something - its database, a driver's file system - and must not lose more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fastlayer.container import writable
+from fastlayer.drivers.vfs import Vfs
+from fastlayer.errors import CorruptStoreError, DriverError, StorageError
+from fastlayer.maintenance.check import check
+from fastlayer.store.collect import collect
+from fastlayer.store.store import Store, open_store
+from fastlayer.testing import snapshotter_suite as suite
+from tests.filesystems import need_root
+from tests.stores import imported, vfs_store
+
+
+def with_layer(tmp_path: Path, driver: str = "vfs") -> Path:
+    """A store with a writable layer ``w`` that something was written to; returns the layer's directory."""
+    with open_store(tmp_path / "store", driver=driver) as store:
+        writable.create(store, imported(store, tmp_path / "root"), "w")
+        tree = tree_of(store, "w")
+    (tree / "precious").write_text("data")
+    return tree
+
+
+def tree_of(store: Store, name: str) -> Path:
+    number, _ = store.snapshotter.number(f"writable/{name}")
+    tree = store.snapshotter.driver.own_tree(number)
+    assert tree is not None
+    return tree
+
+
+def test_a_new_database_leaves_the_folders_of_the_old_one(tmp_path: Path) -> None:
+    tree = with_layer(tmp_path)
+    for path in (tmp_path / "store").glob("metadata.db*"):
+        path.unlink()
+    with vfs_store(tmp_path / "store") as store:
+        writable.create(store, imported(store, tmp_path / "root"), "other")
+        assert tree_of(store, "other").parent.name > tree.parent.name
+    assert (tree / "precious").read_text() == "data"
+
+
+def test_only_what_the_call_made_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with vfs_store(tmp_path / "store") as store:
+        imported(store, tmp_path / "root")
+        store.snapshotter.prepare("one")
+        number, _ = store.snapshotter.number("one")
+        foreign = store.snapshotter.driver.root / str(number + 1) / "tree"
+        foreign.mkdir(parents=True)
+        with pytest.raises(StorageError, match="exists"):
+            store.snapshotter.prepare("two")
+        assert foreign.is_dir() and not store.snapshotter.exists("two")
+        monkeypatch.setattr(Vfs, "mounts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.snapshotter.prepare("three")
+        assert not (store.snapshotter.driver.root / str(number + 2)).exists()
+
+
+@pytest.fixture(params=["overlay2", "vfs"])
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "overlay2":
+        need_root()
+    monkeypatch.setenv("FASTLAYER_DRIVER", request.param)
+    return str(request.param)
+
+
+def test_nothing_is_forgotten_while_the_file_system_is_away(tmp_path: Path, driver: str) -> None:
+    root = tmp_path / "store"
+    tree = with_layer(tmp_path, driver)
+    for empty in (False, True):
+        (root / driver).rename(root / "gone")
+        if empty:
+            (root / driver).mkdir()
+        for work in (
+            lambda store: check(store, repair=True),
+            lambda store: writable.remove(store, "w"),
+            collect,
+            lambda store: store.snapshotter,
+        ):
+            with open_store(root) as store, pytest.raises(DriverError, match="its file system is not there"):
+                work(store)
+        if empty:
+            (root / driver).rmdir()
+        (root / "gone").rename(root / driver)
+        with open_store(root) as store:
+            assert not check(store, repair=True).findings
+    assert (tree / "precious").read_text() == "data"
+
+
+def test_a_lost_file_system_is_given_up_on_demand(tmp_path: Path, driver: str) -> None:
+    root = tmp_path / "store"
+    with_layer(tmp_path, driver)
+    identity = (root / driver / "identity").read_text()
+    shutil.rmtree(root / driver)
+    (root / driver).mkdir()
+    (root / driver / "identity").write_text(identity)
+    with open_store(root) as store:
+        check(store, repair=True)
+        assert not store.snapshotter.exists("writable/w")
+
+
+def test_a_folder_nobody_knows_is_kept(tmp_path: Path, driver: str) -> None:
+    with_layer(tmp_path, driver)
+    for path in (tmp_path / "store").glob("metadata.db*"):
+        path.unlink()
+    with open_store(tmp_path / "store") as store:
+        imported(store, tmp_path / "root")
+        found = check(store, repair=True)
+        assert found.sound and any("moved to" in finding.why for finding in found.findings)
+        kept = list((tmp_path / "store" / driver / "lost+found").rglob("precious"))
+        assert [path.read_text() for path in kept] == ["data"]
+        assert not check(store).findings
+
+
+def test_a_damaged_database_says_what_stays(tmp_path: Path) -> None:
+    with_layer(tmp_path)
+    (tmp_path / "store/metadata.db").write_bytes(b"damaged" * 1000)
+    with pytest.raises(CorruptStoreError, match=r"move it .* aside .*; writable layers stay on disk"):
+        vfs_store(tmp_path / "store").close()
+
+
+def test_a_copy_holds_what_its_layer_holds(tmp_path: Path, driver: str) -> None:
+    need_root()
+    with open_store(tmp_path / "store") as store:
+        image = imported(store, tmp_path / "root")
+        store.snapshotter.prepare("work", image.chain_id)
+        with bench(store, tmp_path).mounted(store.snapshotter.mounts("work")) as tree:
+            (tree / "etc/hosts").unlink()
+            deep = tree.joinpath(*("d" * 250 for _ in range(3)))
+            deep.mkdir(parents=True)
+            (deep / "link").symlink_to("nowhere")
+            for path in (tree, tree / "etc", tree / "bin/tool", deep, deep / "link"):
+                os.setxattr(path, "trusted.secret", b"1", follow_symlinks=False)
+            os.setxattr(tree / "bin/tool", "user.note", b"2")
+        store.snapshotter.duplicate("copy", "work")
+        with bench(store, tmp_path).mounted(store.snapshotter.mounts("copy")) as tree:
+            assert not (tree / "etc/hosts").exists() and os.getxattr(tree / "bin/tool", "user.note") == b"2"
+            for path in (tree, *tree.rglob("*")):
+                assert "trusted.secret" not in os.listxattr(path, follow_symlinks=False), path
+        with bench(store, tmp_path).mounted(store.snapshotter.mounts("work")) as tree:
+            assert os.getxattr(tree, "trusted.secret") == b"1"
+
+
+def bench(store: Store, scratch: Path) -> suite.Bench:
+    return suite.Bench(store.snapshotter, scratch)
