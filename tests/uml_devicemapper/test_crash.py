@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fastlayer.drivers.devicemapper import DeviceMapper, dmsetup
@@ -38,12 +39,14 @@ def in_child(work: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             work()
             os._exit(0)
         except BaseException as exc:
             os.write(2, f"child: {type(exc).__name__}: {exc}\n".encode())
             os._exit(1)
+    with suppress(ProcessLookupError):  # on both sides: whoever is killed next is a group of its own already
+        os.setpgid(pid, pid)
     return pid
 
 
