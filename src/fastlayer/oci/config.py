@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,7 +9,8 @@ from typing import Any, NamedTuple
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.chain import chain_id
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest, sha256_digest
+from fastlayer.oci.digest import Digest
+from fastlayer.oci.document import Document
 from fastlayer.oci.manifest import Manifest
 from fastlayer.oci.platform import Platform
 
@@ -129,7 +129,7 @@ def _words(value: Mapping[str, Any], key: str, what: str) -> tuple[str, ...] | N
 
 
 @dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Document):
     """What an image is. ``raw`` and ``value`` as in ``Manifest``; its digest is Docker's image id."""
 
     raw: bytes
@@ -142,10 +142,6 @@ class ImageConfig:
     value: Mapping[str, Any] = field(compare=False, default_factory=dict)
 
     @property
-    def digest(self) -> Digest:
-        return sha256_digest(hashlib.sha256(self.raw).hexdigest())
-
-    @property
     def chain_id(self) -> Digest | None:
         """The identity of its stack of layers; None when it has no layers."""
         return chain_id(self.diff_ids) if self.diff_ids else None
@@ -153,9 +149,6 @@ class ImageConfig:
     def descriptor(self, media_type: str = mediatypes.CONFIG) -> Descriptor:
         """Names the configuration itself."""
         return Descriptor(media_type, self.digest, len(self.raw))
-
-    def to_bytes(self) -> bytes:
-        return self.raw
 
     def edit(
         self,

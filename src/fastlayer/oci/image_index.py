@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest, sha256_digest
+from fastlayer.oci.digest import Digest
+from fastlayer.oci.document import TypedDocument
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest, read_descriptor, settle_media_type
 from fastlayer.oci.platform import Platform, choose
 
@@ -23,7 +23,7 @@ Read = Callable[[Descriptor, int], bytes]  # a blob of at most that many bytes, 
 
 
 @dataclass(frozen=True, slots=True)
-class ImageIndex:
+class ImageIndex(TypedDocument):
     """Descriptors of manifests and further indexes. ``raw`` and ``value`` as in ``Manifest``."""
 
     raw: bytes
@@ -31,18 +31,6 @@ class ImageIndex:
     manifests: tuple[Descriptor, ...] = field(compare=False)
     annotations: Mapping[str, str] = field(compare=False, default_factory=dict)
     value: Mapping[str, Any] = field(compare=False, default_factory=dict)
-
-    @property
-    def digest(self) -> Digest:
-        return sha256_digest(hashlib.sha256(self.raw).hexdigest())
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """Names the index itself."""
-        return Descriptor(self.media_type, self.digest, len(self.raw))
-
-    def to_bytes(self) -> bytes:
-        return self.raw
 
     def candidates(self, platform: Platform) -> list[Descriptor]:
         """The manifests that run on ``platform``, best first (containerd's order); attestations are none.

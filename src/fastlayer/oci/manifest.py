@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest, sha256_digest
+from fastlayer.oci.document import TypedDocument
 
 MAX_MANIFEST = 4 << 20  # bytes; distribution-spec: registries must take this many
 _KNOWN = ("schemaVersion", "mediaType", "config", "layers", "annotations", "artifactType", "subject")
@@ -17,7 +16,7 @@ _FOREIGN_KEYS = ("manifests", "fsLayers", "signatures")  # of indexes and of sch
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(TypedDocument):
     """One image for one platform. ``raw``: the bytes it was read from or is written as; its digest is theirs.
 
     ``value``: the whole JSON object, with what is unknown here. Equal when the bytes are equal.
@@ -31,15 +30,6 @@ class Manifest:
     value: Mapping[str, Any] = field(compare=False, default_factory=dict)
 
     @property
-    def digest(self) -> Digest:
-        return sha256_digest(hashlib.sha256(self.raw).hexdigest())
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """Names the manifest itself."""
-        return Descriptor(self.media_type, self.digest, len(self.raw))
-
-    @property
     def artifact_type(self) -> str:
         """What it is when it is no image; empty otherwise."""
         found = self.value.get("artifactType")
@@ -49,9 +39,6 @@ class Manifest:
     def is_image(self) -> bool:
         """Whether there is an image configuration: attestations and artifacts have another one."""
         return self.config.media_type in mediatypes.CONFIGS
-
-    def to_bytes(self) -> bytes:
-        return self.raw
 
     def require_image(self, what: str = "manifest") -> None:
         """Raises ``ManifestError`` unless this is an image whose layers can be unpacked."""
