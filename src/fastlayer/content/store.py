@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 LAYOUT_VERSION = "1.0.0"
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
-MAX_INDEX = 64 << 20  # bytes of index.json: room for a hundred thousand names
+MAX_INDEX = 64 << 20  # bytes of index.json; what it may hold is limited by its values, too (oci/jsontext.py)
 _PIECE = 1 << 20
 _MAX_MANIFEST = 4 << 20  # bytes, as in oci/manifest.py
 

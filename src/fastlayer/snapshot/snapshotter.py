@@ -285,7 +285,8 @@ class Snapshotter:
                     )
                 raise
 
-    def mark_removed(self, db: sqlite3.Connection, numbers: list[int], lease: str) -> None:
+    @staticmethod
+    def mark_removed(db: sqlite3.Connection, numbers: list[int], lease: str) -> None:
         """Within a write transaction: from now on the snapshots are gone for everyone; ``finish_removal`` follows."""
         db.executemany(
             "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?", [(lease, n) for n in numbers]

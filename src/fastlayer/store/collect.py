@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.oci.digest import Digest
-from fastlayer.snapshot.snapshotter import children_first
+from fastlayer.snapshot.snapshotter import Snapshotter, children_first
 from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
@@ -93,10 +93,7 @@ def collect(store: Store, *, dry_run: bool = False) -> Collected:
                 _forget(store, db, blobs)
                 _note_blobs(store, db)
                 write_index(store, db, lease)
-                db.executemany(
-                    "UPDATE snapshots SET state = 'removing', lease = ? WHERE number = ?",
-                    [(lease.id, number) for _, number in doomed],
-                )
+                Snapshotter.mark_removed(db, [number for _, number in doomed], lease.id)
         if not dry_run:
             for driver in sorted({driver for driver, _ in doomed}):
                 numbers = [number for name, number in doomed if name == driver]
