@@ -52,8 +52,12 @@ def litter(directory: Path) -> list[str]:
 
 
 def check_stopped(place: Place, process: subprocess.Popen[bytes], number: int, final: Path) -> None:
-    """It ends at once; nothing has the final name; only a kill leaves the temporary one."""
-    code, seconds, errors = stop(process, number)
+    check_end(place, stop(process, number), number, final)
+
+
+def check_end(place: Place, end: tuple[int, float, str], number: int, final: Path) -> None:
+    """It ended at once; nothing has the final name; only a kill left the temporary one."""
+    code, seconds, errors = end
     assert code == stopped_code(number), errors
     assert not os.path.lexists(final)
     if number == signal.SIGKILL:
@@ -119,8 +123,10 @@ def caught(place: Place, number: int, final: Path, *words: str | Path, again: in
                 process.send_signal(signal.SIGCONT)
                 for count in range(again):
                     threading.Timer(count * 0.007, process.send_signal, [number]).start()
-                check_stopped(place, process, number, final)
-                return
+                code, seconds, errors = stop(process, number)
+                if code or not os.path.lexists(final):  # else it was about to be renamed when it was told
+                    check_end(place, (code, seconds, errors), number, final)
+                    return
             process.send_signal(signal.SIGCONT)
             process.wait(60)
         subprocess.run(["rm", "-rf", final], check=True)

@@ -322,6 +322,36 @@ main()
     assert (done.returncode, done.stderr) == (143, b"fastlayer: terminated\n")
 
 
+LOST = """
+import os, signal, time, weakref
+from fastlayer.cli import main
+
+class Thing:
+    pass
+
+def work(args):
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        del thing  # what a callback raises is printed and forgotten
+        print("lost", flush=True)
+        time.sleep(30)
+    finally:
+        time.sleep(0.5)  # longer than a reminder takes
+        print("cleaned", flush=True)
+
+main._run = work
+main.main()
+"""
+
+
+def test_a_signal_that_the_interpreter_drops() -> None:
+    """What its handler raises is raised again until it is seen, and not while that is being cleaned up after."""
+    done = subprocess.run([sys.executable, "-c", LOST, "diff"], capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) == (130, b"lost\ncleaned\n")
+    assert done.stderr == b"fastlayer: interrupted\n"
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_descriptors(trees: tuple[Path, Path], tmp_path: Path, closed: str) -> None:
     """The layer is what it always is; a result that cannot be printed is an error of one line, before any work."""

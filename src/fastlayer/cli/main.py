@@ -13,9 +13,8 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from fastlayer.cli.stopped import Stopped
+from fastlayer.cli.stopped import Stopped, heard, listen
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _VERSION_WORDS = (["--version"], ["-V"], ["version"])
 
 
@@ -25,10 +24,7 @@ def main() -> NoReturn:
         sys.exit(_say("standard output is closed: redirect it, to /dev/null if the result is not wanted", 1))
     if sys.argv[1:] in _VERSION_WORDS:  # answered before anything heavy is imported
         sys.exit(_print_version())
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader that goes away is a BrokenPipeError, which cleans up
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # a background job stays deaf to Ctrl-C
-            signal.signal(number, _stop)
+    listen()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -57,22 +53,19 @@ def _print_version() -> int:
     return 0
 
 
-def _stop(number: int, _frame: Any) -> None:
-    for other in _SIGNALS:
-        signal.signal(other, signal.SIG_IGN)  # impatience must not interrupt the cleaning up
-    raise Stopped(number)
-
-
 def run(args: list[str]) -> int:
     """Runs one command line and returns its exit code; prints the one line of an error."""
     try:
         return _run(args)
     except Stopped as exc:
+        heard()
         if exc.number == signal.SIGPIPE:
             return _end_quietly()
         return _say("interrupted" if exc.number == signal.SIGINT else "terminated", 128 + exc.number)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
+    finally:
+        heard()
 
 
 def _end_quietly() -> int:
