@@ -5,10 +5,10 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes upper encode extract tarread merge chunk clone scan mountapi subvolume usage``) with the same classes
-and functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes`` relative
-to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic link out of its
-root. Errors are exceptions of ``fastlayer.errors``.
+names (``changes upper encode extract tarread merge chunk clone scan mountapi subvolume usage sha256``) with the same
+classes and functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes``
+relative to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic link out
+of its root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
@@ -336,6 +336,16 @@ class Chunker(Protocol):
         ...
 
 
+class Sha256(Protocol):
+    """``sha256.Sha256()``: one stream (csrc/fl_sha256.h); ``sha256.update_both(a, data_a, b, data_b)``: two at once.
+
+    ``sha256.AVAILABLE`` is false where the native engine has nothing for this processor; see ``hashing``.
+    """
+
+    def update(self, data: Any) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
 class TreeUsage(Protocol):
     """``usage.TreeUsage(root_fd)``: what a tree takes on the disk (csrc/fl_usage.h)."""
 
@@ -395,6 +405,7 @@ class Engine(Protocol):
     mountapi: MountApi
     subvolume: Any  # btrfs: see csrc/fl_btrfs.h and _native/subvolume.pyi
     usage: Any
+    sha256: Any
 
 
 class _Engine:
@@ -431,6 +442,12 @@ def engine() -> Engine:
     if _chosen is None:
         _chosen = _load(os.environ.get("FASTLAYER_BACKEND", "native"))
     return cast(Engine, _chosen)
+
+
+def hashing() -> Any:
+    """The module ``sha256`` of the engine; hashlib's where the processor has no instructions for it."""
+    found = engine().sha256
+    return found if found.AVAILABLE else importlib.import_module(f"{_PACKAGES['baseline']}.sha256")
 
 
 def iter_rows(table: ChangeTable, batch: int = 1024) -> Iterator[Row]:

@@ -434,3 +434,13 @@ cdef extern from "fl_usage.h" nogil:
     int fl_usage_init(fl_usage *u, int root_fd, fl_error *err)
     void fl_usage_free(fl_usage *u)
     int fl_usage_step(fl_usage *u, fl_error *err)
+
+# ---- fl_sha256.h ------------------------------------------------------------------------------
+cdef extern from "fl_sha256.h" nogil:
+    struct fl_sha256:
+        pass
+    int fl_sha256_available()
+    void fl_sha256_init(fl_sha256 *s)
+    void fl_sha256_update(fl_sha256 *s, const uint8_t *data, size_t n)
+    void fl_sha256_update2(fl_sha256 *a, const uint8_t *data_a, size_t n_a, fl_sha256 *b, const uint8_t *data_b, size_t n_b)
+    void fl_sha256_digest(const fl_sha256 *s, uint8_t *out)

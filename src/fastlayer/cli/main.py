@@ -7,6 +7,7 @@ terminated, 129 hung up, 141 nobody reads the output any more.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
@@ -29,13 +30,12 @@ def main() -> NoReturn:
     listen()
     gc.set_threshold(_GARBAGE_THRESHOLD)
     code = run(sys.argv[1:])
-    if sys.argv[1:2] == ["--debug"]:
-        sys.exit(code)  # an orderly end, for profilers
     _leave(code)
 
 
 def _leave(code: int) -> NoReturn:
     """Ends the process without taking the interpreter apart, which takes longer than many a command."""
+    atexit._run_exitfuncs()  # profilers and the like
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -2,20 +2,24 @@
 
 ::
 
-    read, sha256 (digest) -> inflate (in parallel where the blob allows it) -> sha256 (diff_id) -> the caller's sink
+    read -> inflate (in parallel where the blob allows it) -> the caller's sink
+      |                                                    |
+      +-> sha256 (digest)                                  +-> sha256 (diff_id)
 
-The sink runs in the caller's thread. A small blob is expanded without threads.
+The sink runs in the caller's thread; a buffer goes back when it was both hashed and taken. A small blob is expanded
+without threads.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from fastlayer import _backend
 from fastlayer.errors import LayerFormatError, LimitError
 from fastlayer.layer.compression import Compression
 from fastlayer.layer.decompress import PIECE_SIZE, Expand, Lookahead, Reader, open_pieces, open_reader
+from fastlayer.layer.hashing import hashing
 from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring
 from fastlayer.layer.source import Source
 from fastlayer.oci.digest import Digest, sha256_digest
@@ -23,7 +27,7 @@ from fastlayer.oci.digest import Digest, sha256_digest
 _SMALL = 1 << 20  # blobs up to this many bytes stay in the calling thread
 _RATIO_FREE = 1 << 30  # bytes a layer may expand to before max_ratio counts
 _RAW_SIZE = 256 << 10  # bytes of blob read at once
-_RAW_AHEAD = 8  # of those that may wait for the inflater
+_RAW_AHEAD = 16  # of those that may wait for the inflater and the hashes
 _MAX_IDLE = 256 << 20  # bytes of blob that expand to nothing: padding and skippable frames, but not without an end
 _TAR_AHEAD = 4  # buffers of tar beyond one for each job
 
@@ -43,8 +47,8 @@ class Expansion:
         self._jobs = jobs
         self._max_ratio = max_ratio
         self._hashed = hashed
-        self._blob_sha = hashlib.sha256(usedforsecurity=False)
-        self._tar_sha = hashlib.sha256(usedforsecurity=False)
+        self._digest: Digest | None = None
+        self._diff_id: Digest | None = None
 
     @property
     def blob_size(self) -> int:
@@ -53,11 +57,13 @@ class Expansion:
 
     @property
     def diff_id(self) -> Digest:
-        return sha256_digest(self._tar_sha.hexdigest())
+        assert self._diff_id is not None
+        return self._diff_id
 
     @property
     def digest(self) -> Digest:
-        return self.diff_id if self.codec == "none" else sha256_digest(self._blob_sha.hexdigest())
+        assert self._digest is not None
+        return self.diff_id if self.codec == "none" else self._digest
 
     def run(self, sink: Callable[[Any], object]) -> None:
         """Hands the whole tar to ``sink``, in buffers that are only valid during the call.
@@ -83,64 +89,68 @@ class Expansion:
             )
         sink(data)
 
-    def _took(self, data: memoryview) -> None:
-        if self._hashed and self.codec != "none":
-            self._blob_sha.update(data)
-        self._read += len(data)
+    def _took(self, count: int) -> None:
+        self._read += count
         if self._read - self._useful > _MAX_IDLE and self.codec != "none":
             raise LayerFormatError(f"more than {_MAX_IDLE >> 20} MiB of it expand to nothing: give the layer alone")
-
-    def _unpacked(self, data: Any) -> None:
-        if self._hashed:
-            self._tar_sha.update(data)
 
     # ---- in one thread ----
 
     def _run_inline(self, sink: Callable[[Any], object]) -> None:
         look = Lookahead(self.source)
         self.codec = look.detect()
-        _, reader = open_reader(Lookahead(_Counted(look, self._took)))
+        blob, tar = (_backend.hashing().Sha256() for _ in range(2))
+
+        def took(data: memoryview) -> None:
+            if self._hashed and self.codec != "none":
+                blob.update(data)
+            self._took(len(data))
+
+        _, reader = open_reader(Lookahead(_Counted(look, took)))
         buffer = memoryview(bytearray(STEP))
         while count := reader.readinto(buffer):
-            self._unpacked(buffer[:count])
+            if self._hashed:
+                tar.update(buffer[:count])
             self._hand_over(buffer[:count], sink)
+        self._digest, self._diff_id = sha256_digest(blob.hexdigest()), sha256_digest(tar.hexdigest())
 
     # ---- in many ----
 
     def _run_threaded(self, sink: Callable[[Any], object]) -> None:
-        with Pipeline() as pipeline:
+        with hashing(2) as (blob, tar), Pipeline() as pipeline:
             look = Lookahead(_Interruptible(self.source, pipeline))
             self.codec = look.detect()
-            counted = _Counted(look, self._took)
-            stream = Lookahead(counted if self.codec == "none" else _read_ahead(counted, pipeline))
+            counted = _Counted(look, lambda data: self._took(len(data)))
+            plain = self.codec == "none"
+            stream = Lookahead(counted if plain else _read_ahead(counted, pipeline, blob.put if self._hashed else None))
             ring = Ring(pipeline, self._jobs + _TAR_AHEAD, PIECE_SIZE[self.codec])
-            expanded, hashed = pipeline.channel(), pipeline.channel()
+            expanded = pipeline.channel()
             pieces = open_pieces(self.codec, stream)
             pipeline.spawn(lambda: _expand(pieces, pipeline, ring, expanded, self._jobs))
-            pipeline.spawn(lambda: self._hash_in_order(expanded, hashed))
-            while True:
-                buffer, count = hashed.get()
-                if buffer is None:
-                    break
+            for buffer, count in _in_order(expanded):
+                back = ring.returns(buffer, 2 if self._hashed else 1)
+                if self._hashed:
+                    tar.put(buffer[:count], back)
                 for start in range(0, count, STEP):
                     self._hand_over(buffer[start : min(start + STEP, count)], sink)
-                ring.give(buffer)
+                back()
+            if self._hashed:
+                self._digest, self._diff_id = blob.finish(), tar.finish()
             pipeline.stop()
 
-    def _hash_in_order(self, expanded: Channel, hashed: Channel) -> None:
-        ready: dict[int, tuple[memoryview | None, int]] = {}
-        number = 0
-        while True:
-            while number not in ready:
-                found, buffer, count = expanded.get()
-                ready[found] = (buffer, count)
-            buffer, count = ready.pop(number)
-            if buffer is not None:
-                self._unpacked(buffer[:count])
-            hashed.put((buffer, count))
-            if buffer is None:
-                return
-            number += 1
+
+def _in_order(expanded: Channel) -> Iterator[tuple[memoryview, int]]:
+    ready: dict[int, tuple[memoryview | None, int]] = {}
+    number = 0
+    while True:
+        while number not in ready:
+            found, buffer, count = expanded.get()
+            ready[found] = (buffer, count)
+        buffer, count = ready.pop(number)
+        if buffer is None:
+            return
+        yield buffer, count
+        number += 1
 
 
 class _Counted:
@@ -169,12 +179,11 @@ class _Interruptible:
 
 
 class _Stream:
-    """The other end of a channel of (buffer, count) as something to read from."""
+    """The other end of a channel of (data, what gives its buffer back) as something to read from."""
 
-    def __init__(self, channel: Channel, ring: Ring) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._ring = ring
-        self._buffer: memoryview | None = None
+        self._back: Callable[[], object] | None = None
         self._rest = memoryview(b"")
         self._ended = False
 
@@ -187,19 +196,18 @@ class _Stream:
         return count
 
     def _refill(self) -> bool:
-        if self._buffer is not None:
-            self._ring.give(self._buffer)
-            self._buffer = None
+        if self._back is not None:
+            self._back()
+            self._back = None
         if self._ended:
             return False
-        buffer, count = self._channel.get()
-        self._ended = count == 0
-        self._buffer, self._rest = buffer, buffer[:count]
+        self._rest, self._back = self._channel.get()
+        self._ended = not self._rest
         return not self._ended
 
 
-def _read_ahead(source: _Counted, pipeline: Pipeline) -> _Stream:
-    """Reads (and hashes) the blob ahead of the inflater."""
+def _read_ahead(source: _Counted, pipeline: Pipeline, put: Callable[[Any, Any], object] | None) -> _Stream:
+    """Reads the blob ahead of the inflater. ``put``: hashes it."""
     ring, raw = Ring(pipeline, _RAW_AHEAD, _RAW_SIZE), pipeline.channel()
 
     def read() -> None:
@@ -207,10 +215,13 @@ def _read_ahead(source: _Counted, pipeline: Pipeline) -> _Stream:
         while count:
             buffer = ring.take()
             count = source.readinto(buffer)
-            raw.put((buffer, count))
+            back = ring.returns(buffer, 1 if put is None else 2)
+            if put is not None:
+                put(buffer[:count], back)
+            raw.put((buffer[:count], back))
 
     pipeline.spawn(read)
-    return _Stream(raw, ring)
+    return _Stream(raw)
 
 
 def _expand(pieces: Iterable[Expand | Reader], pipeline: Pipeline, ring: Ring, expanded: Channel, jobs: int) -> None:

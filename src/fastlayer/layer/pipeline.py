@@ -89,6 +89,18 @@ class Ring:
     def give(self, buffer: memoryview) -> None:
         self._free.put(buffer)
 
+    def returns(self, buffer: memoryview, users: int) -> Callable[[], None]:
+        """What each of the users of a buffer calls when done with it: the last call gives it back."""
+        others = [None] * (users - 1)
+
+        def back() -> None:
+            try:
+                others.pop()
+            except IndexError:
+                self.give(buffer)
+
+        return back
+
 
 class Pipeline:
     """The threads and channels of one job; a context manager."""

@@ -2,7 +2,9 @@
 
 ::
 
-    encoder -> 1 MiB buffers -> sha256 (diff_id) -> compress (a pool) -> in order: sha256 (digest), write
+    encoder -> 1 MiB buffers -> compress (a pool) -> in order: write
+                 |                                      |
+                 +-> sha256 (diff_id)                   +-> sha256 (digest)
 
 The bytes depend on the change table, the codec and its level only. A layer that fits one piece is made without threads.
 """
@@ -11,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.layer.compression import Codec
+from fastlayer.layer.hashing import hashing
 from fastlayer.layer.output import Output
 from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring
 from fastlayer.layer.progress import Reporter
@@ -59,15 +62,14 @@ class Layer(NamedTuple):
 
 
 class _Tar:
-    """The tar as the encoder gives it, hashed on the way."""
+    """The tar as the encoder gives it."""
 
     def __init__(self, encoder: _backend.Encoder, report: Reporter) -> None:
         self.encoder = encoder
-        self.sha = hashlib.sha256(usedforsecurity=False)
         self.size = 0
         self._report = report
 
-    def fill(self, buffer: memoryview, pipeline: Pipeline | None = None, *, hashed: bool = True) -> int:
+    def fill(self, buffer: memoryview, pipeline: Pipeline | None = None) -> int:
         """The next bytes, in steps of a MiB; less than the buffer holds only at the end."""
         filled = 0
         while filled < len(buffer):
@@ -75,8 +77,6 @@ class _Tar:
                 pipeline.check()
             part = buffer[filled : filled + STEP]
             count = self.encoder.readinto(part)
-            if hashed:
-                self.sha.update(part[:count])
             filled += count
             if count < len(part):
                 break
@@ -88,17 +88,13 @@ class _Tar:
 
 
 class _Blob:
-    """The blob as it is written, hashed on the way."""
+    """The blob as it is written."""
 
-    def __init__(self, output: Output, *, hashed: bool) -> None:
-        self.sha = hashlib.sha256(usedforsecurity=False)
+    def __init__(self, output: Output) -> None:
         self.size = 0
         self._output = output
-        self._hashed = hashed
 
     def write(self, data: Any) -> None:
-        if self._hashed:
-            self.sha.update(data)
         self._output.write(data)
         self.size += len(data)
 
@@ -116,65 +112,72 @@ def write_layer(
 ) -> Layer:
     """Encodes ``table`` into ``output`` (which the caller commits). Raises what the engine and the output raise."""
     encoder = _backend.engine().encode.Encoder(table, list(roots), clamp_mtime)
-    tar = _Tar(encoder, report)
+    tar, blob = _Tar(encoder, report), _Blob(output)
     plain = codec.name == "none"
-    blob = _Blob(output, hashed=not plain)
     first = memoryview(mmap.mmap(-1, codec.block_size))
     count = tar.fill(first)
     if count < len(first):
-        blob.write(codec.compress(first[:count]))
+        diff_id, digest = _write_small(blob, codec, first[:count])
     elif plain:
-        _write_plain(tar, blob, first)
+        diff_id = digest = _write_plain(tar, blob, first)
     else:
-        _write_compressed(tar, blob, codec, first, jobs)
+        diff_id, digest = _write_compressed(tar, blob, codec, first, jobs)
     report.end("write", encoder.entries, tar.size, tar.size)
-    diff_id = sha256_digest(tar.sha.hexdigest())
-    digest = diff_id if plain else sha256_digest(blob.sha.hexdigest())
     media_type = layer_media_type(codec.name)
     return Layer(media_type, digest, blob.size, diff_id, tar.size, encoder.entries, encoder.payload, tuple(warnings))
 
 
-def _write_plain(tar: _Tar, blob: _Blob, first: memoryview) -> None:
+def _write_small(blob: _Blob, codec: Codec, data: memoryview) -> tuple[Digest, Digest]:
+    """diff_id and digest, as of the other two."""
+    piece = codec.compress(data)
+    blob.write(piece)
+    diff_id = sha256_digest(hashlib.sha256(data, usedforsecurity=False).hexdigest())
+    if codec.name == "none":
+        return diff_id, diff_id
+    return diff_id, sha256_digest(hashlib.sha256(piece, usedforsecurity=False).hexdigest())
+
+
+def _write_plain(tar: _Tar, blob: _Blob, first: memoryview) -> Digest:
     """Encode, hash and write in three threads; the caller's one writes."""
-    blob.write(first)
-    with Pipeline() as pipeline:
+    with hashing(1) as (stream,), Pipeline() as pipeline:
         ring = Ring(pipeline, 6, len(first))
-        encoded, hashed = pipeline.channel(), pipeline.channel()
+        encoded = pipeline.channel()
+        encoded.put((first, len(first)))
 
         def encode() -> None:
             count = len(first)
             while count == len(first):
                 buffer = ring.take()
-                count = tar.fill(buffer, pipeline, hashed=False)
+                count = tar.fill(buffer, pipeline)
                 encoded.put((buffer, count))
 
-        def digest() -> None:
-            while True:
-                buffer, count = encoded.get()
-                tar.sha.update(buffer[:count])
-                hashed.put((buffer, count))
-
         pipeline.spawn(encode)
-        pipeline.spawn(digest)
         count = len(first)
         while count == len(first):
-            buffer, count = hashed.get()
+            buffer, count = encoded.get()
+            back = ring.returns(buffer, 2)
+            stream.put(buffer[:count], back)
             blob.write(buffer[:count])
-            ring.give(buffer)
+            back()
             tar.tell()
         pipeline.stop()
+        return stream.finish()
 
 
-def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, jobs: int) -> None:
-    """Encode and hash in one thread, compress in ``jobs``, hash and write in the caller's.
+def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, jobs: int) -> tuple[Digest, Digest]:
+    """Encode in one thread, compress in ``jobs``, write in the caller's.
 
-    A buffer goes back when its piece is written: that bounds the pieces that wait, too.
+    A buffer goes back when it is hashed and its piece is written and hashed: that bounds the pieces that wait, too.
     """
     _keep_freed_pieces()
-    with Pipeline() as pipeline:
-        ring = Ring(pipeline, jobs + 3, len(first))
+    with hashing(2) as (tar_stream, blob_stream), Pipeline() as pipeline:
+        ring = Ring(pipeline, jobs + 5, len(first))
         work, done = pipeline.channel(), pipeline.channel()
-        work.put((0, first, len(first)))
+
+        def give_out(number: int, buffer: memoryview, count: int) -> None:
+            back = ring.returns(buffer, 3)
+            tar_stream.put(buffer[:count], back)
+            work.put((number, buffer[:count], back))
 
         def encode() -> None:
             number, count = 0, len(first)
@@ -183,22 +186,25 @@ def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, j
                 number += 1
                 count = tar.fill(buffer, pipeline)
                 if count:
-                    work.put((number, buffer, count))
-            done.put((number if count else number - 1, None, buffer))
+                    give_out(number, buffer, count)
+            done.put((number if count else number - 1, None, None))
 
         def compress() -> None:
             while True:
-                number, buffer, count = work.get()
-                done.put((number, codec.compress(buffer[:count]), buffer))
+                number, data, back = work.get()
+                done.put((number, codec.compress(data), back))
 
+        give_out(0, first, len(first))
         pipeline.spawn(encode)
         for _ in range(jobs):
             pipeline.spawn(compress)
-        for piece, buffer in _in_order(done):
+        for piece, back in _in_order(done):
+            blob_stream.put(piece, back)
             blob.write(piece)
-            ring.give(buffer)
+            back()
             tar.tell()
         pipeline.stop()
+        return tar_stream.finish(), blob_stream.finish()
 
 
 def _keep_freed_pieces() -> None:
@@ -210,18 +216,18 @@ def _keep_freed_pieces() -> None:
     bytearray(_LARGEST_PIECE)
 
 
-def _in_order(done: Channel) -> Iterator[tuple[bytes, memoryview]]:
-    """Pieces (and the buffers they came from) by number, until the last one, whose number comes with None."""
-    ready: dict[int, tuple[bytes, memoryview]] = {}
+def _in_order(done: Channel) -> Iterator[tuple[bytes, Callable[[], None]]]:
+    """Pieces (and what gives the buffers back) by number, until the last one, whose number comes with None."""
+    ready: dict[int, tuple[bytes, Callable[[], None]]] = {}
     number, last = 0, -1
     while last < 0 or number <= last:
         while number not in ready:
-            found, piece, buffer = done.get()
+            found, piece, back = done.get()
             if piece is None:
                 last = found
                 if number > last:
                     return
             else:
-                ready[found] = (piece, buffer)
+                ready[found] = (piece, back)
         yield ready.pop(number)
         number += 1
