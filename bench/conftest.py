@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,16 @@ from bench import runner
 
 ROUNDS = int(os.environ.get("FASTLAYER_BENCH_ROUNDS", "5"))
 SCRATCH = Path(os.environ.get("FASTLAYER_BENCH_TMPFS", "/dev/shm")) / "fastlayer-bench"
+
+
+def pytest_configure() -> None:
+    """As after ``pip install``: bytecode is compiled, and our environment changes nothing about Python."""
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+        os.environ.pop(name, None)
+    import fastlayer
+
+    compileall.compile_dir(Path(fastlayer.__file__).parent, quiet=1)
+    compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=2)
 
 
 def _mounted(kind: str, size: str) -> Iterator[Path]:

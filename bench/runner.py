@@ -73,5 +73,7 @@ def environment() -> dict[str, str]:
         "zstd": _first_line("zstd", "--version"),
         "umoci": _first_line("umoci", "--version"),
         "containerd": _first_line("containerd", "--version"),
+        "buildah": _first_line("buildah", "--version"),
+        "docker": _first_line("docker", "--version"),
         "rsync": _first_line("rsync", "--version"),
     }
