@@ -236,12 +236,12 @@ def containerd(root: Path) -> Iterator[Containerd]:
 
 
 @contextlib.contextmanager
-def docker(root: Path) -> Iterator[list[str | Path]]:
-    """A docker daemon of our own (vfs, no network) below root; yields the words of a client command."""
+def docker(root: Path, driver: str) -> Iterator[list[str | Path]]:
+    """A docker daemon of our own (no network) below root; yields the words of a client command."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     words: list[str | Path] = ["docker", "-H", f"unix://{root}/sock"]
-    options = ["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]
+    options = ["--iptables=false", "--ip6tables=false", "--bridge=none", f"--storage-driver={driver}"]
     places: list[str | Path] = ["--data-root", root / "data", "--exec-root", root / "exec"]
     places += ["-p", root / "pid", "-H", f"unix://{root}/sock"]
     with daemon(["dockerd", *options, *places], root, [*words, "version"]):

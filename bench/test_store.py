@@ -78,7 +78,8 @@ def test_load(measure: Measure, fastlayer: list[str], place: Path, store: dict[s
     )
 
 
-def test_load_containerd(measure: Measure, tmpfs: Path, archive: Path) -> None:
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
+def test_load_containerd(measure: Measure, tmpfs: Path, archive: Path, snapshotter: str) -> None:
     with peers.containerd(tmpfs / "containerd") as daemon:
 
         def forget() -> None:
@@ -89,10 +90,11 @@ def test_load_containerd(measure: Measure, tmpfs: Path, archive: Path) -> None:
 
         measure(
             "load, unpacked",
-            "containerd (ctr images import, native snapshotter)",
+            f"containerd (ctr images import, {snapshotter})",
             "tmpfs",
-            daemon.command("images", "import", "--snapshotter", "native", archive),
+            daemon.command("images", "import", "--snapshotter", snapshotter, archive),
             before=forget,
+            rounds=3,
         )
 
 
@@ -123,8 +125,9 @@ def test_load_buildah(measure: Measure, tmpfs: Path, archive: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def test_load_docker(measure: Measure, tmpfs: Path, archive: Path) -> None:
-    with peers.docker(tmpfs / "docker") as words:
+@pytest.mark.parametrize("driver", ["overlay2", "vfs"])
+def test_load_docker(measure: Measure, tmpfs: Path, archive: Path, driver: str) -> None:
+    with peers.docker(tmpfs / "docker", driver) as words:
 
         def forget() -> None:
             found = subprocess.run([*words, "images", "-q"], capture_output=True, text=True, check=True).stdout.split()
@@ -133,11 +136,11 @@ def test_load_docker(measure: Measure, tmpfs: Path, archive: Path) -> None:
 
         measure(
             "load, unpacked",
-            "docker load (vfs)",
+            f"docker load ({driver})",
             "tmpfs",
             [*words, "load", "-q", "-i", archive],
             before=forget,
-            rounds=2,
+            rounds=3,
         )
 
 
