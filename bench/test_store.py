@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,18 +111,26 @@ def test_load_umoci(measure: Measure, tmpfs: Path, archive: Path) -> None:
     shutil.rmtree(bundle)
 
 
-def test_load_buildah(measure: Measure, tmpfs: Path, archive: Path) -> None:
+@pytest.mark.parametrize("driver", ["overlay", "vfs"])
+def test_load_buildah(measure: Measure, tmpfs: Path, archive: Path, driver: str) -> None:
     root = tmpfs / "buildah"
-    words = ["buildah", "--root", root / "root", "--runroot", root / "run", "--storage-driver", "vfs"]
+    words = ["buildah", "--root", root / "root", "--runroot", root / "run", "--storage-driver", driver]
     policy = tmpfs / "policy.json"
     policy.write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
     measure(
         "load, unpacked",
-        "buildah pull (vfs)",
+        f"buildah pull ({driver})",
         "tmpfs",
         [*words, "pull", "-q", "--signature-policy", policy, f"oci-archive:{archive}"],
-        before=lambda: shutil.rmtree(root, ignore_errors=True),
+        before=lambda: _remove_mounted(root),
+        rounds=3,
     )
+    _remove_mounted(root)
+
+
+def _remove_mounted(root: Path) -> None:
+    """A storage root with overlay's private mount in it."""
+    subprocess.run(["umount", "-q", root / "root/overlay"], capture_output=True)
     shutil.rmtree(root, ignore_errors=True)
 
 
@@ -318,6 +327,46 @@ def test_commit_of_much(measure: Measure, fastlayer: list[str], place: Path, arc
         env=env,
     )
     shutil.rmtree(place / "store", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def docker_work(tmpfs: Path, archive: Path) -> Iterator[list[str | Path]]:
+    """A docker with a container `much`, which has the second layer as what was written, and `small`, with one file."""
+    pair = workloads.debian(tmpfs)
+    with peers.docker(tmpfs / "docker", "overlay2") as words:
+
+        def docker(*more: str, stdin: Any = None) -> None:
+            subprocess.run([*words, *more], stdin=stdin, stdout=subprocess.DEVNULL, check=True)
+
+        def piped(command: list[str | Path], *more: str) -> None:
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as source:
+                docker(*more, stdin=source.stdout)
+
+        piped(["tar", "-C", pair.a, "-c", "."], "import", "-", "base")
+        for name in ("much", "small"):
+            docker("create", "--name", name, "base", "sh")
+        piped(["zcat", tmpfs / "layer1.tar.gz"], "cp", "-", "much:/")
+        docker("cp", "/etc/hostname", "small:/etc/motd")
+        yield words
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ("commit of 560 MB", ["commit", "--pause=false", "much", "copy:1"]),
+        ("commit after one byte", ["commit", "--pause=false", "small", "copy:1"]),
+        ("diff NAME after one byte", ["diff", "small"]),
+    ],
+)
+def test_docker_commit_and_diff(measure: Measure, docker_work: list[str | Path], job: str, words: list[str]) -> None:
+    measure(
+        job,
+        f"docker {words[0]} (overlay2)",
+        "tmpfs",
+        [*docker_work, *words],
+        before=lambda: subprocess.run([*docker_work, "rmi", "-f", "copy:1"], capture_output=True),
+        rounds=3,
+    )
 
 
 # ---- lists ---------------------------------------------------------------------------------------
