@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastlayer.errors import CorruptStoreError
+from fastlayer.errors import CorruptStoreError, DigestMismatchError
+from fastlayer.image.holders import holding
 from fastlayer.image.images import Image, LayerInfo
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
@@ -17,6 +18,7 @@ from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
+    from fastlayer.snapshot.snapshotter import Snapshotter
     from fastlayer.store.store import Store
 
 
@@ -36,9 +38,10 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
     """
     made: list[Digest] = []
     with store.lease(f"materialize {image.name}") as lease:
+        chain = chain_ids(layer.diff_id for layer in image.layers)
         with store.database.write() as db:
             lease.add(db, "blob", [layer.digest for layer in image.layers])
-        chain = chain_ids(layer.diff_id for layer in image.layers)
+            lease.add(db, "snapshot", chain)
         for layer, name in zip(image.layers, chain, strict=True):
             if not store.content.has(layer.digest):
                 _make(store, lease, layer, name, jobs)
@@ -52,19 +55,27 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
 
 
 def gives_the_same(store: Store, layer: LayerInfo, name: Digest, *, jobs: int | None = None) -> bool:
-    """Whether the blob of a layer can be made again from its snapshot, byte by byte."""
-    with store.snapshotter.changes(str(name)) as changes:
-        written = changes.write(Nowhere(), compression=layer_compression(layer.media_type), jobs=jobs)
-    return written.digest == layer.digest
+    """Whether the blob of a layer can be made again from a snapshot of it, byte by byte."""
+    return any(
+        _write(found, layer, name, Nowhere(), jobs) == layer.digest for found in holding(store, layer.digest, str(name))
+    )
 
 
 def _make(store: Store, lease: Lease, layer: LayerInfo, name: Digest, jobs: int | None) -> None:
-    compression = layer_compression(layer.media_type)
-    with store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=True) as writer:
-        with store.snapshotter.changes(str(name)) as changes:
-            written = changes.write(writer, compression=compression, jobs=jobs)
-        if written.digest != layer.digest:
-            raise CorruptStoreError(
-                f"{layer.digest}: its snapshot gives {written.digest} instead: run `fastlayer store check`"
-            )
-        writer.commit()
+    """From the first snapshot that gives it, where several drivers have one."""
+    given = ""
+    for found in holding(store, layer.digest, str(name)):
+        with store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=True) as writer:
+            try:
+                given = _write(found, layer, name, writer, jobs)
+            except DigestMismatchError:
+                given = "a longer layer"
+            if given == layer.digest:
+                writer.commit()
+                return
+    raise CorruptStoreError(f"{layer.digest}: its snapshot gives {given} instead: run `fastlayer store check`")
+
+
+def _write(snapshotter: Snapshotter, layer: LayerInfo, name: Digest, out: Any, jobs: int | None) -> Digest:
+    with snapshotter.changes(str(name)) as changes:
+        return changes.write(out, compression=layer_compression(layer.media_type), jobs=jobs).digest

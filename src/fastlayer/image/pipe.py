@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -18,19 +19,21 @@ _PIPE_SIZE = 1 << 20
 _F_SETPIPE_SZ = 1031  # fcntl(2)
 
 
-def through_pipe(write: Callable[[int], T], read: Callable[[int], R]) -> tuple[T, R]:
-    """Calls ``write`` with the one end in a thread and ``read`` with the other in this one; returns both results.
+@contextmanager
+def piped(write: Callable[[int], T], done: list[T] | None = None) -> Iterator[int]:
+    """A descriptor for the block, to read what ``write`` writes to the other end in a thread; its result is ``done``.
 
     When one fails the other finds the pipe closed; the error raised is the writer's if it has one of its own.
     """
     source, sink = os.pipe2(os.O_CLOEXEC)
     _widen(sink)
-    done: list[T] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            done.append(write(sink))
+            result = write(sink)
+            if done is not None:
+                done.append(result)
         except BaseException as exc:
             failed.append(exc)
         finally:
@@ -39,7 +42,7 @@ def through_pipe(write: Callable[[int], T], read: Callable[[int], R]) -> tuple[T
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        result = read(source)
+        yield source
     except BaseException as exc:
         os.close(source)
         thread.join()
@@ -50,6 +53,13 @@ def through_pipe(write: Callable[[int], T], read: Callable[[int], R]) -> tuple[T
     thread.join()
     if failed:
         raise failed[0]
+
+
+def through_pipe(write: Callable[[int], T], read: Callable[[int], R]) -> tuple[T, R]:
+    """Calls ``write`` with the one end of a pipe and ``read`` with the other; returns both results."""
+    done: list[T] = []
+    with piped(write, done) as source:
+        result = read(source)
     return done[0], result
 
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastlayer.errors import AlreadyExistsError, NotFoundError
+from fastlayer.image.holders import tar_of
 from fastlayer.layer.apply import AppliedLayer, apply
 from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
 from fastlayer.oci.chain import chain_ids
@@ -19,7 +20,7 @@ from fastlayer.oci.digest import Digest
 from fastlayer.store.collect import claim_snapshots
 
 if TYPE_CHECKING:
-    from fastlayer.image.images import Image
+    from fastlayer.image.images import Image, LayerInfo
     from fastlayer.layer.progress import Progress, ProgressCallback
     from fastlayer.metadata.leases import Lease
     from fastlayer.snapshot.snapshotter import Snapshotter
@@ -48,15 +49,24 @@ class Unpacked(NamedTuple):
 def ensure_unpacked(
     store: Store, image: Image, *, ignore_chown: bool = False, progress: ProgressCallback | None = None
 ) -> None:
-    """Makes the snapshots of an image that the driver in use has not got yet, from its blobs.
+    """Makes the snapshots of an image that the driver in use has not got yet.
 
-    Raises ``NotFoundError`` for a blob that is not there.
+    From its blobs; a layer that has none is taken from the snapshot of another driver. Raises ``NotFoundError`` for a
+    layer that is nowhere, ``DriverError`` when the driver that has it cannot be opened.
     """
     if image.chain_id is None or store.snapshotter.exists(image.chain_id):
         return
-    layers = [of_blob(store, layer.diff_id, layer.digest, layer.size) for layer in image.layers]
+    chain = chain_ids(layer.diff_id for layer in image.layers)
+    layers = [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, chain, strict=True)]
     with store.lease(f"unpack {image.name}") as lease:
         unpack(store, lease, layers, ignore_chown=ignore_chown, progress=progress)
+
+
+def _of_store(store: Store, layer: LayerInfo, name: str) -> LayerSource:
+    """Its blob, or its tar as the snapshot ``name`` of another driver gives it, which has the digest of no blob."""
+    if store.content.has(layer.digest):
+        return of_blob(store, layer.diff_id, layer.digest, layer.size)
+    return LayerSource(layer.diff_id, None, layer.size, lambda: tar_of(store, layer.digest, layer.diff_id, name))
 
 
 def of_blob(store: Store, diff_id: Digest, digest: Digest, size: int) -> LayerSource:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.errors import CorruptStoreError, DriverError, FastlayerError, NotFoundError
-from fastlayer.image.images import Image, Images
+from fastlayer.image.holders import holders
+from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.layer.pipeline import default_jobs, map_ordered
 from fastlayer.oci.chain import chain_ids
@@ -130,14 +131,20 @@ class _Checker:
         return True
 
     def _can_be_made_again(self, digest: Digest) -> bool:
-        from fastlayer.image.materialize import gives_the_same
-
         for image in Images(self.store).all():
             chain = chain_ids(layer.diff_id for layer in image.layers)
             for layer, name in zip(image.layers, chain, strict=True):
-                if layer.digest == digest and self.store.snapshotter.exists(str(name)):
-                    return gives_the_same(self.store, layer, name)
+                if layer.digest == digest and holders(self.store, str(name)):
+                    return self._gives_the_same(layer, name)
         return False
+
+    def _gives_the_same(self, layer: LayerInfo, name: Digest) -> bool:
+        from fastlayer.image.materialize import gives_the_same
+
+        try:
+            return gives_the_same(self.store, layer, name)
+        except FastlayerError:
+            return False  # its driver cannot be used now
 
     def _presence(self) -> None:
         """Blobs that should be there. One that is noted as missing may well be: noting it comes after making it."""
@@ -231,11 +238,13 @@ class _Checker:
         ]:
             yield "the notes differ from its manifest", self._record_again(images, image.names[0])
         chain = [str(name) for name in chain_ids(config.diff_ids)]
-        unpacked = [self.store.snapshotter.exists(name) for name in chain]
+        held = [holders(self.store, name) for name in chain]
         for number, layer in enumerate(image.layers):
-            if not self.store.content.has(layer.digest) and not unpacked[number]:
+            if not self.store.content.has(layer.digest) and not held[number]:
                 yield f"layer {number + 1} ({layer.digest}) is neither there nor unpacked: load the image again", False
                 return
+        ours = self.store.snapshotter.driver.name
+        unpacked = [ours in drivers for drivers in held]
         if any(unpacked) and not all(unpacked):
             yield "some of its layers are not unpacked", self._unpack(image)
 
@@ -248,9 +257,12 @@ class _Checker:
         return True
 
     def _unpack(self, image: Image) -> bool:
-        if not self.repair or not all(self.store.content.has(layer.digest) for layer in image.layers):
+        if not self.repair:
             return False
-        ensure_unpacked(self.store, image)
+        try:
+            ensure_unpacked(self.store, image)
+        except (NotFoundError, DriverError):
+            return False
         return True
 
     def index(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from fastlayer.image.holders import holders
 from fastlayer.image.images import Images
 from fastlayer.image.materialize import gives_the_same
 from fastlayer.oci.chain import chain_ids
@@ -24,7 +25,7 @@ def discard_blobs(store: Store, targets: Iterable[Descriptor], *, jobs: int | No
         image = images.by_target(target)
         chain = chain_ids(layer.diff_id for layer in image.layers)
         for layer, name in zip(image.layers, chain, strict=True):
-            if not store.content.has(layer.digest) or not store.snapshotter.exists(str(name)):
+            if not store.content.has(layer.digest) or not holders(store, str(name)):
                 continue
             if gives_the_same(store, layer, name, jobs=jobs):
                 _discard(store, layer.digest)

@@ -88,7 +88,7 @@ class Store:
         found = self.drivers_in_use()
         if wanted in found:
             return self.snapshotter_of(str(wanted))
-        if not wanted and len(found) == 1:
+        if not wanted and found:
             return self.snapshotter_of(found[0])
         return self._open(registry.choose(self.root, wanted))
 
@@ -99,9 +99,10 @@ class Store:
         return self._drivers[driver]
 
     def drivers_in_use(self) -> list[str]:
-        """The drivers that have snapshots here."""
+        """The drivers that have snapshots here; first the one that has the oldest."""
         with self.database.read() as db:
-            return [str(row[0]) for row in db.execute("SELECT DISTINCT driver FROM snapshots ORDER BY driver")]
+            rows = db.execute("SELECT driver FROM snapshots GROUP BY driver ORDER BY min(number)")
+            return [str(row[0]) for row in rows]
 
     @contextmanager
     def lease(self, what: str) -> Iterator[Lease]:
