@@ -17,16 +17,22 @@ static const uint32_t K[64] __attribute__((aligned(16), unused)) = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-/* ---- the compression function, for `lanes` streams in step ------------------------------------
+/* ---- what the processor brings -----------------------------------------------------------------
  *
- * In both versions group g of the 16 does four rounds with the message words in w[g % 4], which are then turned into
- * those of group g + 4. The loops are unrolled, so that w and the states stay in registers.
+ * Group g of the 16 does four rounds with the message words in w[g % 4], which are then turned into those of group
+ * g + 4. g is a constant wherever four_rounds is inlined.
  */
+
+#define INLINE static inline __attribute__((always_inline))
 
 #if defined(__x86_64__)
 
 #include <cpuid.h>
 #include <immintrin.h>
+
+#define TARGET __attribute__((target("sha,sse4.1,ssse3")))
+
+typedef __m128i vec;
 
 int fl_sha256_available(void)
 {
@@ -37,69 +43,48 @@ int fl_sha256_available(void)
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (1u << 29));
 }
 
-#define TARGET __attribute__((target("sha,sse4.1,ssse3")))
-
 /* The instructions want the words of a state as ABEF and CDGH. */
-TARGET static inline void load_state(const uint32_t h[8], __m128i s[2])
+TARGET INLINE void load_state(const uint32_t h[8], vec s[2])
 {
-    const __m128i abcd = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)h), 0xB1);
-    const __m128i efgh = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(h + 4)), 0x1B);
+    const vec abcd = _mm_shuffle_epi32(_mm_loadu_si128((const vec *)h), 0xB1);
+    const vec efgh = _mm_shuffle_epi32(_mm_loadu_si128((const vec *)(h + 4)), 0x1B);
 
     s[0] = _mm_alignr_epi8(abcd, efgh, 8);
     s[1] = _mm_blend_epi16(efgh, abcd, 0xF0);
 }
 
-TARGET static inline void store_state(uint32_t h[8], const __m128i s[2])
+TARGET INLINE void store_state(uint32_t h[8], const vec s[2])
 {
-    const __m128i feba = _mm_shuffle_epi32(s[0], 0x1B);
-    const __m128i dchg = _mm_shuffle_epi32(s[1], 0xB1);
+    const vec feba = _mm_shuffle_epi32(s[0], 0x1B);
+    const vec dchg = _mm_shuffle_epi32(s[1], 0xB1);
 
-    _mm_storeu_si128((__m128i *)h, _mm_blend_epi16(feba, dchg, 0xF0));
-    _mm_storeu_si128((__m128i *)(h + 4), _mm_alignr_epi8(dchg, feba, 8));
+    _mm_storeu_si128((vec *)h, _mm_blend_epi16(feba, dchg, 0xF0));
+    _mm_storeu_si128((vec *)(h + 4), _mm_alignr_epi8(dchg, feba, 8));
 }
 
-TARGET static inline __attribute__((always_inline)) void
-compress(const int lanes, uint32_t *const h[], const uint8_t *data[], size_t blocks)
+TARGET INLINE vec load_words(const uint8_t *data)
 {
-    const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
-    __m128i s[2][2], before[2][2], w[2][4], k, m;
+    const vec swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
 
-    for (int lane = 0; lane < lanes; lane++)
-        load_state(h[lane], s[lane]);
-    for (; blocks; blocks--) {
-#pragma GCC unroll 2
-        for (int lane = 0; lane < lanes; lane++) {
-            before[lane][0] = s[lane][0];
-            before[lane][1] = s[lane][1];
-        }
-#pragma GCC unroll 16
-        for (int g = 0; g < 16; g++) {
-            k = _mm_load_si128((const __m128i *)(K + 4 * g));
-#pragma GCC unroll 2
-            for (int lane = 0; lane < lanes; lane++) {
-                __m128i *const now = &w[lane][g % 4], *const next = &w[lane][(g + 1) % 4];
-                __m128i *const last = &w[lane][(g + 3) % 4];
+    return _mm_shuffle_epi8(_mm_loadu_si128((const vec *)data), swap);
+}
 
-                if (g < 4)
-                    *now = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data[lane] + 16 * g)), swap);
-                m = _mm_add_epi32(*now, k);
-                s[lane][1] = _mm_sha256rnds2_epu32(s[lane][1], s[lane][0], m);
-                if (g >= 3 && g < 15)
-                    *next = _mm_sha256msg2_epu32(_mm_add_epi32(*next, _mm_alignr_epi8(*now, *last, 4)), *now);
-                s[lane][0] = _mm_sha256rnds2_epu32(s[lane][0], s[lane][1], _mm_shuffle_epi32(m, 0x0E));
-                if (g >= 1 && g < 13)
-                    *last = _mm_sha256msg1_epu32(*last, *now);
-            }
-        }
-#pragma GCC unroll 2
-        for (int lane = 0; lane < lanes; lane++) {
-            s[lane][0] = _mm_add_epi32(s[lane][0], before[lane][0]);
-            s[lane][1] = _mm_add_epi32(s[lane][1], before[lane][1]);
-            data[lane] += FL_SHA256_BLOCK;
-        }
-    }
-    for (int lane = 0; lane < lanes; lane++)
-        store_state(h[lane], s[lane]);
+TARGET INLINE vec add(vec a, vec b)
+{
+    return _mm_add_epi32(a, b);
+}
+
+TARGET INLINE void four_rounds(vec s[2], vec w[4], const int g)
+{
+    vec *const now = &w[g % 4], *const next = &w[(g + 1) % 4], *const last = &w[(g + 3) % 4];
+    const vec m = add(*now, _mm_load_si128((const vec *)(K + 4 * g)));
+
+    s[1] = _mm_sha256rnds2_epu32(s[1], s[0], m);
+    if (g >= 3 && g < 15)
+        *next = _mm_sha256msg2_epu32(add(*next, _mm_alignr_epi8(*now, *last, 4)), *now);
+    s[0] = _mm_sha256rnds2_epu32(s[0], s[1], _mm_shuffle_epi32(m, 0x0E));
+    if (g >= 1 && g < 13)
+        *last = _mm_sha256msg1_epu32(*last, *now);
 }
 
 #elif defined(__aarch64__) && defined(__linux__)
@@ -111,22 +96,63 @@ compress(const int lanes, uint32_t *const h[], const uint8_t *data[], size_t blo
 #define HWCAP_SHA2 (1 << 6)
 #endif
 
+#define TARGET __attribute__((target("+crypto")))
+
+typedef uint32x4_t vec;
+
 int fl_sha256_available(void)
 {
     return (getauxval(AT_HWCAP) & HWCAP_SHA2) != 0;
 }
 
-#define TARGET __attribute__((target("+crypto")))
-
-TARGET static inline __attribute__((always_inline)) void
-compress(const int lanes, uint32_t *const h[], const uint8_t *data[], size_t blocks)
+TARGET INLINE void load_state(const uint32_t h[8], vec s[2])
 {
-    uint32x4_t s[2][2], before[2][2], w[2][4], k, m, abcd;
+    s[0] = vld1q_u32(h);
+    s[1] = vld1q_u32(h + 4);
+}
 
-    for (int lane = 0; lane < lanes; lane++) {
-        s[lane][0] = vld1q_u32(h[lane]);
-        s[lane][1] = vld1q_u32(h[lane] + 4);
-    }
+TARGET INLINE void store_state(uint32_t h[8], const vec s[2])
+{
+    vst1q_u32(h, s[0]);
+    vst1q_u32(h + 4, s[1]);
+}
+
+TARGET INLINE vec load_words(const uint8_t *data)
+{
+    return vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(data)));
+}
+
+TARGET INLINE vec add(vec a, vec b)
+{
+    return vaddq_u32(a, b);
+}
+
+TARGET INLINE void four_rounds(vec s[2], vec w[4], const int g)
+{
+    vec *const now = &w[g % 4], *const next = &w[(g + 1) % 4];
+    const vec m = add(*now, vld1q_u32(K + 4 * g)), abcd = s[0];
+
+    if (g >= 3 && g < 15)
+        *next = vsha256su1q_u32(vsha256su0q_u32(*next, w[(g + 2) % 4]), w[(g + 3) % 4], *now);
+    s[0] = vsha256hq_u32(s[0], s[1], m);
+    s[1] = vsha256h2q_u32(s[1], abcd, m);
+}
+
+#endif
+
+/* ---- the compression function, for `lanes` streams in step ------------------------------------
+ *
+ * The loops are unrolled, so that w and the states stay in registers.
+ */
+
+#ifdef TARGET
+
+TARGET INLINE void compress(const int lanes, uint32_t *const h[], const uint8_t *data[], size_t blocks)
+{
+    vec s[2][2], before[2][2], w[2][4];
+
+    for (int lane = 0; lane < lanes; lane++)
+        load_state(h[lane], s[lane]);
     for (; blocks; blocks--) {
 #pragma GCC unroll 2
         for (int lane = 0; lane < lanes; lane++) {
@@ -135,43 +161,32 @@ compress(const int lanes, uint32_t *const h[], const uint8_t *data[], size_t blo
         }
 #pragma GCC unroll 16
         for (int g = 0; g < 16; g++) {
-            k = vld1q_u32(K + 4 * g);
 #pragma GCC unroll 2
             for (int lane = 0; lane < lanes; lane++) {
-                uint32x4_t *const now = &w[lane][g % 4];
-
                 if (g < 4)
-                    *now = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(data[lane] + 16 * g)));
-                m = vaddq_u32(*now, k);
-                if (g >= 3 && g < 15)
-                    w[lane][(g + 1) % 4] = vsha256su1q_u32(
-                        vsha256su0q_u32(w[lane][(g + 1) % 4], w[lane][(g + 2) % 4]), w[lane][(g + 3) % 4], *now);
-                abcd = s[lane][0];
-                s[lane][0] = vsha256hq_u32(s[lane][0], s[lane][1], m);
-                s[lane][1] = vsha256h2q_u32(s[lane][1], abcd, m);
+                    w[lane][g] = load_words(data[lane] + 16 * g);
+                four_rounds(s[lane], w[lane], g);
             }
         }
 #pragma GCC unroll 2
         for (int lane = 0; lane < lanes; lane++) {
-            s[lane][0] = vaddq_u32(s[lane][0], before[lane][0]);
-            s[lane][1] = vaddq_u32(s[lane][1], before[lane][1]);
+            s[lane][0] = add(s[lane][0], before[lane][0]);
+            s[lane][1] = add(s[lane][1], before[lane][1]);
             data[lane] += FL_SHA256_BLOCK;
         }
     }
-    for (int lane = 0; lane < lanes; lane++) {
-        vst1q_u32(h[lane], s[lane][0]);
-        vst1q_u32(h[lane] + 4, s[lane][1]);
-    }
+    for (int lane = 0; lane < lanes; lane++)
+        store_state(h[lane], s[lane]);
 }
 
 #else
+
+#define TARGET
 
 int fl_sha256_available(void)
 {
     return 0;
 }
-
-#define TARGET
 
 static void compress(const int lanes, uint32_t *const h[], const uint8_t *data[], size_t blocks)
 {
