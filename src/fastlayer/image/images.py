@@ -65,6 +65,11 @@ class Image(NamedTuple):
     layers: tuple[LayerInfo, ...]
 
     @property
+    def chain(self) -> list[Digest]:
+        """For each layer the chain id of the stack that ends with it: the names of the snapshots."""
+        return chain_ids(layer.diff_id for layer in self.layers)
+
+    @property
     def size(self) -> int:
         """Bytes of the files in all layers, as Docker's SIZE."""
         return sum(layer.payload for layer in self.layers)
@@ -253,7 +258,7 @@ class Images:
 
 def _lower(image: Image) -> Iterator[Image]:
     """The lower layers of an image, named by their chain ids."""
-    for number, chain in enumerate(chain_ids(layer.diff_id for layer in image.layers[:-1]), 1):
+    for number, chain in enumerate(image.chain[:-1], 1):
         yield image._replace(names=(str(chain),), chain_id=chain, layers=image.layers[:number])
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from fastlayer.errors import CorruptStoreError, DigestMismatchError
 from fastlayer.image.holders import holding
 from fastlayer.image.images import Image, LayerInfo
-from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
 from fastlayer.store.layout_index import write_index
@@ -38,11 +37,10 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
     """
     made: list[Digest] = []
     with store.lease(f"materialize {image.name}") as lease:
-        chain = chain_ids(layer.diff_id for layer in image.layers)
         with store.database.write() as db:
             lease.add(db, "blob", [layer.digest for layer in image.layers])
-            lease.add(db, "snapshot", chain)
-        for layer, name in zip(image.layers, chain, strict=True):
+            lease.add(db, "snapshot", image.chain)
+        for layer, name in zip(image.layers, image.chain, strict=True):
             if not store.content.has(layer.digest):
                 _make(store, lease, layer, name, jobs)
                 made.append(layer.digest)

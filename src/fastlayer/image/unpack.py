@@ -56,8 +56,7 @@ def ensure_unpacked(
     """
     if image.chain_id is None or store.snapshotter.exists(image.chain_id):
         return
-    chain = chain_ids(layer.diff_id for layer in image.layers)
-    layers = [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, chain, strict=True)]
+    layers = [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, image.chain, strict=True)]
     with store.lease(f"unpack {image.name}") as lease:
         unpack(store, lease, layers, ignore_chown=ignore_chown, progress=progress)
 

@@ -132,8 +132,7 @@ class _Checker:
 
     def _can_be_made_again(self, digest: Digest) -> bool:
         for image in Images(self.store).all():
-            chain = chain_ids(layer.diff_id for layer in image.layers)
-            for layer, name in zip(image.layers, chain, strict=True):
+            for layer, name in zip(image.layers, image.chain, strict=True):
                 if layer.digest == digest and holders(self.store, str(name)):
                     return self._gives_the_same(layer, name)
         return False

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from fastlayer.image.holders import holders
 from fastlayer.image.images import Images
 from fastlayer.image.materialize import gives_the_same
-from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.store.layout_index import write_index
 
@@ -23,8 +22,7 @@ def discard_blobs(store: Store, targets: Iterable[Descriptor], *, jobs: int | No
     images = Images(store)
     for target in targets:
         image = images.by_target(target)
-        chain = chain_ids(layer.diff_id for layer in image.layers)
-        for layer, name in zip(image.layers, chain, strict=True):
+        for layer, name in zip(image.layers, image.chain, strict=True):
             if not store.content.has(layer.digest) or not holders(store, str(name)):
                 continue
             if gives_the_same(store, layer, name, jobs=jobs):

@@ -11,7 +11,6 @@ from fastlayer.container.mounted import all_mounts
 from fastlayer.drivers.sharing import disk_bytes
 from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Image, Images
-from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -104,8 +103,7 @@ class _Parts:
     def of(self, image: Image) -> set[str]:
         """The parts of an image that are there."""
         blobs = {image.target.digest, image.manifest, image.id, *(layer.digest for layer in image.layers)}
-        chain = chain_ids(layer.diff_id for layer in image.layers)
-        snapshots = {f"{driver}/{name}" for driver in self._store.drivers_in_use() for name in chain}
+        snapshots = {f"{driver}/{name}" for driver in self._store.drivers_in_use() for name in image.chain}
         return {str(blob) for blob in blobs if self._store.content.has(blob)} | (snapshots & self._snapshots.keys())
 
     def bytes(self, parts: Iterable[str]) -> int:
