@@ -12,7 +12,7 @@ without threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastlayer import _backend
@@ -20,7 +20,7 @@ from fastlayer.errors import LayerFormatError, LimitError
 from fastlayer.layer.compression import Compression
 from fastlayer.layer.decompress import PIECE_SIZE, Expand, Lookahead, Reader, open_pieces, open_reader
 from fastlayer.layer.hashing import hashing
-from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring
+from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring, in_order
 from fastlayer.layer.source import Source
 from fastlayer.oci.digest import Digest, sha256_digest
 
@@ -47,23 +47,11 @@ class Expansion:
         self._jobs = jobs
         self._max_ratio = max_ratio
         self._hashed = hashed
-        self._digest: Digest | None = None
-        self._diff_id: Digest | None = None
 
     @property
     def blob_size(self) -> int:
         """Bytes of the blob; while running, those that were read."""
         return self.tar_size if self.codec == "none" else self._read
-
-    @property
-    def diff_id(self) -> Digest:
-        assert self._diff_id is not None
-        return self._diff_id
-
-    @property
-    def digest(self) -> Digest:
-        assert self._digest is not None
-        return self.diff_id if self.codec == "none" else self._digest
 
     def run(self, sink: Callable[[Any], object]) -> None:
         """Hands the whole tar to ``sink``, in buffers that are only valid during the call.
@@ -94,6 +82,10 @@ class Expansion:
         if self._read - self._useful > _MAX_IDLE and self.codec != "none":
             raise LayerFormatError(f"more than {_MAX_IDLE >> 20} MiB of it expand to nothing: give the layer alone")
 
+    def _hashed_to(self, blob: Digest, tar: Digest) -> None:
+        self.diff_id = tar
+        self.digest = tar if self.codec == "none" else blob
+
     # ---- in one thread ----
 
     def _run_inline(self, sink: Callable[[Any], object]) -> None:
@@ -112,7 +104,8 @@ class Expansion:
             if self._hashed:
                 tar.update(buffer[:count])
             self._hand_over(buffer[:count], sink)
-        self._digest, self._diff_id = sha256_digest(blob.hexdigest()), sha256_digest(tar.hexdigest())
+        if self._hashed:
+            self._hashed_to(sha256_digest(blob.hexdigest()), sha256_digest(tar.hexdigest()))
 
     # ---- in many ----
 
@@ -127,7 +120,7 @@ class Expansion:
             expanded = pipeline.channel()
             pieces = open_pieces(self.codec, stream)
             pipeline.spawn(lambda: _expand(pieces, pipeline, ring, expanded, self._jobs))
-            for buffer, count in _in_order(expanded):
+            for buffer, count in in_order(expanded):
                 back = ring.returns(buffer, 2 if self._hashed else 1)
                 if self._hashed:
                     tar.put(buffer[:count], back)
@@ -135,22 +128,8 @@ class Expansion:
                     self._hand_over(buffer[start : min(start + STEP, count)], sink)
                 back()
             if self._hashed:
-                self._digest, self._diff_id = blob.finish(), tar.finish()
+                self._hashed_to(blob.finish(), tar.finish())
             pipeline.stop()
-
-
-def _in_order(expanded: Channel) -> Iterator[tuple[memoryview, int]]:
-    ready: dict[int, tuple[memoryview | None, int]] = {}
-    number = 0
-    while True:
-        while number not in ready:
-            found, buffer, count = expanded.get()
-            ready[found] = (buffer, count)
-        buffer, count = ready.pop(number)
-        if buffer is None:
-            return
-        yield buffer, count
-        number += 1
 
 
 class _Counted:
@@ -234,7 +213,7 @@ def _expand(pieces: Iterable[Expand | Reader], pipeline: Pipeline, ring: Ring, e
     def worker() -> None:
         while True:
             number, piece, buffer = work.get()
-            expanded.put((number, buffer, piece(buffer)))
+            expanded.put((number, (buffer, piece(buffer))))
 
     number = workers = 0
     for piece in pieces:
@@ -246,7 +225,7 @@ def _expand(pieces: Iterable[Expand | Reader], pipeline: Pipeline, ring: Ring, e
         if workers < jobs:
             workers += 1
             pipeline.spawn(worker)
-    expanded.put((number, None, 0))
+    expanded.put((number, None))
 
 
 def _stream(reader: Reader, ring: Ring, expanded: Channel, number: int) -> int:
@@ -255,7 +234,7 @@ def _stream(reader: Reader, ring: Ring, expanded: Channel, number: int) -> int:
         filled = 0
         while filled < STEP and (count := reader.readinto(buffer[filled:STEP])):
             filled += count
-        expanded.put((number, buffer, filled))
+        expanded.put((number, (buffer, filled)))
         number += 1
         if filled < STEP:
             return number

@@ -198,6 +198,15 @@ def map_ordered(function: Callable[[T], R], items: Iterable[T], jobs: int) -> It
         pipeline.stop()
 
 
+def in_order(done: Channel) -> Iterator[Any]:
+    """The values of (number, value) pairs that come in any order, by number from 0; the value None is the end."""
+    ready: dict[int, Any] = {}
+    number = 0
+    while (value := _next_in_order(done, ready, number)) is not None:
+        yield value
+        number += 1
+
+
 def _next_in_order(done: Channel, ready: dict[int, R], number: int) -> R:
     while number not in ready:
         found, result = done.get()

@@ -11,19 +11,18 @@ The bytes depend on the change table, the codec and its level only. A layer that
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastlayer import _backend
 from fastlayer.layer.compression import Codec
 from fastlayer.layer.hashing import hashing
 from fastlayer.layer.output import Output
-from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring
+from fastlayer.layer.pipeline import STEP, Pipeline, Ring, in_order
 from fastlayer.layer.progress import Reporter
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest, sha256_digest
+from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.oci.mediatypes import layer_media_type
 
 _LARGEST_PIECE = 16 << 20
@@ -131,10 +130,8 @@ def _write_small(blob: _Blob, codec: Codec, data: memoryview) -> tuple[Digest, D
     """diff_id and digest, as of the other two."""
     piece = codec.compress(data)
     blob.write(piece)
-    diff_id = sha256_digest(hashlib.sha256(data, usedforsecurity=False).hexdigest())
-    if codec.name == "none":
-        return diff_id, diff_id
-    return diff_id, sha256_digest(hashlib.sha256(piece, usedforsecurity=False).hexdigest())
+    diff_id = digest_of(data)
+    return diff_id, diff_id if codec.name == "none" else digest_of(piece)
 
 
 def _write_plain(tar: _Tar, blob: _Blob, first: memoryview) -> Digest:
@@ -187,18 +184,18 @@ def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, j
                 count = tar.fill(buffer, pipeline)
                 if count:
                     give_out(number, buffer, count)
-            done.put((number if count else number - 1, None, None))
+            done.put((number + 1 if count else number, None))
 
         def compress() -> None:
             while True:
                 number, data, back = work.get()
-                done.put((number, codec.compress(data), back))
+                done.put((number, (codec.compress(data), back)))
 
         give_out(0, first, len(first))
         pipeline.spawn(encode)
         for _ in range(jobs):
             pipeline.spawn(compress)
-        for piece, back in _in_order(done):
+        for piece, back in in_order(done):
             blob_stream.put(piece, back)
             blob.write(piece)
             back()
@@ -214,20 +211,3 @@ def _keep_freed_pieces() -> None:
     without this every piece is mapped, zeroed and unmapped anew. Other allocators take no notice.
     """
     bytearray(_LARGEST_PIECE)
-
-
-def _in_order(done: Channel) -> Iterator[tuple[bytes, Callable[[], None]]]:
-    """Pieces (and what gives the buffers back) by number, until the last one, whose number comes with None."""
-    ready: dict[int, tuple[bytes, Callable[[], None]]] = {}
-    number, last = 0, -1
-    while last < 0 or number <= last:
-        while number not in ready:
-            found, piece, back = done.get()
-            if piece is None:
-                last = found
-                if number > last:
-                    return
-            else:
-                ready[found] = (piece, back)
-        yield ready.pop(number)
-        number += 1

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
-from fastlayer.oci.digest import Digest, sha256_digest
+from fastlayer.oci.digest import Digest, digest_of
 
 
 def chain_ids(diff_ids: Iterable[str]) -> list[Digest]:
@@ -14,7 +13,7 @@ def chain_ids(diff_ids: Iterable[str]) -> list[Digest]:
     for diff_id in diff_ids:
         checked = Digest(diff_id)
         if chain:
-            checked = sha256_digest(hashlib.sha256(f"{chain[-1]} {checked}".encode()).hexdigest())
+            checked = digest_of(f"{chain[-1]} {checked}".encode())
         chain.append(checked)
     return chain
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 # Encoded length (lower-case hex) of the registered algorithms.
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128, "blake3": 64}
 
@@ -36,6 +38,13 @@ class Digest(str):
 def sha256_digest(hexdigest: str) -> Digest:
     """The digest of a finished sha256, given its hex digits."""
     return Digest("sha256:" + hexdigest)
+
+
+def digest_of(data: Any) -> Digest:
+    """The sha256 of bytes that are all there."""
+    import hashlib  # loads OpenSSL, which who only compares digests can do without
+
+    return sha256_digest(hashlib.sha256(data, usedforsecurity=False).hexdigest())
 
 
 def _shown(text: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest, sha256_digest
+from fastlayer.oci.digest import Digest, digest_of
 
 
 class Document:
@@ -16,7 +14,7 @@ class Document:
 
     @property
     def digest(self) -> Digest:
-        return sha256_digest(hashlib.sha256(self.raw).hexdigest())
+        return digest_of(self.raw)
 
     def to_bytes(self) -> bytes:
         return self.raw
