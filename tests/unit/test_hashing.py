@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -106,31 +107,23 @@ def test_without_the_instructions_hashlib_does_it(monkeypatch: pytest.MonkeyPatc
 
 def test_streams_of_many_jobs_at_once() -> None:
     """Pieces of odd sizes from many threads: every digest is right and every buffer comes back, once."""
-    failures: list[BaseException] = []
 
     def job(seed: int) -> None:
-        try:
-            source = random.Random(seed)
-            data = [data_of(source.choice((0, 1, 700, 70_000, 300_000)), seed) for _ in range(40)]
-            back: list[int] = []
-            with hashing(2) as (one, other):
-                for number, piece in enumerate(data):
-                    one.put(piece, lambda number=number: back.append(number))  # type: ignore[misc]
-                    if number % 2:
-                        other.put(piece)
-                digest, other_digest = one.finish(), other.finish()
-            assert digest.encoded == wanted(b"".join(data))
-            assert other_digest.encoded == wanted(b"".join(data[1::2]))
-            assert sorted(back) == list(range(40))
-        except BaseException as exc:
-            failures.append(exc)
+        source = random.Random(seed)
+        data = [data_of(source.choice((0, 1, 700, 70_000, 300_000)), seed) for _ in range(40)]
+        back: list[int] = []
+        with hashing(2) as (one, other):
+            for number, piece in enumerate(data):
+                one.put(piece, lambda number=number: back.append(number))  # type: ignore[misc]
+                if number % 2:
+                    other.put(piece)
+            digest, other_digest = one.finish(), other.finish()
+        assert digest.encoded == wanted(b"".join(data))
+        assert other_digest.encoded == wanted(b"".join(data[1::2]))
+        assert sorted(back) == list(range(40))
 
-    threads = [threading.Thread(target=job, args=(seed,)) for seed in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(12) as pool:
+        assert len(list(pool.map(job, range(12)))) == 12  # raises what a job raised
 
 
 def test_two_that_wait_are_hashed_together(monkeypatch: pytest.MonkeyPatch) -> None:

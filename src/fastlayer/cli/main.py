@@ -74,7 +74,6 @@ def run(args: list[str]) -> int:
     try:
         return _run(args)
     except Stopped as exc:
-        heard()
         if exc.number == signal.SIGPIPE:
             return _end_quietly()
         return _say("interrupted" if exc.number == signal.SIGINT else "terminated", 128 + exc.number)

@@ -32,7 +32,7 @@ def listen() -> None:
 
 
 def heard() -> None:
-    """``Stopped`` has come to where it ends the command, or the command has ended."""
+    """The command has ended: nobody has to be reminded."""
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
