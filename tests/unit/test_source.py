@@ -108,5 +108,5 @@ def test_waiting_for_a_file_object_can_be_interrupted(engine: Engine, tmp_path: 
     finally:
         timer.join()
         os.close(writing)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 20
     assert names(tmp_path) == set()
