@@ -374,10 +374,12 @@ def test_closed_standard_descriptors(trees: tuple[Path, Path], tmp_path: Path, c
         assert not (tmp_path / "out").exists()
 
 
-def test_results_that_cannot_be_printed(trees: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_results_that_cannot_be_printed(trees: tuple[Path, Path], unbuffered: str) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     for words in (["--version"], ["--help"], ["diff", *trees]):
         with open("/dev/full", "wb") as full:
-            done = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, timeout=60)
+            done = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, timeout=60, env=env)
         assert (done.returncode, done.stderr) == (1, b"fastlayer: No space left on device\n")
 
 

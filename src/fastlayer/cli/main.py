@@ -24,9 +24,9 @@ _VERSION_WORDS = (["--version"], ["-V"], ["version"])
 def main() -> NoReturn:
     """Entry point of the console script."""
     if "stdout" in _fill_closed_streams():  # before any work: a failed command leaves no output behind
-        sys.exit(_say("standard output is closed: redirect it, to /dev/null if the result is not wanted", 1))
+        _leave(_say("standard output is closed: redirect it, to /dev/null if the result is not wanted", 1))
     if sys.argv[1:] in _VERSION_WORDS:  # answered before anything heavy is imported
-        sys.exit(_print_version())
+        _leave(_print_version())
     listen()
     gc.set_threshold(_GARBAGE_THRESHOLD)
     code = run(sys.argv[1:])
@@ -34,7 +34,10 @@ def main() -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process without taking the interpreter apart, which takes longer than many a command."""
+    """Ends the process without taking the interpreter apart, which takes longer than many a command.
+
+    Nor does the interpreter get to flush what cannot be written, and to complain once more.
+    """
     atexit._run_exitfuncs()  # profilers and the like
     for stream in (sys.stdout, sys.stderr):
         try:

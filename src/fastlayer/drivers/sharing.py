@@ -6,8 +6,13 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterable
-from typing import Any
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _FIEMAP = 0xC020660B  # FS_IOC_FIEMAP (kernel: Documentation/filesystems/fiemap.rst)
 _HEAD = struct.Struct("=QQIIII")  # start, length, flags, mapped, room, reserved
@@ -16,36 +21,90 @@ _ROOM = 64
 _LAST, _SHARED = 0x1, 0x2000
 _SHARING = frozenset({0x9123683E, 0x58465342, 0xCA451A4E, 0x7461636F})  # btrfs, xfs, bcachefs, ocfs2
 _BLOCK = 512  # bytes of st_blocks
+_MANY = 1 << 20  # numbers in a list before it is brought together
 _LONG = 3800  # bytes of a path; with one more name it still fits into a call
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def disk_bytes(roots: Iterable[Any]) -> int:
-    """What several trees of one file system take together: what they share, by reflink or hard link, counts once."""
+class Blocks(NamedTuple):
+    """The blocks of a tree. ``own``: bytes that are in no list; ``linked``: of inodes with several names, (inode, bytes
+    that are in no extent); ``shared``: extents that other files have, too, (physical place, length), sorted and
+    without overlap. Arrays of shape (n, 2), 64 bit: 16 bytes for each extent, however many files have it."""
+
+    own: int
+    linked: NDArray[np.int64]
+    shared: NDArray[np.int64]
+
+
+def blocks_of(root: Any) -> Blocks:
+    """Walks a tree, opening each file on a file system that can share. What goes away meanwhile is not counted."""
     walk = _Walk()
-    for root in roots:
-        walk.tree(root)
-    shared = sum(length for _, length in walk.shared)
-    return walk.bytes - shared + _covered(walk.shared)
+    walk.tree(root)
+    return Blocks(walk.own, walk.linked.table(), walk.shared.table())
 
 
-def _covered(ranges: list[tuple[int, int]]) -> int:
-    """Bytes in the union of (start, length) ranges."""
-    total = end = 0
-    for start, length in sorted(ranges):
-        total += max(0, start + length - max(start, end))
-        end = max(end, start + length)
+def together(trees: Sequence[Blocks]) -> int:
+    """Bytes that several trees of one file system take: what they share, by reflink or hard link, counts once."""
+    import numpy as np
+
+    total = sum(tree.own for tree in trees)
+    if trees:
+        shared = _union(np.concatenate([tree.shared for tree in trees]))
+        linked = _once(np.concatenate([tree.linked for tree in trees]))
+        total += int(shared[:, 1].sum()) + int(linked[:, 1].sum())
     return total
 
 
+def _union(ranges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Disjoint (start, length) ranges that cover the same places, in order."""
+    import numpy as np
+
+    if not len(ranges):
+        return ranges
+    ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    start = ranges[:, 0]
+    end = np.maximum.accumulate(start + ranges[:, 1])
+    first = np.concatenate([[True], start[1:] > end[:-1]])
+    last = np.concatenate([first[1:], [True]])
+    return np.stack([start[first], end[last] - start[first]], axis=1)
+
+
+def _once(inodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each inode once."""
+    import numpy as np
+
+    return inodes[np.unique(inodes[:, 0], return_index=True)[1]]
+
+
+class _Pairs:
+    """Pairs of numbers that are brought together from time to time, so that what occurs often is kept once."""
+
+    def __init__(self, unite: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> None:
+        self._numbers = array("q")
+        self._unite = unite
+        self._limit = _MANY
+
+    def add(self, first: int, second: int) -> None:
+        self._numbers.append(first)
+        self._numbers.append(second)
+        if len(self._numbers) > self._limit:
+            self._numbers = array("q", self.table().tobytes())
+            self._limit = max(_MANY, 2 * len(self._numbers))
+
+    def table(self) -> NDArray[np.int64]:
+        import numpy as np
+
+        return self._unite(np.frombuffer(self._numbers.tobytes(), np.int64).reshape(-1, 2))
+
+
 class _Walk:
-    """Counts trees one after the other. ``shared``: (physical place, length) of the extents that are others', too."""
+    """Counts one tree. ``own``, ``linked``, ``shared``: as in ``Blocks``."""
 
     def __init__(self) -> None:
-        self.bytes = self.inodes = 0
-        self.shared: list[tuple[int, int]] = []
-        self._seen: set[tuple[int, int]] = set()  # device and inode of those with several names
+        self.own = 0
+        self.linked = _Pairs(_once)
+        self.shared = _Pairs(_union)
         self._device = 0
         self._sharing = False
 
@@ -55,7 +114,7 @@ class _Walk:
             status = os.fstat(fd)
             self._device = status.st_dev
             self._sharing = _can_share(fd)
-            self._count(status)
+            self.own += status.st_blocks * _BLOCK
             self._descend(fd)
         finally:
             os.close(fd)
@@ -95,23 +154,23 @@ class _Walk:
                     status = child.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                if status.st_dev != self._device or not self._count(status):
+                if status.st_dev != self._device:
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     inner.append(os.fsencode(child.name))
-                elif self._sharing and stat.S_ISREG(status.st_mode) and status.st_blocks:
-                    self.shared += _shared_extents(fd, child.name)
+                self._count(fd, child.name, status)
         return inner
 
-    def _count(self, status: os.stat_result) -> bool:
-        """False for an inode that was met before."""
+    def _count(self, directory: int, name: Any, status: os.stat_result) -> None:
+        own = status.st_blocks * _BLOCK
+        if self._sharing and own and stat.S_ISREG(status.st_mode):
+            for place, length in _shared_extents(directory, name):
+                self.shared.add(place, length)
+                own -= length
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            if (status.st_dev, status.st_ino) in self._seen:
-                return False
-            self._seen.add((status.st_dev, status.st_ino))
-        self.inodes += 1
-        self.bytes += status.st_blocks * _BLOCK
-        return True
+            self.linked.add(status.st_ino, own)
+        else:
+            self.own += own
 
 
 def _can_share(fd: int) -> bool:
@@ -123,23 +182,24 @@ def _can_share(fd: int) -> bool:
     return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF in _SHARING
 
 
-def _shared_extents(directory: int, name: Any) -> list[tuple[int, int]]:
-    """Those of the file whose blocks belong to others as well (FIEMAP_EXTENT_SHARED)."""
+def _shared_extents(directory: int, name: Any) -> Iterator[tuple[int, int]]:
+    """(physical place, length) of those whose blocks belong to others as well (FIEMAP_EXTENT_SHARED)."""
     try:
         fd = os.open(name, _FILE, dir_fd=directory)
     except OSError:  # gone, or not ours to read: nothing is known to be shared
-        return []
+        return
     try:
-        return [(place, length) for place, length, flags in _extents(fd) if flags & _SHARED]
+        for place, length, flags in _extents(fd):
+            if flags & _SHARED:
+                yield place, length
     except OSError:
-        return []
+        return
     finally:
         os.close(fd)
 
 
-def _extents(fd: int) -> list[tuple[int, int, int]]:
+def _extents(fd: int) -> Iterator[tuple[int, int, int]]:
     """(physical place, length, flags)."""
-    found: list[tuple[int, int, int]] = []
     start, more = 0, True
     while more:
         buffer = bytearray(_HEAD.pack(start, (1 << 64) - 1 - start, 0, 0, _ROOM, 0) + bytes(_EXTENT.size * _ROOM))
@@ -148,7 +208,6 @@ def _extents(fd: int) -> list[tuple[int, int, int]]:
         more = mapped > 0
         for index in range(mapped):
             logical, physical, length, flags = _EXTENT.unpack_from(buffer, _HEAD.size + index * _EXTENT.size)
-            found.append((physical, length, flags))
+            yield physical, length, flags
             start = logical + length
             more = not flags & _LAST
-    return found

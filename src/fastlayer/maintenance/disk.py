@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.container import writable
 from fastlayer.container.mounted import all_mounts
-from fastlayer.drivers.sharing import disk_bytes
+from fastlayer.drivers.sharing import Blocks, blocks_of, together
 from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.oci.digest import Digest
@@ -94,6 +94,7 @@ class _Parts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._sizes: dict[str, int] = {}
+        self._trees: dict[str, Blocks] = {}
         self._snapshots: dict[str, tuple[str, str]] = {}
         for driver in store.drivers_in_use():
             for info in store.snapshotter_of(driver).walk():
@@ -110,26 +111,33 @@ class _Parts:
         """Bytes on disk of several parts, what they share counted once."""
         total, trees = 0, []
         for part in parts:
-            if part not in self._snapshots:
-                total += self._blob(part)
-                continue
-            driver, key = self._snapshots[part]
-            snapshotter = self._store.snapshotter_of(driver)
-            usage = snapshotter.usage(key)
-            tree = snapshotter.driver.own_tree(snapshotter.number(key)[0])
-            if usage.shared and tree is not None:
-                trees.append(tree)
+            if part not in self._sizes and part not in self._trees:
+                self._measure(part)
+            if part in self._trees:
+                trees.append(self._trees[part])
             else:
-                total += usage.bytes
-        return total + disk_bytes(trees)
+                total += self._sizes[part]
+        return total + together(trees)
 
-    def _blob(self, digest: str) -> int:
-        if digest not in self._sizes:
-            try:
-                self._sizes[digest] = self._store.content.size(Digest(digest))
-            except NotFoundError:
-                self._sizes[digest] = 0
-        return self._sizes[digest]
+    def _measure(self, part: str) -> None:
+        """A snapshot that shares blocks with others is looked at file by file, once."""
+        if part not in self._snapshots:
+            self._sizes[part] = self._blob(Digest(part))
+            return
+        driver, key = self._snapshots[part]
+        snapshotter = self._store.snapshotter_of(driver)
+        usage = snapshotter.usage(key)
+        tree = snapshotter.driver.own_tree(snapshotter.number(key)[0])
+        if usage.shared and tree is not None:
+            self._trees[part] = blocks_of(tree)
+        else:
+            self._sizes[part] = usage.bytes
+
+    def _blob(self, digest: Digest) -> int:
+        try:
+            return self._store.content.size(digest)
+        except NotFoundError:
+            return 0
 
 
 def _unique_images(images: list[Image]) -> list[Image]:
