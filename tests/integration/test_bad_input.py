@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
-import lzma
 import os
 import shutil
 import subprocess
@@ -356,14 +354,12 @@ def test_what_follows_a_compressed_layer(place: Place, trees: tuple[Path, Path],
     place.refused("apply", path, place.root / "new")
 
 
-@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress], ids=["xz", "bzip2"])
-def test_codecs_we_do_not_read_are_named(
-    place: Place, trees: tuple[Path, Path], request: pytest.FixtureRequest, pack: Callable[[bytes], bytes]
-) -> None:
+@pytest.mark.parametrize(("magic", "name"), [(b"LZIP", "lzip"), (b"\x04\x22\x4d\x18", "lz4"), (b"PK\x03\x04", "zip")])
+def test_codecs_we_do_not_read_are_named(place: Place, trees: tuple[Path, Path], magic: bytes, name: str) -> None:
     path = place.root / "layer.tar.other"
-    path.write_bytes(pack(make_layer(place, trees).read_bytes()))
+    path.write_bytes(magic + make_layer(place, trees).read_bytes())
     for words in (("apply", path, place.root / "new"), ("diff", trees[0], path)):
-        assert request.node.callspec.id in place.refused(*words)
+        assert name in place.refused(*words)
 
 
 def test_wrong_digests(place: Place, trees: tuple[Path, Path]) -> None:

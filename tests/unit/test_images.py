@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import shutil
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastlayer.container import writable
 from fastlayer.container.commit import commit
 from fastlayer.container.mounting import temporary
+from fastlayer.content.files import write_all
 from fastlayer.errors import (
     DigestMismatchError,
     InUseError,
+    LayerFormatError,
     ManifestError,
     NotFoundError,
     OperandError,
@@ -27,11 +36,13 @@ from fastlayer.image.history import history
 from fastlayer.image.images import Images
 from fastlayer.image.load import Options, load
 from fastlayer.image.materialize import materialize
+from fastlayer.image.pipe import piped
 from fastlayer.image.save import save
 from fastlayer.maintenance.check import check
 from fastlayer.maintenance.discard import discard_blobs
 from fastlayer.maintenance.disk import disk_usage
 from fastlayer.oci.image_index import new_index
+from fastlayer.oci.mediatypes import LAYER
 from fastlayer.oci.platform import Platform
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, existing_store, open_store
@@ -87,6 +98,38 @@ def test_an_imported_tar_keeps_its_blob(store: Store, tmp_path: Path) -> None:
     assert content(store, "from-tar") == {"a": b"1", "b/c": b"2"}
     with open(tmp_path / "l.tar.gz", "rb") as file:
         assert import_image(store, file, "again").layers[0].digest == made.digest
+    sound(store)
+
+
+@pytest.mark.parametrize("form", ["path", "file", "pipe"])
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress], ids=["xz", "bzip2"])
+def test_an_imported_xz_is_kept_expanded(
+    store: Store, tmp_path: Path, pack: Callable[[bytes], bytes], form: str
+) -> None:
+    """No image may have a layer that is compressed with it."""
+    import fastlayer
+    from fastlayer.image.importing import import_image
+
+    (tmp_path / "empty").mkdir()
+    tar = tmp_path / "l.tar"
+    made = fastlayer.diff(tmp_path / "empty", tree(tmp_path / "root", {"a": "1" * 3_000_000, "b/c": "2"}), tar)
+    packed = tmp_path / "rootfs"
+    packed.write_bytes(pack(tar.read_bytes()))
+    with ExitStack() as stack:
+        source: Any = packed
+        if form == "file":
+            source = stack.enter_context(open(packed, "rb"))
+        elif form == "pipe":
+            source = stack.enter_context(piped(lambda sink: write_all(sink, packed.read_bytes())))
+        image = import_image(store, source, "from-xz")
+    assert image.layers[0].digest == image.layers[0].diff_id == made.diff_id and image.layers[0].media_type == LAYER
+    assert store.content.path_of(made.diff_id).read_bytes() == tar.read_bytes()
+    assert content(store, "from-xz") == {"a": b"1" * 3_000_000, "b/c": b"2"}
+    sound(store)
+    packed.write_bytes(packed.read_bytes()[:-40])
+    with pytest.raises(LayerFormatError, match="too early"):
+        import_image(store, packed, "cut")
+    assert len(Images(store).all()) == 1
     sound(store)
 
 
@@ -292,6 +335,41 @@ def test_loading_from_a_stream(store: Store, tmp_path: Path) -> None:
     with vfs_store(tmp_path / "other") as other, open(tmp_path / "saved.tar", "rb") as file:
         load(other, file)
         assert content(other, "app:1") == {"a": b"1", "dir/c": b"333"}
+        sound(other)
+
+
+@pytest.mark.parametrize("format_", ["oci-archive", "docker-archive"])
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress, gzip.compress], ids=["xz", "bzip2", "gzip"])
+def test_loading_a_compressed_archive(
+    store: Store, tmp_path: Path, pack: Callable[[bytes], bytes], format_: str
+) -> None:
+    Layout(tmp_path / "layout").image("app:1", LAYERS)
+    load(store, tmp_path / "layout")
+    save(store, ["app:1"], tmp_path / "saved.tar", format=format_)  # type: ignore[arg-type]
+    (tmp_path / "packed").write_bytes(pack((tmp_path / "saved.tar").read_bytes()))
+    with vfs_store(tmp_path / "other") as other:
+        load(other, tmp_path / "packed")
+        assert content(other, "app:1") == {"a": b"1", "dir/c": b"333"}
+        sound(other)
+
+
+def test_a_docker_archive_with_a_layer_of_xz(store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.image("app:1", LAYERS)
+    load(store, tmp_path / "layout")
+    save(store, ["app:1"], tmp_path / "saved.tar", format="docker-archive")
+    with tarfile.open(tmp_path / "saved.tar") as given, tarfile.open(tmp_path / "bad.tar", "w") as made:
+        layers = json.load(given.extractfile("manifest.json"))[0]["Layers"]  # type: ignore[arg-type]
+        for member in given.getmembers():
+            data = given.extractfile(member).read() if member.isreg() else b""  # type: ignore[union-attr]
+            if member.name in layers:
+                data = lzma.compress(data)
+            member.size = len(data)
+            made.addfile(member, io.BytesIO(data))
+    with vfs_store(tmp_path / "other") as other:
+        with pytest.raises(ManifestError, match="x-xz, which no layer may be"):
+            load(other, tmp_path / "bad.tar")
+        assert not Images(other).all()
         sound(other)
 
 

@@ -81,7 +81,7 @@ Examples:
 def command(**given: Any) -> int:
     """Show what changed from A to B, or write it as an OCI layer.
 
-    A and B are directories, saved tree indexes (`fastlayer index`), layer tars (.tar, .tar.gz, .tar.zst;
+    A and B are directories, saved tree indexes (`fastlayer index`), layer tars (plain, gzip, zstd, xz, bzip2;
     join several with `+`, lowest first, to make a stack; `-` is stdin), or images of the store
     (`./NAME` is always a file). One operand is the name of a writable layer: its changes against its
     image. A, C and D: added, changed, deleted.

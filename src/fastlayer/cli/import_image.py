@@ -29,7 +29,7 @@ Examples:
 @options.progress_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """Make IMAGE of SOURCE: a root file system as a directory, or as a tar (plain, gzip, zstd; `-` is stdin)."""
+    """Make IMAGE of SOURCE: a root file system as a directory, or as a tar (compressed or not; `-` is stdin)."""
     from fastlayer.container.changes import apply_changes
     from fastlayer.image.importing import import_image
     from fastlayer.oci.config import RunConfig

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fastlayer.content.files import write_all
 from fastlayer.errors import AlreadyExistsError
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.record import new_name, of_applied, of_written, record, timestamp
@@ -31,10 +34,11 @@ def import_image(
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Image:
-    """An image of one layer. ``source``: a directory, or a tar (plain, gzip, zstd; a path, descriptor or file object).
+    """An image of one layer. ``source``: a directory, or a tar (a path, descriptor or file object), compressed or not.
 
-    A tar is kept as it came; the layer of a directory is made again when its bytes are needed. Raises what
-    ``fastlayer.apply`` and ``fastlayer.diff`` raise; a failure leaves no image.
+    A tar is kept as it came, but expanded from xz or bzip2, which no layer may be compressed with; the layer of a
+    directory is made again when its bytes are needed. Raises what ``fastlayer.apply`` and ``fastlayer.diff`` raise; a
+    failure leaves no image.
     """
     from fastlayer.store.store import may_own_all
 
@@ -102,7 +106,7 @@ def _tar(
     key = f"import-{lease.id}"
     store.snapshotter.prepare(key, lease=lease)
     number, parents = store.snapshotter.number(key)
-    with store.content.ingest(lease.id, trusted=True) as blob, Tee(source, blob) as tee:
+    with _layer(source) as layer_tar, store.content.ingest(lease.id, trusted=True) as blob, Tee(layer_tar, blob) as tee:
         with store.snapshotter.driver.layer_target(number, parents) as target:
             stats = apply(
                 [tee],
@@ -119,6 +123,28 @@ def _tar(
     store.snapshotter.commit(f"{key}-done", key, lease=lease)
     _name(store, lease, f"{key}-done", str(layer.diff_id))
     return of_applied(layer)
+
+
+@contextmanager
+def _layer(source: Any) -> Iterator[Any]:
+    """The source as what may be a layer of an image: xz and bzip2 are expanded, by a thread."""
+    from fastlayer.image.pipe import piped
+    from fastlayer.layer.decompress import Lookahead
+    from fastlayer.layer.expand import Expansion
+    from fastlayer.layer.limits import MAX_RATIO
+    from fastlayer.layer.source import Source
+
+    with Source(source) as opened:
+        look = Lookahead(opened)
+        if look.detect() not in ("xz", "bzip2"):
+            yield look
+            return
+
+        def expand(sink: int) -> None:
+            Expansion(Source(look), jobs=1, max_ratio=MAX_RATIO, hashed=False).run(lambda data: write_all(sink, data))
+
+        with piped(expand) as tar:
+            yield tar
 
 
 def _name(store: Store, lease: Lease, name: str, chain_id: str) -> None:

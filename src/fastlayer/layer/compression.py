@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, cast
 from fastlayer.errors import LayerFormatError, UsageError, show_path
 
 Compression = Literal["none", "gzip", "zstd"]
+Packing = Literal["none", "gzip", "zstd", "xz", "bzip2"]  # what is read; the last two make no layer of an image
 
 GZIP_MEMBER = 1 << 20  # tar bytes per gzip member
 ZSTD_FRAME = 4 << 20  # tar bytes per zstd frame
@@ -27,8 +28,10 @@ _PLAIN_BLOCK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # bytes 1-3; byte 0 is 0x50..0x5f
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+_BZIP2_MAGIC = b"BZh"  # and a digit
 MAGIC_LENGTH = 6  # bytes that `detect` wants to see
-_REFUSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x04\x22\x4d\x18": "lz4", b"LZIP": "lzip", b"PK\x03\x04": "zip"}
+_REFUSED = {b"\x04\x22\x4d\x18": "lz4", b"LZIP": "lzip", b"PK\x03\x04": "zip"}
 
 SUBFIELD = b"FL\x04\x00"  # RFC 1952 2.3.1.1: SI1 SI2 LEN; then u32 length of the whole member
 # ID1 ID2 CM FLG(FEXTRA) MTIME=0 XFL OS=255 XLEN=8 subfield
@@ -68,7 +71,7 @@ def by_name(name: str | bytes | os.PathLike[Any]) -> Compression:
     return cast(Compression, _EXTENSIONS.get(extension, "none"))
 
 
-def detect(head: bytes) -> Compression:
+def detect(head: bytes) -> Packing:
     """The codec of a blob from its first bytes (``MAGIC_LENGTH`` of them, fewer when the blob is shorter).
 
     Anything that is no known compression is taken for a plain tar, whose reader has the last word.
@@ -78,9 +81,13 @@ def detect(head: bytes) -> Compression:
         return "gzip"
     if head.startswith(ZSTD_MAGIC) or (head[1:4] == SKIPPABLE_MAGIC and 0x50 <= head[0] <= 0x5F):
         return "zstd"
+    if head.startswith(_XZ_MAGIC):
+        return "xz"
+    if head.startswith(_BZIP2_MAGIC) and head[3:4].isdigit():
+        return "bzip2"
     for magic, name in _REFUSED.items():
         if head.startswith(magic):
-            raise LayerFormatError(f"compressed with {name}, which is not supported: recompress with gzip or zstd")
+            raise LayerFormatError(f"compressed with {name}, which is not supported: recompress with gzip, zstd or xz")
     return "none"
 
 

@@ -23,9 +23,10 @@ from fastlayer.layer.compression import (
     SKIPPABLE_MAGIC,
     ZSTD_FRAME,
     ZSTD_MAGIC,
-    Compression,
+    Packing,
     detect,
 )
+from fastlayer.layer.foreign import StreamReader
 
 MAX_WINDOW = 128 << 20  # bytes of history a zstd frame may ask for (what `zstd -d` accepts by default)
 MAX_PIECE = ZSTD_FRAME  # tar bytes of a frame that is expanded at once, by one thread
@@ -53,6 +54,7 @@ class Lookahead:
     """A stream one can look into: ``peek`` and ``take`` over any ``Readable``. Holds at most what was asked for."""
 
     def __init__(self, source: Readable) -> None:
+        self.name = getattr(source, "name", "")  # for messages
         self._source = source
         self._held = bytearray()
         self._at = 0
@@ -85,7 +87,7 @@ class Lookahead:
             self._at = 0
         return count
 
-    def detect(self) -> Compression:
+    def detect(self) -> Packing:
         """The codec its first bytes show."""
         return detect(bytes(self.peek(MAGIC_LENGTH)))
 
@@ -112,13 +114,15 @@ def _bad(codec: str, why: str) -> NoReturn:
 # ---- one piece at a time -----------------------------------------------------------------------
 
 
-def open_reader(source: Lookahead) -> tuple[Compression, Reader]:
+def open_reader(source: Lookahead) -> tuple[Packing, Reader]:
     """The codec found in the first bytes, and a reader that works in the calling thread."""
     found = source.detect()
     if found == "gzip":
         return found, GzipReader(source)
     if found == "zstd":
         return found, ZstdReader(source)
+    if found != "none":
+        return found, StreamReader(source, found)
     return found, source
 
 
@@ -298,16 +302,16 @@ def _block_header(head: bytes | bytearray) -> tuple[bool, int]:
 # ---- pieces for parallel work --------------------------------------------------------------------
 
 Expand = Callable[[memoryview], int]  # into a buffer of PIECE_SIZE[codec] bytes; returns how many there are
-PIECE_SIZE = {"none": GZIP_MEMBER, "gzip": GZIP_MEMBER, "zstd": MAX_PIECE}
+PIECE_SIZE = dict.fromkeys(("none", "gzip", "xz", "bzip2"), GZIP_MEMBER) | {"zstd": MAX_PIECE}
 
 
-def open_pieces(codec: Compression, source: Lookahead) -> Iterator[Expand | Reader]:
+def open_pieces(codec: Packing, source: Lookahead) -> Iterator[Expand | Reader]:
     """A blob as jobs that threads can do in any order, and readers for what cannot be cut; in the blob's order."""
     if codec == "gzip":
         return gzip_pieces(source)
     if codec == "zstd":
         return zstd_pieces(source)
-    return iter((source,))
+    return iter((source if codec == "none" else StreamReader(source, codec),))
 
 
 def gzip_pieces(source: Lookahead) -> Iterator[Expand | Reader]:

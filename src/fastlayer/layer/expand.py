@@ -17,7 +17,7 @@ from typing import Any
 
 from fastlayer import _backend
 from fastlayer.errors import LayerFormatError, LimitError
-from fastlayer.layer.compression import Compression
+from fastlayer.layer.compression import Packing
 from fastlayer.layer.decompress import PIECE_SIZE, Expand, Lookahead, Reader, open_pieces, open_reader
 from fastlayer.layer.hashing import hashing
 from fastlayer.layer.pipeline import STEP, Channel, Pipeline, Ring, in_order
@@ -40,7 +40,7 @@ class Expansion:
 
     def __init__(self, source: Source, *, jobs: int, max_ratio: int = 0, hashed: bool = True) -> None:
         self.source = source
-        self.codec: Compression = "none"
+        self.codec: Packing = "none"
         self.tar_size = 0
         self._read = 0
         self._useful = 0  # what had been read when tar bytes last came out

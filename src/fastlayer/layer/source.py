@@ -164,7 +164,7 @@ def _wait(fd: int, check: Callable[[], object] | None) -> None:
 def named(error: LayerError, source: Source, entries: int) -> LayerError:
     """An error about the layer that ``source`` is, with its name; ``entries`` of it had been read."""
     if isinstance(error, LayerFormatError) and not entries and str(error).endswith(_NO_TAR):
-        return LayerFormatError(f"{source.name}: is no layer: give a tar, as it is or compressed with gzip or zstd")
+        return LayerFormatError(f"{source.name}: is no layer: give a tar, plain or as .gz, .zst, .xz or .bz2")
     return type(error)(f"{source.name}: {error}")
 
 

@@ -43,8 +43,11 @@ _COMPRESSION_OF = {
 
 
 def layer_media_type(compression: str) -> str:
-    """The OCI media type of a layer compressed with ``none``, ``gzip`` or ``zstd``."""
-    return _LAYER_OF[compression]
+    """The OCI media type of a layer compressed with ``none``, ``gzip`` or ``zstd``.
+
+    A file compressed otherwise is no layer of an image; its media type is the one of freedesktop's shared-mime-info.
+    """
+    return _LAYER_OF.get(compression) or f"application/x-{compression}"
 
 
 def layer_compression(media_type: str) -> str | None:

@@ -65,7 +65,10 @@ def _manifest(
     layers = []
     for name in jsontext.texts(entry, "Layers", what):
         found = _member(members, name, "Layers", what)
-        layers.append(Descriptor(mediatypes.layer_media_type(detect(found.head)), found.digest, found.size))
+        media_type = mediatypes.layer_media_type(detect(found.head))
+        if mediatypes.layer_compression(media_type) is None:
+            raise ManifestError(f"{what}: {name}: is {media_type}, which no layer may be: make the image again")
+        layers.append(Descriptor(media_type, found.digest, found.size))
     manifest = new_manifest(read.descriptor(), layers)
     check_consistent(manifest, read, what)
     if len(manifest.raw) > MAX_MANIFEST:
