@@ -158,6 +158,10 @@ class Btrfs:
         found = tree_usage(path)
         return Usage(found.bytes - found.shared, found.inodes, found.shared)
 
+    def own_tree(self, number: int) -> Path | None:
+        """None: a subvolume shows its parents' files, too, and ``usage`` is exact by itself."""
+        return None
+
     def quota(self, number: int) -> tuple[int, int] | None:
         """(referenced, exclusive) bytes as btrfs accounts them, metadata included; None where quotas are off."""
         with subvolumes.opened(self._path(number)) as fd:
