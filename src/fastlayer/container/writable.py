@@ -7,7 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.container.alone import alone
+from fastlayer.container.alone import alone, forget
 from fastlayer.container.mounted import refuse_mounted
 from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
@@ -98,6 +98,7 @@ def remove(store: Store, name: str) -> None:
             snapshotter.mark_removed(db, numbers, lease.id)
             db.execute("DELETE FROM writable WHERE name = ?", (name,))
         snapshotter.finish_removal(numbers)
+        forget(store, name)
 
 
 def changes(store: Store, layer: Writable) -> Changes:
