@@ -62,7 +62,7 @@ def _try(directory: Path, place: Path) -> Probe:
         (directory / name).mkdir()
     (directory / "lower/file").touch()
     (directory / "lower/dir/inner").touch()
-    options = settings.mount_options(layout.Layout(layout.natural_format()), writable=True)
+    options = settings.mount_options(layout.natural_format())
     uppers = (f"upperdir={directory}/upper", f"workdir={directory}/work")
     value = Mount("overlay", "overlay", (*uppers, *options), (os.fspath(directory / "lower"),))
     try:
