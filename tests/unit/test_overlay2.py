@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -498,6 +499,18 @@ def test_the_layout_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (root / "layout.json").write_text(damaged)
         with pytest.raises(CorruptStoreError, match=r"layout\.json: is damaged"):
             Overlay2(root).mounts(1, [], "active")
+
+
+def test_what_many_add_to_the_layout_at_once_is_all_there(tmp_path: Path) -> None:
+    plain = layout.settle(tmp_path, layout.Layout(layout.natural_format()))
+    wanted = (plain._replace(metacopy=True), plain._replace(redirect_dir=True), plain)
+    threads = [threading.Thread(target=layout.settle, args=(tmp_path, one)) for one in wanted * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert layout.read(tmp_path) == plain._replace(metacopy=True, redirect_dir=True)
+    assert sorted(os.listdir(tmp_path)) == ["empty", "layout.json"]
 
 
 def test_a_size_that_cannot_be_limited(found: Snapshotter) -> None:

@@ -56,8 +56,8 @@ class Info(NamedTuple):
 
     @property
     def options(self) -> Options:
-        """How it is mounted: what it was made with."""
-        return options_in(self.labels)
+        """How it is mounted: what it was made with; a committed one has none, they were for writing to it."""
+        return NO_OPTIONS if self.kind == "committed" else options_in(self.labels)
 
 
 class Snapshotter:
@@ -162,7 +162,7 @@ class Snapshotter:
     def mounts(self, key: str) -> list[Mount]:
         """How the snapshot is mounted; a committed one read-only. To look at, also while it is mounted."""
         number, parents, row = self._place(key)
-        return self.driver.mounts(number, parents, row["kind"], _options(row))
+        return self.driver.mounts(number, parents, row["kind"], _info(row).options)
 
     def ready(self, key: str) -> list[Mount]:
         """The mounts, to be mounted now. Nobody has an active snapshot mounted, or is about to.
@@ -170,8 +170,8 @@ class Snapshotter:
         Raises ``DriverError`` when it must not be used any more.
         """
         number, parents, row = self._place(key)
-        self.driver.make_ready(number, parents, row["kind"], _options(row))
-        return self.driver.mounts(number, parents, row["kind"], _options(row))
+        self.driver.make_ready(number, parents, row["kind"], _info(row).options)
+        return self.driver.mounts(number, parents, row["kind"], _info(row).options)
 
     def sync(self, key: str) -> None:
         """What an active snapshot holds, and copies of it, can be relied on: see ``Driver.sync``."""
@@ -456,11 +456,6 @@ def _info(row: sqlite3.Row) -> Info:
 def options_in(labels: Mapping[str, str]) -> Options:
     """The options among the labels of a snapshot."""
     return {name.removeprefix(_OPTION): value for name, value in labels.items() if name.startswith(_OPTION)}
-
-
-def _options(row: sqlite3.Row) -> Options:
-    """Of a committed one none: they were for writing to it."""
-    return NO_OPTIONS if row["kind"] == "committed" else options_in(json.loads(row["labels"]))
 
 
 def _check_key(key: str) -> None:

@@ -21,9 +21,11 @@ that its own layers need, and no others.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -93,14 +95,29 @@ def settle(root: Path, wanted: Layout) -> Layout:
     """What holds from now on: what is there already, and ``metacopy`` and ``redirect_dir`` if they are new."""
     (root / "empty").mkdir(mode=0o755, exist_ok=True)
     found = read(root)
-    if found is not None:
-        wanted = Layout(found.format, found.metacopy or wanted.metacopy, found.redirect_dir or wanted.redirect_dir)
-        if wanted == found:
-            return found
-    _write(root, wanted, new=found is None)
     if found is None:
-        return settle(root, wanted)  # somebody may have been faster
-    return wanted
+        _write(root, wanted, new=True)
+    elif _joined(found, wanted) != found:
+        with _alone(root):  # what another process adds at this moment must not get lost
+            _write(root, _joined(read(root) or found, wanted), new=False)
+    else:
+        return found
+    return settle(root, wanted)  # somebody may have been faster
+
+
+def _joined(found: Layout, wanted: Layout) -> Layout:
+    return Layout(found.format, found.metacopy or wanted.metacopy, found.redirect_dir or wanted.redirect_dir)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """The kernel drops the lock when the process ends."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _write(root: Path, layout: Layout, *, new: bool) -> None:
