@@ -353,6 +353,25 @@ def test_an_image_is_looked_at_with_other_owners(shell: Shell, tmp_path: Path) -
     assert shell.rows("mounts") == []
     with fastlayer.mount("base", root=shell.root, driver="overlay2", storage_options={"id_map": "0:5000:10"}) as where:
         assert (where / "etc/passwd").stat().st_uid == 5000
+    os.chown(tmp_path / "root/etc/passwd", 11, 11)
+    shell.good("import", tmp_path / "root", "owned")
+    with fastlayer.mount("owned", root=shell.root, driver="overlay2", storage_options={"id_map": "0:50:10"}) as where:
+        assert (where / "etc/passwd").stat().st_uid == 65534, "nobody"
+
+
+# ---- what works here -----------------------------------------------------------------------------
+
+
+def test_doctor_tries_the_options(shell: Shell, tmp_path: Path) -> None:
+    found = {row["Driver"]: row["StorageOptions"] for row in shell.rows("doctor", "--root", tmp_path)}
+    assert found["overlay2"] == "metacopy redirect_dir volatile id_map" and found["vfs"] == ""
+    tmp_path.chmod(0o755)
+    place(tmp_path, "own")
+    command = [sys.executable, "-m", "fastlayer", "doctor", "--root", str(tmp_path / "own"), "--format", "json"]
+    done = unshared(command, tmp_path / "own")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["StorageOptions"] for row in rows if row["Driver"] == "overlay2"] == ["volatile"], done
+    assert os.listdir(tmp_path / "own") == [] and "STORAGE OPTIONS" in shell.good("doctor")
 
 
 # ---- who may ask for what ------------------------------------------------------------------------

@@ -75,6 +75,10 @@ class Vfs:
             self._clone(self._tree(source), folder / "tree")
             drop_trusted(folder / "tree")
 
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        return ()
+
     def check_options(self, options: Options, kind: Kind) -> None:
         refuse_options(self.name, options)
 

@@ -81,6 +81,11 @@ class Driver(Protocol):
         """Tries the mechanism itself (a real mount, subvolume, ...) below ``root``, leaving nothing behind."""
         ...
 
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        """Those of its options (``check_options``) that work below a root where the driver does, by trying them."""
+        ...
+
     def create(self, number: int, parents: Sequence[int], kind: Kind, *, size: int | None = None) -> None:
         """Makes the writable (``active``) or read-only (``view``) snapshot; looks like its nearest parent, or empty.
 

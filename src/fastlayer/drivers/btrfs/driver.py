@@ -104,6 +104,10 @@ class Btrfs:
 
     # ---- using -------------------------------------------------------------------------------
 
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        return ()
+
     def check_options(self, options: Options, kind: Kind) -> None:
         refuse_options(self.name, options)
 

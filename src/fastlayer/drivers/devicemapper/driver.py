@@ -167,6 +167,10 @@ class DeviceMapper:
 
     # ---- using -------------------------------------------------------------------------------
 
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        return ()
+
     def check_options(self, options: StorageOptions, kind: Kind) -> None:
         refuse_options(self.name, options)
 

@@ -46,6 +46,12 @@ class Overlay2:
 
         return probe(root)
 
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        from fastlayer.drivers.overlay2.probe import working_options
+
+        return working_options(root)
+
     # ---- places ------------------------------------------------------------------------------
 
     def _place(self, number: int) -> Path:
