@@ -392,14 +392,17 @@ def test_the_options_are_those_of_the_layer(shell: Shell, tmp_path: Path) -> Non
     assert inspected(shell, "work")["StorageOptions"] == wanted
 
 
-NOTHING = "driver {}: has no option volatile, nor any other: leave out the storage options"
+NOTHING = "driver {}: has no option volatile, nor any other: leave out storage options"
 REFUSED = [
     (["--rw", "--storage-opt", "colour=on"], "driver overlay2: no option colour: use metacopy, redirect_dir, volatile"),
     (["--rw", "--storage-opt", "volatile=maybe"], "driver overlay2: volatile=maybe: use on or off"),
     (["--rw", "--storage-opt", "id_map=0:1"], "driver overlay2: id_map=0:1: use INSIDE:OUTSIDE:COUNT"),
     (["--rw", "--storage-opt", "volatile"], "--storage-opt 'volatile': give KEY=VALUE"),
     (["--rw", "--storage-opt", "=on"], "--storage-opt '=on': give KEY=VALUE"),
-    (["--rw", "--storage-opt", "volatile=on", "--storage-opt", "volatile=off"], "volatile: is given twice"),
+    (
+        ["--rw", "--storage-opt", "volatile=on", "--storage-opt", "volatile=off"],
+        "'volatile': is given twice",
+    ),
     (["--rw", "--storage-opt", "size=1g"], "--storage-opt size: give --size instead"),
     (
         ["--storage-opt", "volatile=on"],

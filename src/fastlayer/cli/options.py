@@ -117,6 +117,6 @@ def pairs(option: str, words: Iterable[str]) -> dict[str, str]:
         if not (key and sign):
             raise click.UsageError(f"{option} {word!r}: give KEY=VALUE")
         if key in found:
-            raise click.UsageError(f"{option} {key}: is given twice")
+            raise click.UsageError(f"{option} {key!r}: is given twice")
         found[key] = value
     return found

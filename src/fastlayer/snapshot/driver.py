@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from fastlayer.errors import UsageError
+from fastlayer.errors import UsageError, show_path
 
 if TYPE_CHECKING:
     from fastlayer.layer.apply import Format
@@ -186,5 +186,5 @@ class Driver(Protocol):
 
 def refuse_options(driver: str, options: Options) -> None:
     """For drivers that have no options: raises ``UsageError`` when some are given."""
-    if options:
-        raise UsageError(f"driver {driver}: has no option {min(options)}, nor any other: leave out the storage options")
+    for name in options:
+        raise UsageError(f"driver {driver}: has no option {show_path(name)}, nor any other: leave out storage options")

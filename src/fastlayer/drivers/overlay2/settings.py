@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from typing import NamedTuple
 
 from fastlayer.drivers.overlay2.layout import NO_MARKS, Format, Layout, Marks, is_real_root
-from fastlayer.errors import DriverError, UsageError
+from fastlayer.errors import DriverError, UsageError, show_path
 from fastlayer.snapshot.driver import Options
 
 _PARAMETERS = "/sys/module/overlay/parameters"
 _SWITCHES = ("metacopy", "redirect_dir", "volatile")
 _MAX_ID = (1 << 32) - 2
 _MAX_RANGES = 340  # user_namespaces(7)
+_RANGE = re.compile(r"(\d{1,10}):(\d{1,10}):(\d{1,10})", re.ASCII)
 
 
 class Settings(NamedTuple):
@@ -35,22 +37,23 @@ def settings(options: Options) -> Settings:
         if name == "id_map":
             id_map = _ranges(value)
         elif name not in _SWITCHES:
-            raise UsageError(f"driver overlay2: no option {name}: use {', '.join((*_SWITCHES, 'id_map'))}")
+            known = ", ".join((*_SWITCHES, "id_map"))
+            raise UsageError(f"driver overlay2: no option {show_path(name)}: use {known}")
         elif value not in ("on", "off"):
-            raise UsageError(f"driver overlay2: {name}={value}: use on or off")
+            raise UsageError(f"driver overlay2: {name}={show_path(value)}: use on or off")
         else:
             found[name] = value == "on"
     return Settings(**found, id_map=id_map)
 
 
 def _ranges(text: str) -> tuple[tuple[int, int, int], ...]:
-    try:
-        ranges = [tuple(map(int, part.split(":"))) for part in text.split(",")]
-        found = tuple((inside, outside, count) for inside, outside, count in ranges)
-    except ValueError:
-        raise UsageError(f"driver overlay2: id_map={text}: use INSIDE:OUTSIDE:COUNT[,...]") from None
+    given = f"driver overlay2: id_map={show_path(text)}"
+    parts = [_RANGE.fullmatch(part) for part in text.split(",")]
+    found = tuple((int(part[1]), int(part[2]), int(part[3])) for part in parts if part)
+    if len(found) < len(parts):
+        raise UsageError(f"{given}: use INSIDE:OUTSIDE:COUNT[,...]")
     if wrong := _wrong_with(found):
-        raise UsageError(f"driver overlay2: id_map={text}: {wrong}: use INSIDE:OUTSIDE:COUNT[,...]")
+        raise UsageError(f"{given}: {wrong}: use INSIDE:OUTSIDE:COUNT[,...]")
     return found
 
 
@@ -62,7 +65,7 @@ def _wrong_with(ranges: tuple[tuple[int, int, int], ...]) -> str | None:
         return "a range has at least one id"
     for side in (0, 1):
         spans = sorted((entry[side], entry[side] + entry[2]) for entry in ranges)
-        if spans[0][0] < 0 or spans[-1][1] - 1 > _MAX_ID:
+        if spans[-1][1] - 1 > _MAX_ID:
             return f"ids are 0 to {_MAX_ID}"
         if any(end > begin for (_, end), (begin, _) in itertools.pairwise(spans)):
             return "ranges overlap"
