@@ -218,6 +218,24 @@ def test_on_files_without_data_the_kernel_wants_both(shell: Shell, tmp_path: Pat
     everything(shell, "last", "topmost", "top", seen(target), tmp_path)
 
 
+def test_clamped_times_and_other_drivers_get_complete_files(shell: Shell, tmp_path: Path) -> None:
+    target = mounted(shell, place(tmp_path, "k1"), "work", "base", "metacopy=on")
+    os.chmod(target / "lib/big", 0o640)
+    os.rename(target / "lib", target / "moved")
+    wanted = seen(target)
+    shell.good("commit", "work", "made")
+    shell.good("commit", "--source-date-epoch", "1000000000", "work", "clamped")
+    shell.good("umount", "work")
+    shell.env["FASTLAYER_DRIVER"] = "vfs"
+    shell.good("mount", "made", target)
+    same(wanted, seen(target))
+    shell.good("umount", target)
+    found = saved(shell, "clamped", tmp_path)
+    for entry in (*wanted.values(), *found.values()):
+        entry.pop("mtime_ns", None)
+    same(wanted, found)
+
+
 def test_what_is_remembered(shell: Shell, tmp_path: Path) -> None:
     root = shell.root / "overlay2"
     assert layout.read(root) == layout.Layout("overlay")

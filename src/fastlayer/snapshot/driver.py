@@ -134,7 +134,8 @@ class Driver(Protocol):
         kind: Literal["active", "view", "committed"],
         options: Options = NO_OPTIONS,
     ) -> None:
-        """What has to happen right before ``mounts`` are mounted, each time. Nobody has an active one mounted.
+        """What has to happen right before ``mounts`` are mounted, each time. Nobody has an active one mounted, or is at
+        work on it; of others many may be made ready at once.
 
         Raises ``DriverError`` for a snapshot that must not be used any more.
         """
