@@ -80,7 +80,8 @@ class Overlay2:
         if len(parents) >= MAX_LOWERS:
             raise DriverError(f"{len(parents)} layers: overlayfs stacks at most {MAX_LOWERS}: squash the image")
         with refusals("cannot make the snapshot"):
-            layout.settle(self.root, self._layout())
+            if layout.read(self.root) is None:
+                layout.settle(self.root, self._layout())
             place = self._place(number)
             os.mkdir(place, 0o700)
             if kind == "view":
