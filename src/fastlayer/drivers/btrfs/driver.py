@@ -35,7 +35,7 @@ from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
 from fastlayer.mounts.mount import Mount
-from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, Usage, refuse_options
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -104,9 +104,34 @@ class Btrfs:
 
     # ---- using -------------------------------------------------------------------------------
 
-    def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        return ()
+
+    def check_options(self, options: Options, kind: Kind) -> None:
+        refuse_options(self.name, options)
+
+    def mounts(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> list[Mount]:
         path = self._path(parents[0] if kind == "view" else number)
         return [Mount("bind", os.fspath(path), ("rbind", "rw" if kind == "active" else "ro"))]
+
+    def make_ready(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> None:
+        """Nothing to do: a directory is there."""
+
+    def sync(self, number: int) -> None:
+        """Nothing to do: what programs sync is synced."""
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
         from fastlayer.layer.diff import diff, diff_only
