@@ -203,7 +203,8 @@ class _Unpacking:
 
         key = self._key(number)
         self._snapshotter.remove(key)
-        (mount,) = self._snapshotter.prepare(key, self._below(number), lease=self._lease)
+        self._snapshotter.prepare(key, self._below(number), lease=self._lease)
+        (mount,) = self._snapshotter.ready(key)
         with private(mount) as path:
             self._done(number, self._apply(self._layers[number], path, "dir"))
 
