@@ -239,9 +239,14 @@ class _Checker:
         chain = [str(name) for name in chain_ids(config.diff_ids)]
         held = [holders(self.store, name) for name in chain]
         for number, layer in enumerate(image.layers):
-            if not self.store.content.has(layer.digest) and not held[number]:
+            if self.store.content.has(layer.digest):
+                continue
+            if not held[number]:
                 yield f"layer {number + 1} ({layer.digest}) is neither there nor unpacked: load the image again", False
                 return
+            if not self._gives_the_same(layer, image.chain[number]):
+                why = "its blob is not there, and its snapshot is not what it was"
+                yield f"layer {number + 1} ({layer.digest}): {why}: make the image again", False
         ours = self.store.snapshotter.driver.name
         unpacked = [ours in drivers for drivers in held]
         if any(unpacked) and not all(unpacked):
