@@ -165,6 +165,10 @@ class Btrfs:
             found: tuple[int, int] | None = _engine().qgroup_usage(fd, _engine().info(fd).id)
             return found
 
+    def own_tree(self, number: int) -> Path | None:
+        """A subvolume has all files of those below it, too: ``usage`` tells what is its own."""
+        return None
+
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
         with refusals("copy-up"):
             require(self._path(number), paths)
