@@ -91,7 +91,7 @@ def collect(store: Store, *, dry_run: bool = False) -> Collected:
             sizes = sum(store.content.size(digest) for digest in blobs)
             if not dry_run:
                 _forget(store, db, blobs)
-                _note_blobs(store, db)
+                note_blobs(store, db)
                 write_index(store, db, lease)
                 Snapshotter.mark_removed(db, [number for _, number in doomed], lease.id)
         if not dry_run:
@@ -122,8 +122,8 @@ def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
     return [(str(doomed[number]["driver"]), number) for number in order]
 
 
-def _note_blobs(store: Store, db: sqlite3.Connection) -> None:
-    """A process may have been killed between making a blob and noting it."""
+def note_blobs(store: Store, db: sqlite3.Connection) -> None:
+    """Within a write transaction: a process may have been killed between making a blob and noting it."""
     missing = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present = 0")]
     there = [(digest,) for digest in missing if store.content.has(digest)]
     db.executemany("UPDATE layers SET present = 1 WHERE digest = ?", there)

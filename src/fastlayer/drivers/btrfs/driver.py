@@ -197,10 +197,15 @@ class Btrfs:
         if not folders.is_filled(path):
             return None
         with subvolumes.opened(path) as fd:
-            if _engine().info(fd).readonly:
-                return None
-        with refusals("cannot move the snapshot"):
-            return folders.set_aside(self.root, path)
+            sealed = _engine().info(fd).readonly
+            if sealed:  # cannot go to another directory
+                _engine().set_readonly(fd, False)
+            try:
+                with refusals("cannot move the snapshot"):
+                    return folders.set_aside(self.root, path)
+            finally:
+                if sealed:
+                    _engine().set_readonly(fd, True)
 
     def numbers(self) -> set[int]:
         return folders.numbers(self._subvolumes())
