@@ -61,6 +61,7 @@ BEHIND_A_DOOR = {
     "fastlayer.layer.index_format": "numpy",
     "fastlayer.layer.keys": "blake3",
     "fastlayer.metadata.database": "sqlite3",
+    "fastlayer.metadata.spare": "sqlite3",
     "fastlayer.store.store": "sqlite3",
 }
 

@@ -12,6 +12,7 @@ import pytest
 from fastlayer.container import writable
 from fastlayer.drivers.vfs import Vfs
 from fastlayer.errors import CorruptStoreError, DriverError, StorageError
+from fastlayer.image.images import Images
 from fastlayer.maintenance.check import check
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, open_store
@@ -121,12 +122,16 @@ def test_a_folder_nobody_knows_is_kept(tmp_path: Path, driver: str) -> None:
         assert found.sound and any("moved to" in finding.why for finding in found.findings)
         kept = list((tmp_path / "store" / driver / "lost+found").rglob("precious"))
         assert [path.read_text() for path in kept] == ["data"]
+        assert len(Images(store).all()) == 2, "the layer of the old image is nowhere else: it is found by its digest"
         assert not check(store).findings
 
 
 def test_a_damaged_database_says_what_stays(tmp_path: Path) -> None:
     with_layer(tmp_path)
     (tmp_path / "store/metadata.db").write_bytes(b"damaged" * 1000)
+    with pytest.raises(CorruptStoreError, match=r"`fastlayer store check --repair` puts back the copy of 2"):
+        vfs_store(tmp_path / "store").close()
+    (tmp_path / "store/metadata.db.copy").unlink()
     with pytest.raises(CorruptStoreError, match=r"move it .* aside .*; writable layers stay on disk"):
         vfs_store(tmp_path / "store").close()
 

@@ -166,9 +166,10 @@ class Driver(Protocol):
         ...
 
     def set_aside(self, number: int) -> Path | None:
-        """Of a snapshot that no database knows: moves what someone may have written into it to ``lost+found``.
+        """Of a snapshot that no database knows: moves what is in it to ``lost+found``, sealed or not.
 
-        Returns where it is now; None when there is nothing of the kind. Raises ``DriverError`` when it cannot be moved.
+        A layer that was committed may be nowhere else. Returns where it is now; None when it is empty. Raises
+        ``DriverError`` when it cannot be moved.
         """
         ...
 

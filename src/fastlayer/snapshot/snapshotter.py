@@ -285,6 +285,21 @@ class Snapshotter:
                 self.driver.sync(row["number"])
                 self._finish(number, lease)
 
+    def adopt(self, name: str, number: int, parents: list[int]) -> None:
+        """A snapshot on disk that no row speaks of is the committed one ``name`` on the nearest of ``parents``.
+
+        Whoever says so has looked what it holds. Raises ``AlreadyExistsError``, and what the driver raises.
+        """
+        _check_key(name)
+        self.driver.seal(number, parents)
+        with self.database.write() as db:
+            self._refuse_taken(db, name)
+            db.execute(
+                "INSERT INTO snapshots (number, driver, key, kind, state, parent, created_ns) "
+                "VALUES (?, ?, ?, 'committed', 'ready', ?, ?)",
+                (number, self.driver.name, name, parents[0] if parents else None, time.time_ns()),
+            )
+
     def rename(self, name: str, key: str) -> None:
         """Gives a committed snapshot another name. Raises ``AlreadyExistsError``."""
         _check_key(name)

@@ -96,7 +96,7 @@ def collect(
             doomed = _unreachable_snapshots(db)
             sizes = sum(store.content.size(digest) for digest in blobs)
             _forget(store, db, blobs)
-            _note_blobs(store, db)
+            note_blobs(store, db)
             write_index(store, db, lease)
             Snapshotter.mark_removed(db, [number for _, number in doomed], lease.id)
         for driver in sorted({driver for driver, _ in doomed}):
@@ -149,8 +149,8 @@ def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
     return [(str(doomed[number]["driver"]), number) for number in order]
 
 
-def _note_blobs(store: Store, db: sqlite3.Connection) -> None:
-    """A process may have been killed between making a blob and noting it."""
+def note_blobs(store: Store, db: sqlite3.Connection) -> None:
+    """Within a write transaction: a process may have been killed between making a blob and noting it."""
     missing = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present = 0")]
     there = [(digest,) for digest in missing if store.content.has(digest)]
     db.executemany("UPDATE layers SET present = 1 WHERE digest = ?", there)

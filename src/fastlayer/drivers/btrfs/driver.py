@@ -183,16 +183,16 @@ class Btrfs:
         found = tree_usage(path)
         return Usage(found.bytes - found.shared, found.inodes, found.shared)
 
-    def own_tree(self, number: int) -> Path | None:
-        """None: a subvolume shows its parents' files, too, and ``usage`` is exact by itself."""
-        return None
-
     def quota(self, number: int) -> tuple[int, int] | None:
         """(referenced, exclusive) bytes as btrfs accounts them, metadata included; None where quotas are off."""
         with subvolumes.opened(self._path(number)) as fd:
             _engine().sync(fd)
             found: tuple[int, int] | None = _engine().qgroup_usage(fd, _engine().info(fd).id)
             return found
+
+    def own_tree(self, number: int) -> Path | None:
+        """A subvolume has all files of those below it, too: ``usage`` tells what is its own."""
+        return None
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
         with refusals("copy-up"):
@@ -222,10 +222,15 @@ class Btrfs:
         if not folders.is_filled(path):
             return None
         with subvolumes.opened(path) as fd:
-            if _engine().info(fd).readonly:
-                return None
-        with refusals("cannot move the snapshot"):
-            return folders.set_aside(self.root, path)
+            sealed = _engine().info(fd).readonly
+            if sealed:  # cannot go to another directory
+                _engine().set_readonly(fd, False)
+            try:
+                with refusals("cannot move the snapshot"):
+                    return folders.set_aside(self.root, path)
+            finally:
+                if sealed:
+                    _engine().set_readonly(fd, True)
 
     def numbers(self) -> set[int]:
         return folders.numbers(self._subvolumes())

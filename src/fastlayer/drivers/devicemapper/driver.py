@@ -295,10 +295,10 @@ class DeviceMapper:
             self._books.drop_snapshot(number)
 
     def set_aside(self, number: int) -> Path | None:
-        """A device cannot be moved: one that may have been written to stays where it is."""
+        """A device cannot be moved: one of its own, which may hold what is nowhere else, stays where it is."""
         book = self._books.snapshot(number)
-        if book is not None and not book.sealed:
-            raise DriverError(f"snapshot {number}: may hold what someone wrote, so it stays in the pool")
+        if book is not None and book.device == number:
+            raise DriverError(f"snapshot {number}: may hold what is nowhere else, so it stays in the pool")
         return None
 
     def numbers(self) -> set[int]:

@@ -244,11 +244,9 @@ class Overlay2:
                 quota.unlimit(self.root, project)
 
     def set_aside(self, number: int) -> Path | None:
-        """Only what is not sealed was written to by anyone: that has a ``work``."""
         place = self._place(number)
         with refusals("cannot move the snapshot"):
-            written = (place / "work").exists() and folders.is_filled(place / "diff")
-            return folders.set_aside(self.root, place) if written else None
+            return folders.set_aside(self.root, place) if folders.is_filled(place / "diff") else None
 
     def numbers(self) -> set[int]:
         with refusals("cannot list the snapshots"):
