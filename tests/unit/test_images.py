@@ -22,6 +22,7 @@ from fastlayer.container.commit import commit
 from fastlayer.container.mounting import temporary
 from fastlayer.content.files import write_all
 from fastlayer.errors import (
+    CorruptStoreError,
     DigestMismatchError,
     InUseError,
     LayerFormatError,
@@ -326,6 +327,39 @@ def test_what_is_saved_can_be_loaded(store: Store, tmp_path: Path, format_: str)
         blobs = len(list(other.content.digests()))
         assert blobs == 3 + 3 + 4, "shared layers are there once"
         sound(other)
+
+
+@pytest.mark.parametrize("format_", ["oci-archive", "oci-dir", "docker-archive"])
+def test_no_damaged_blob_is_saved(store: Store, tmp_path: Path, format_: str) -> None:
+    """One that its snapshot gives again is made anew; of one that came as it is only the error can be told."""
+    ours = imported(store, tmp_path / "root", "ours")
+    materialize(store, ours)
+    Layout(tmp_path / "layout").image("theirs", [{"a": b"1" * 50_000}])
+    load(store, tmp_path / "layout")
+    theirs = Images(store).find("theirs")
+    for image in (ours, theirs):
+        path = store.content.path_of(image.layers[0].digest)
+        path.chmod(0o644)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(CorruptStoreError, match=str(theirs.layers[0].digest)):
+        save(store, ["ours", "theirs"], tmp_path / "bad", format=format_)  # type: ignore[arg-type]
+    assert not (tmp_path / "bad").exists()
+    save(store, ["ours"], tmp_path / "good", format=format_)  # type: ignore[arg-type]
+    with vfs_store(tmp_path / "other") as other:
+        load(other, tmp_path / "good")
+        sound(other)
+
+
+def test_a_layer_without_a_blob_is_hashed_by_check(store: Store, tmp_path: Path) -> None:
+    image = imported(store, tmp_path / "root", "ours")
+    sound(store)
+    place = store.snapshotter.driver.own_tree(store.snapshotter.number(str(image.chain_id))[0])
+    assert place is not None
+    (place / "bin/tool").write_bytes(b"y" * 5000)
+    (finding,) = check(store, repair=True).findings
+    assert "is not what it was" in finding.why and not finding.repaired
 
 
 def test_loading_from_a_stream(store: Store, tmp_path: Path) -> None:

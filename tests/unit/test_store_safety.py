@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from fastlayer.container import writable
+from fastlayer.container.commit import commit
+from fastlayer.container.mounting import temporary
 from fastlayer.drivers.vfs import Vfs
 from fastlayer.errors import CorruptStoreError, DriverError, StorageError
 from fastlayer.image.images import Images
+from fastlayer.image.load import load
 from fastlayer.maintenance.check import check
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, open_store
 from fastlayer.testing import snapshotter_suite as suite
 from tests.filesystems import need_root
-from tests.stores import imported, vfs_store
+from tests.stores import Layout, imported, vfs_store
 
 
 def with_layer(tmp_path: Path, driver: str = "vfs") -> Path:
@@ -110,6 +113,46 @@ def test_a_lost_file_system_is_given_up_on_demand(tmp_path: Path, driver: str) -
     with open_store(root) as store:
         check(store, repair=True)
         assert not store.snapshotter.exists("writable/w")
+
+
+def test_what_others_are_made_of_is_unpacked_again(tmp_path: Path, driver: str) -> None:
+    """The lower two of three layers are gone from the disk; a writable layer is on top of the third."""
+    layout = Layout(tmp_path / "layout")
+    layout.image("app:1", [{"a": b"1"}, {"b": b"2"}, {"c": b"3"}])
+    with open_store(tmp_path / "store") as store:
+        load(store, tmp_path / "layout")
+        image = Images(store).find("app:1")
+        layer = writable.create(store, image, "w")
+        (tree_of(store, "w") / "mine").write_text("data")
+        for name in image.chain[:2]:
+            number, _ = store.snapshotter.number(str(name))
+            shutil.rmtree(store.snapshotter.driver.root / str(number))
+        assert {finding.what for finding in check(store).findings} == {"snapshot"}
+        assert not check(store).sound and "store check --repair" in check(store).findings[0].why
+        report = check(store, repair=True)
+        assert report.sound and len(report.findings) == 2
+        assert not check(store).findings
+        with temporary(store, image) as path:
+            assert sorted(os.listdir(path)) == ["a", "b", "c"]
+        with writable.changes(store, layer) as changes:
+            assert [(change.kind, change.path) for change in changes if change.path != b""] == [("A", b"mine")]
+        commit(store, layer, "app:2")
+        with temporary(store, Images(store).find("app:2")) as path:
+            assert sorted(os.listdir(path)) == ["a", "b", "c", "mine"]
+        writable.remove(store, "w")
+        assert check(store).sound
+
+
+def test_without_its_blob_it_stays_lost(tmp_path: Path, driver: str) -> None:
+    with_layer(tmp_path, driver)
+    with open_store(tmp_path / "store") as store:
+        (image,) = Images(store).all()
+        number, _ = store.snapshotter.number(str(image.chain_id))
+        shutil.rmtree(store.snapshotter.driver.root / str(number))
+        for _ in range(2):
+            report = check(store, repair=True)
+            assert not report.sound
+            assert store.snapshotter.exists(str(image.chain_id)) and store.snapshotter.exists("writable/w")
 
 
 def test_a_folder_nobody_knows_is_kept(tmp_path: Path, driver: str) -> None:

@@ -61,9 +61,13 @@ def ensure_unpacked(
     """
     if image.chain_id is None or store.snapshotter.exists(image.chain_id):
         return
-    layers = [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, image.chain, strict=True)]
     with store.lease(f"unpack {image.name}") as lease:
-        unpack(store, lease, layers, ignore_chown=ignore_chown, progress=progress)
+        unpack(store, lease, layers_of(store, image), ignore_chown=ignore_chown, progress=progress)
+
+
+def layers_of(store: Store, image: Image) -> list[LayerSource]:
+    """All layers of an image, lowest first, from where the store has them."""
+    return [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, image.chain, strict=True)]
 
 
 def _of_store(store: Store, layer: LayerInfo, name: str) -> LayerSource:

@@ -189,9 +189,15 @@ class _Checker:
             found = db.execute("SELECT * FROM snapshots WHERE driver = ?", (name,)).fetchall()
         rows = {int(row["number"]): row for row in found}
         self.snapshot_count += len(rows)
+        holes = []
         for number in children_first({number: rows[number]["parent"] for number in rows.keys() - there}):
             if rows[number]["state"] == "ready" and rows[number]["kind"] != "view":  # which may need no place
-                self._lost(name, number, rows[number]["key"])
+                if self._forget(name, number, rows[number]["key"]):
+                    self._find("snapshot", f"{name}/{rows[number]['key']}", "is not on disk", True)
+                else:
+                    holes.append(number)
+        for number in reversed(holes):
+            self._fill(name, number, rows[number]["key"])
         return there - rows.keys()
 
     def _adopt(self, orphans: dict[str, set[int]]) -> None:
@@ -221,8 +227,18 @@ class _Checker:
                 why += f": {exc}"
         self._find("snapshot", f"{name}/{number}", why, repaired)
 
-    def _lost(self, name: str, number: int, key: str) -> None:
-        """A note without a snapshot: forgotten when nothing is made of it; an image's is unpacked again later."""
+    def _fill(self, name: str, number: int, key: str) -> None:
+        """A snapshot is gone and others are made of it: what they were made of is unpacked again."""
+        from fastlayer.maintenance.restore import restore
+
+        repaired = self.repair and restore(self.store, name, number, key)
+        why = "is not on disk"
+        if not repaired:
+            why += f": load its image again, then run `fastlayer store check --repair --driver {name}`"
+        self._find("snapshot", f"{name}/{key}", why, repaired)
+
+    def _forget(self, name: str, number: int, key: str) -> bool:
+        """A note without a snapshot goes when nothing is made of it; an image's is unpacked again later."""
         forgotten = False
         if self.repair:
             with self.store.database.write() as db:
@@ -234,7 +250,7 @@ class _Checker:
                 forgotten = db.execute("SELECT 1 FROM snapshots WHERE number = ?", (number,)).fetchone() is None
                 if forgotten:
                     db.execute("DELETE FROM writable WHERE driver = ? AND key = ?", (name, key))
-        self._find("snapshot", f"{name}/{key}", "is not on disk", forgotten)
+        return forgotten
 
     # ---- images ------------------------------------------------------------------------------
 
