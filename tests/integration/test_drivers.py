@@ -254,6 +254,7 @@ def test_shared_blocks_count_once(
     assert child.shared >= 8 << 20 and 100_000 <= child.unique < 1 << 20
     (row,) = usage.writable
     assert row.size - row.shared < 1 << 20, "what it takes for itself"
+    assert usage.lines[1].size < 1 << 20 and usage.lines[1].reclaimable == usage.lines[1].size
     if driver == "vfs":
         assert row.shared >= 8 << 20
 

@@ -72,14 +72,16 @@ def disk_usage(store: Store) -> DiskUsage:
         count = users[image.manifest] + sum(mounted[name] for name in image.names)
         rows.append(ImageDisk(image, whole, whole - unique, unique, count))
     active = {part for row in rows if row.users for part in parts.of(row.image)}
+    everything = {*holders, *map(_part, layers)}
+    parts.bytes(everything)  # measures all
     lines = (
         Line("Images", len(images), sum(bool(row.users) for row in rows), size, size - parts.bytes(active)),
         Line(
             "Containers",
             len(layers),
             sum(layer.mounted for layer in layers),
-            sum(layer.size for layer in layers),
-            sum(layer.size for layer in layers if not layer.mounted),
+            parts.bytes_freed(everything, {_part(layer) for layer in layers}),
+            parts.bytes_freed(everything, {_part(layer) for layer in layers if not layer.mounted}),
         ),
         Line("Local Volumes", 0, 0, 0, 0),
         Line("Build Cache", 0, 0, 0, 0),
@@ -88,7 +90,7 @@ def disk_usage(store: Store) -> DiskUsage:
 
 
 class _Parts:
-    """What images are made of: blobs (``digest``) and snapshots (``driver/chain id``), and what those take."""
+    """Blobs (``digest``) and snapshots (``driver/chain id``, ``driver/key``), and what those take."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -97,7 +99,7 @@ class _Parts:
         self._snapshots: dict[str, tuple[str, str]] = {}
         for driver in store.drivers_in_use():
             for info in store.snapshotter_of(driver).walk():
-                if info.kind == "committed":
+                if info.kind != "view":
                     self._snapshots[f"{driver}/{info.key}"] = (driver, info.key)
 
     def of(self, image: Image) -> set[str]:
@@ -146,6 +148,10 @@ class _Parts:
             return self._store.content.size(digest)
         except NotFoundError:
             return 0
+
+
+def _part(row: WritableDisk) -> str:
+    return f"{row.layer.driver}/{row.layer.key}"
 
 
 def _unique_images(images: list[Image]) -> list[Image]:
