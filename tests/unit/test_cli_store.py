@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import fastlayer
 from fastlayer.container import writable
-from fastlayer.errors import InUseError, NotFoundError
+from fastlayer.errors import DriverError, InUseError, NotFoundError
 from fastlayer.image.images import Images
 from fastlayer.store.store import Store, existing_store, open_store
 from tests.conftest import needs_root
@@ -152,6 +153,38 @@ def test_a_name_that_looks_like_an_id(filled: Shell, tmp_path: Path) -> None:
     layout.image(f"docker.io/library/sha256:{short}", [{"other": b"1"}])
     assert b"no image name" in filled.run("load", "-i", tmp_path / "layout").stderr
     assert json.loads(filled.good("inspect", f"sha256:{short}"))[0]["RepoTags"] == ["base:1", "x/sha256:v1"]
+
+
+def test_a_writable_layer_without_any_right(filled: Shell) -> None:
+    """As in a pod that may not mount: the layer's own directory is printed."""
+    place = Path(filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1").rstrip("\n"))
+    (place / "new").write_text("x")
+    (place / "etc/passwd").unlink()
+    assert filled.good("diff", "w").removeprefix("C /\n") == "C /etc\nD /etc/passwd\nA /new\n"
+    assert filled.good("mount", "--rw", "--no-mount", "--name", "w").rstrip("\n") == str(place)
+    filled.good("commit", "w", "base:2")
+    assert sorted(str(row["Tag"]) for row in filled.rows("images")) == ["1", "2"]
+    assert json.loads(filled.good("mount", "--rw", "--no-mount", "--json", "base:2"))["directory"]
+    for words in (["base:1"], ["--rw"], ["--rw", "base:1", "/mnt"]):
+        filled.refused("mount", "--no-mount", *words, code=2)
+    filled.good("rm", "w")
+    assert not place.exists()
+
+
+@needs_root
+def test_a_driver_that_must_mount_says_so(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "overlay2", "overlay2")
+    shell.good("import", tree(tmp_path / "root", {"a": "1"}), "base:1")
+    assert "give a TARGET" in shell.refused("mount", "--rw", "--no-mount", "--name", "w", "base:1")
+    assert not shell.good("mounts", "-q")
+    with pytest.raises(DriverError), fastlayer.mount("base:1", writable=True, root=shell.root, attach=False):
+        pass
+
+
+def test_in_place_in_python(filled: Shell) -> None:
+    with fastlayer.mount("base:1", writable=True, root=filled.root, driver="vfs", attach=False) as place:
+        (place / "new").write_text("x")
+    assert not filled.good("mounts", "-q") and not place.exists()
 
 
 def test_save_and_load(filled: Shell, tmp_path: Path) -> None:

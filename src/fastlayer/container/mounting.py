@@ -124,21 +124,37 @@ def mount(
     root: str | os.PathLike[str] | None = None,
     driver: str | None = None,
     storage_options: Options = NO_OPTIONS,
+    attach: bool = True,
 ) -> Iterator[Path]:
     """An image as a directory for the block: ``with fastlayer.mount("debian") as path: ...``.
 
     Read-only, or with a ``writable`` layer on top, which goes at the end unless it has a ``name`` (a layer of that name
     is used again). ``target``: an existing directory to mount at; by default a temporary one. ``storage_options``: the
-    driver's (``docs/overlay2.md``), for a layer that is made now: ``{"volatile": "on"}``.
+    driver's (``docs/overlay2.md``), for a layer that is made now: ``{"volatile": "on"}``. ``attach=False``: nothing is
+    mounted, and no right to is needed: the writable layer's own directory in the store, with the drivers vfs and btrfs.
     """
     from fastlayer.store.store import existing_store
 
+    if not attach:
+        with existing_store(root, driver=driver) as store, _in_place(store, image, name, storage_options) as place:
+            yield place
+        return
     with existing_store(root, driver=driver) as store, _target(target) as place:
         found = _begin(store, image, place, writable, name, storage_options)
         try:
             yield place
         finally:
             unmount(store, found.writable or found.target, remove=name is None)
+
+
+@contextmanager
+def _in_place(store: Store, image: str, name: str | None, options: Options) -> Iterator[Path]:
+    layer, place = layer_in_place(store, image, name, storage_options=options)
+    try:
+        yield place
+    finally:
+        if name is None:
+            writable.remove(store, layer.name)
 
 
 @contextmanager
@@ -211,6 +227,25 @@ def open_writable(
 ) -> Writable:
     """The layer ``name``, or a new one on ``image``."""
     return _layer(store, image, name, size, storage_options, platform)[0]
+
+
+def layer_in_place(
+    store: Store,
+    image: str | None,
+    name: str | None,
+    *,
+    size: int | None = None,
+    storage_options: Options = NO_OPTIONS,
+    platform: Platform | None = None,
+) -> tuple[Writable, Path]:
+    """The same with its directory; a new one does not stay where the driver has none to show."""
+    layer, made = _layer(store, image, name, size, storage_options, platform)
+    try:
+        return layer, writable.directory(store, layer)
+    except BaseException:
+        if made:
+            writable.remove(store, layer.name)
+        raise
 
 
 def _layer(

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.container.alone import alone, forget
 from fastlayer.container.mounted import refuse_mounted
-from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
+from fastlayer.errors import AlreadyExistsError, DriverError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
 from fastlayer.oci.digest import Digest
 from fastlayer.snapshot.driver import NO_OPTIONS, Options
@@ -111,6 +112,20 @@ def remove(store: Store, name: str) -> None:
             db.execute("DELETE FROM writable WHERE name = ?", (name,))
         snapshotter.finish_removal(numbers)
         forget(store, name)
+
+
+def directory(store: Store, layer: Writable) -> Path:
+    """Where its files lie in the store, to work in without mounting: of drivers that keep a whole tree (vfs, btrfs).
+
+    Raises ``DriverError`` for the others.
+    """
+    snapshotter = snapshotter_of(store, layer)
+    mounts = snapshotter.ready(layer.key)
+    if len(mounts) != 1 or mounts[0].type != "bind":
+        raise DriverError(
+            f"driver {layer.driver}: shows a layer only when it is mounted: give a TARGET, or make it with --driver vfs"
+        )
+    return Path(mounts[0].source)
 
 
 def changes(store: Store, layer: Writable) -> Changes:

@@ -28,8 +28,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Blocks(NamedTuple):
-    """The blocks of a tree on the file system ``device``. ``own``: bytes that are in no list; ``linked``: of inodes with
-    several names, (inode, bytes that are in no extent); ``shared``: extents that other files have, too, (physical
+    """The blocks of a tree on the file system ``device``. ``own``: bytes that are in no list; ``linked``: of inodes
+    with several names, (inode, bytes that are in no extent); ``shared``: extents that other files have, too, (physical
     place, length), sorted and without overlap. Arrays of shape (n, 2), 64 bit: 16 bytes for each extent, however many
     files have it."""
 
