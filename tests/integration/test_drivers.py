@@ -296,11 +296,17 @@ fl() {{ {sys.executable} -m fastlayer "$@"; }}
 fl load -q -i {tmp_path}/layout
 fl diff app {tmp_path}/layout >/dev/null
 fl images --format '{{{{.Repository}}}}'
+place=$(fl mount --rw --no-mount --name work app)
+echo changed >$place/etc/passwd
+fl diff work
+fl commit -q work app:2
+fl rm work
 fl store check
 """
     done = unshared(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "bash", "-c", plain], home)
     assert done.returncode == 0, done.stderr
     assert os.path.isdir(home / "plain/vfs") and "app" in done.stdout and "sound" in done.stdout
+    assert "C /etc/passwd" in done.stdout
 
 
 def test_mount_in_python(tmp_path: Path) -> None:
