@@ -80,6 +80,7 @@ class _Checker:
         self.findings: list[Finding] = []
         self.blob_count = self.byte_count = self.snapshot_count = self.count = 0
         self._damaged: set[Digest] = set()
+        self._gives: dict[Digest, bool] = {}  # snapshots that give the blob of their layer again
 
     def database(self) -> None:
         wrong = self.store.database.check()
@@ -141,12 +142,15 @@ class _Checker:
         return False
 
     def _gives_the_same(self, layer: LayerInfo, name: Digest) -> bool:
+        """Hashed once, however many images have it."""
         from fastlayer.image.materialize import gives_the_same
 
-        try:
-            return gives_the_same(self.store, layer, name)
-        except FastlayerError:
-            return False  # its driver cannot be used now
+        if name not in self._gives:
+            try:
+                self._gives[name] = gives_the_same(self.store, layer, name)
+            except FastlayerError:
+                self._gives[name] = False  # its driver cannot be used now
+        return self._gives[name]
 
     def _presence(self) -> None:
         """Blobs that should be there. One that is noted as missing may well be: noting it comes after making it."""
