@@ -171,6 +171,20 @@ def test_a_writable_layer_without_any_right(filled: Shell) -> None:
     assert not place.exists()
 
 
+def test_what_is_made_of_an_image_outlives_its_name(filled: Shell) -> None:
+    place = Path(filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1").rstrip("\n"))
+    (place / "new").write_text("x")
+    assert "made of it" in filled.refused("rmi", "base:1")
+    filled.good("rmi", "-f", "base:1")
+    filled.good("store", "gc")
+    filled.good("commit", "-c", "CMD sh", "w", "next:1")
+    filled.good("rm", "w")
+    filled.good("store", "gc")
+    again = Path(filled.good("mount", "--rw", "--no-mount", "next:1").rstrip("\n"))
+    assert (again / "new").read_text() == "x" and (again / "etc/passwd").exists()
+    assert len(filled.rows("history", "next:1")) == 2 and "sound" in filled.good("store", "check")
+
+
 @needs_root
 def test_a_driver_that_must_mount_says_so(tmp_path: Path) -> None:
     shell = Shell(tmp_path / "overlay2", "overlay2")

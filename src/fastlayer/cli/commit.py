@@ -43,7 +43,7 @@ def command(**given: Any) -> int:
         run = None
         if given["change"]:
             images = Images(store)
-            run = apply_changes(images.config(images.find(str(layer.manifest))).run, given["change"])
+            run = apply_changes(images.config(images.of_manifest(layer.manifest)).run, given["change"])
         image = commit(
             store,
             layer,

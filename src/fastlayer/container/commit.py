@@ -45,7 +45,7 @@ def commit(
     """
     full = new_name(name)
     images, snapshotter = Images(store), writable.snapshotter_of(store, layer)
-    base = images.find(str(layer.manifest))
+    base = images.of_manifest(layer.manifest)
     config = images.config(base)
     with store.lease(f"commit {layer.name}") as lease:
         copy = f"commit-{os.urandom(8).hex()}"
