@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.content.files import write_all
-from fastlayer.errors import AlreadyExistsError
+from fastlayer.errors import AlreadyExistsError, show_path
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.record import new_name, of_applied, of_written, record, timestamp
 from fastlayer.oci.config import History, RunConfig, new_config
@@ -160,5 +160,5 @@ def _name(store: Store, lease: Lease, name: str, chain_id: str) -> None:
 def _last_part(source: Any) -> str:
     """Of the source's name: where it lay on this machine is nobody's business."""
     if isinstance(source, (str, bytes, os.PathLike)):
-        return os.path.basename(os.path.abspath(os.fsdecode(source))) or "/"
+        return show_path(os.path.basename(os.path.abspath(os.fsencode(source))) or b"/")
     return "-"

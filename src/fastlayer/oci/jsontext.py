@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, cast
 
-from fastlayer.errors import ManifestError
+from fastlayer.errors import ManifestError, UsageError
 
 MAX_DEPTH = 64  # objects and arrays within each other
 MAX_VALUES = 250_000  # in one document: each takes far more memory than its text
@@ -187,5 +187,13 @@ def schema_two(value: Mapping[str, Any], what: str) -> None:
 
 
 def write(value: Any) -> bytes:
-    """Compact JSON in UTF-8, keys in the order given, ``<``, ``>`` and ``&`` as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """Compact JSON in UTF-8, keys in the order given, ``<``, ``>`` and ``&`` as they are.
+
+    Raises ``UsageError`` for text that is no UTF-8, which Python holds as lone surrogates.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        part = ascii(text[max(0, exc.start - 20) : exc.end + 20])
+        raise UsageError(f"{part}: is not UTF-8, as all text of an image has to be") from None
