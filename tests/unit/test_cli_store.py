@@ -171,6 +171,16 @@ def test_a_writable_layer_without_any_right(filled: Shell) -> None:
     assert not place.exists()
 
 
+def test_text_that_is_no_utf_8(filled: Shell, tmp_path: Path) -> None:
+    filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1")
+    odd = os.fsdecode(b"a\xff")
+    for words in (["-m", odd], ["-a", odd], ["-c", f"ENV a={odd}"]):
+        assert "is not UTF-8" in filled.refused("commit", "w", "next:1", *words, code=2)
+    assert "sound" in filled.good("store", "check") and len(filled.rows("images")) == 1
+    filled.good("import", tree(tmp_path / odd, {"n": "n"}), "odd:1")
+    assert filled.rows("history", "odd:1")[0]["Comment"] == "imported from a\\xff"
+
+
 def test_what_is_made_of_an_image_outlives_its_name(filled: Shell) -> None:
     place = Path(filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1").rstrip("\n"))
     (place / "new").write_text("x")
