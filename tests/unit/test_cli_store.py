@@ -259,7 +259,7 @@ def test_errors_are_one_line(shell: Shell, tmp_path: Path) -> None:
     assert "capitals" in shell.refused("tag", "app:1", "App", code=2)
     assert "not for linux/s390x" in shell.refused("history", "--platform", "linux/s390x", "app:1")
     assert "no field Nothing" in shell.refused("images", "--format", "{{.Nothing}}", code=2)
-    assert "not understood" in shell.refused("images", "--format", "{{range .}}", code=2)
+    assert "{{range}} without {{end}}" in shell.refused("images", "--format", "{{range .}}", code=2)
     shell.env["FASTLAYER_DRIVER"] = "nfs"
     assert "unknown" in shell.refused("import", tmp_path / "layout", "x", code=2)
     shell.env["FASTLAYER_DRIVER"] = "aufs"
