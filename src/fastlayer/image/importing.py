@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.content.files import write_all
-from fastlayer.errors import AlreadyExistsError
+from fastlayer.errors import AlreadyExistsError, show_path
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.record import new_name, of_applied, of_written, record, timestamp
 from fastlayer.oci.config import History, RunConfig, new_config
@@ -85,6 +85,7 @@ def _directory(
                 jobs=jobs,
                 progress=progress,
             ),
+            about=show_path(source).rstrip("/"),
             ignore_chown=ignore_chown,
         )
     _name(store, lease, name, str(written.diff_id))
