@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +16,8 @@ import click
 from fastlayer.cli import stores
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from fastlayer.container.mounted import Mounted
     from fastlayer.container.writable import Writable
     from fastlayer.image.images import Image, Images
@@ -72,7 +73,7 @@ def path_match(pattern: str) -> Callable[[str], bool]:
     """Go's path.Match: ``*``, ``?`` and ``[a-z]`` stand for no slash. Raises ``click.UsageError`` for no pattern."""
     expression, rest = "", pattern
     while rest:
-        found = _PIECE.match(rest)
+        found = re.match(_PIECE, rest)
         if found is None:
             raise click.UsageError(f"{pattern!a} is no pattern: close the bracket, or write \\[ for one")
         expression += _as_regex(found)
@@ -84,9 +85,8 @@ def path_match(pattern: str) -> Callable[[str], bool]:
     return lambda text: compiled.fullmatch(text) is not None
 
 
-_PIECE = re.compile(
-    r"\*+|\?|\[(?P<not>\^?)(?P<set>(?:\\.|[^\\\]-])(?:-(?:\\.|[^\\\]-])|\\.|[^\\\]-])+)\]|\\(?P<quoted>.)|[^*?\[\\]+",
-    re.DOTALL,
+_PIECE = (  # compiled when a pattern is given
+    r"(?s)\*+|\?|\[(?P<not>\^?)(?P<set>(?:\\.|[^\\\]-])(?:-(?:\\.|[^\\\]-])|\\.|[^\\\]-])+)\]|\\(?P<quoted>.)|[^*?\[\\]+"
 )
 
 
@@ -157,7 +157,7 @@ def _has(labels: Any, key: str, sign: str, value: str) -> bool:
 
 def until(text: str) -> datetime:
     """A moment: a duration ago, a time (RFC 3339; local without a zone), or seconds since 1970."""
-    from datetime import UTC
+    from datetime import UTC, datetime
 
     from fastlayer.oci.duration import parse_duration
 

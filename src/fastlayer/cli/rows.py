@@ -52,10 +52,10 @@ def show(format_: str, columns: Columns, rows: Iterable[Row], right: frozenset[s
 
 def _checked(format_: str) -> str:
     """Nothing is the table, as in Docker. Raises ``click.UsageError`` for what is no template."""
-    from fastlayer.cli.template import TemplateSyntaxError, compile_template
-
     if format_ in ("", "table", "json"):
         return format_ or "table"
+    from fastlayer.cli.template import TemplateSyntaxError, compile_template
+
     try:
         compile_template(format_.removeprefix(_TABLE))
     except TemplateSyntaxError as exc:
