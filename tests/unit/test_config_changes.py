@@ -101,6 +101,19 @@ def test_import_and_commit_take_them(tmp_path: Path) -> None:
     assert "HEALTHCHECK, LABEL, ONBUILD, SHELL, " in line
 
 
+def test_the_docs_name_them_all() -> None:
+    from fastlayer.cli import commit, import_image
+    from fastlayer.container.changes import _ACTIONS
+
+    names = sorted(_ACTIONS)
+    listed = f"{', '.join(names[:-1])} or {names[-1]}."
+    for command in (commit.command, import_image.command):
+        (option,) = (param for param in command.params if param.name == "change")
+        assert getattr(option, "help") == listed  # noqa: B009
+    docs = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    assert f"{', '.join(names[:-1])} and {names[-1]}, as in a Dockerfile" in " ".join(docs.split())
+
+
 def test_what_is_not_known_is_kept() -> None:
     value = {"Healthcheck": {"Test": ["CMD", "x"], "New": {"a": [1]}}, "Hostname": "h", "Other": None}
     before = RunConfig.from_dict(value, "x")

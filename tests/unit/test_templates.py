@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastlayer.cli.template import HEADINGS, TemplateSyntaxError, TemplateValueError, compile_template
+from fastlayer.cli.template import FUNCTIONS, HEADINGS, TemplateSyntaxError, TemplateValueError, compile_template
 
 THING: dict[str, Any] = {
     "Id": "sha256:ab",
@@ -109,6 +110,11 @@ def test_the_headings_of_a_table() -> None:
     titles = compile_template("{{json .ID}}\\t{{upper .Tag}}\\t{{index .A 0}}", HEADINGS)
     assert titles.fields == ("ID", "Tag", "A")
     assert titles.render({"ID": "IMAGE ID", "Tag": "tag", "A": "a"}) == "IMAGE ID\ttag\ta"
+
+
+def test_the_docs_name_all_functions() -> None:
+    docs = " ".join((Path(__file__).parents[2] / "docs/cli.md").read_text().split())
+    assert f"the functions {', '.join(f'`{name}`' for name in FUNCTIONS)}. There are no variables" in docs
 
 
 def test_any_text_is_a_template_or_is_refused() -> None:

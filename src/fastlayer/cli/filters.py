@@ -1,7 +1,7 @@
 """``--filter KEY=VALUE``: which things of a list are meant. Docker's keys, and what they mean there.
 
 Of the same key one value has to fit, of different keys each; but, as in Docker, all labels that are asked for must be
-there, and all times be kept.
+there. ``until`` and ``label!``, which keep images from being removed, each do.
 """
 
 from __future__ import annotations
