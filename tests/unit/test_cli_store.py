@@ -227,6 +227,27 @@ def test_save_and_load(filled: Shell, tmp_path: Path) -> None:
     assert json.loads(fourth.good("inspect", "base:1"))[0]["Layers"][0]["Present"] is True
 
 
+def test_the_layout_lists_images_that_have_their_blobs(filled: Shell, tmp_path: Path) -> None:
+    """docs/images.md: those imported or committed here when their blobs have been written; those loaded at once."""
+
+    def names(shell: Shell) -> list[str]:
+        value = json.loads((shell.root / "content/index.json").read_text())
+        return [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in value["manifests"]]
+
+    with existing_store(filled.root) as store:
+        writable.create(store, Images(store).find("base:1"), "work")
+    filled.good("commit", "work", "second:1")
+    assert names(filled) == []
+    filled.good("image", "materialize", "base:1")
+    assert names(filled) == ["docker.io/library/base:1"]
+    filled.good("save", "-o", tmp_path / "image.tar", "second:1")
+    assert names(filled) == ["docker.io/library/base:1", "docker.io/library/second:1"]
+    for words, wanted in (([], ["docker.io/library/second:1"]), (["--discard-blobs"], [])):
+        other = Shell(tmp_path / f"other{len(words)}")
+        other.good("load", "-q", *words, "-i", tmp_path / "image.tar")
+        assert names(other) == wanted
+
+
 def test_an_image_that_lost_its_name(filled: Shell, tmp_path: Path) -> None:
     before = filled.rows("images")[0]["ID"]
     filled.good("import", tree(tmp_path / "new", {"b": "2"}), "base:1")
@@ -316,7 +337,7 @@ def test_errors_are_one_line(shell: Shell, tmp_path: Path) -> None:
     assert "capitals" in shell.refused("tag", "app:1", "App", code=2)
     assert "not for linux/s390x" in shell.refused("history", "--platform", "linux/s390x", "app:1")
     assert "no field Nothing" in shell.refused("images", "--format", "{{.Nothing}}", code=2)
-    assert "not understood" in shell.refused("images", "--format", "{{range .}}", code=2)
+    assert "{{range}} without {{end}}" in shell.refused("images", "--format", "{{range .}}", code=2)
     shell.env["FASTLAYER_DRIVER"] = "nfs"
     assert "unknown" in shell.refused("import", tmp_path / "layout", "x", code=2)
     shell.env["FASTLAYER_DRIVER"] = "aufs"

@@ -21,7 +21,13 @@ Examples:
 @click.argument("source", type=options.PATH)
 @click.argument("image", required=False)
 @click.option("-m", "--message", default="", help="Shown by `fastlayer history`.")
-@click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="CMD, ENTRYPOINT, ENV, LABEL, USER, ...")
+@click.option(
+    "-c",
+    "--change",
+    multiple=True,
+    metavar="INSTRUCTION",
+    help="CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR.",
+)
 @click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
 @click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
 @stores.platform_option

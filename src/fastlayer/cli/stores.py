@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from fastlayer.errors import FastlayerError
     from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
@@ -80,17 +82,23 @@ def familiar(name: str) -> tuple[str, str]:
     return reference.familiar_name, reference.tag or "<none>"
 
 
+def moment(created: str) -> datetime | None:
+    """An RFC 3339 time; None for what is none."""
+    from datetime import UTC, datetime
+
+    try:
+        found = datetime.fromisoformat(created.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
 def ago(created: str) -> str:
     """An RFC 3339 time as people say it: ``3 hours ago``."""
     from datetime import UTC, datetime
 
-    try:
-        moment = datetime.fromisoformat(created.replace("Z", "+00:00"))
-    except ValueError:
-        return "N/A"
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return f"{elapsed((datetime.now(UTC) - moment).total_seconds())} ago"
+    made = moment(created)
+    return "N/A" if made is None else f"{elapsed((datetime.now(UTC) - made).total_seconds())} ago"
 
 
 def elapsed(seconds: float) -> str:

@@ -88,6 +88,7 @@ def _freeze(
                 lambda out: changes.write(
                     out, compression="none", source_date_epoch=source_date_epoch, jobs=jobs, progress=progress
                 ),
+                about=layer.name,
             )
         snapshotter.sync(layer.key)
         return clamped

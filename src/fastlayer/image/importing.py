@@ -85,6 +85,7 @@ def _directory(
                 jobs=jobs,
                 progress=progress,
             ),
+            about=show_path(source).rstrip("/"),
             ignore_chown=ignore_chown,
         )
     _name(store, lease, name, str(written.diff_id))

@@ -15,6 +15,7 @@ Opening is cheap: nothing is scanned. Any number of processes and threads use on
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,10 @@ def may_own_all() -> bool:
             return sum(int(line.split()[2]) for line in file) >= 1 << 16
     except OSError:
         return True
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MAKE_ROOM = "`fastlayer system prune` makes room, or give another place for the store with --root"
 
 
 class Store:
@@ -134,7 +139,9 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, _kind: object, exc: BaseException | None, _tb: object) -> None:
+        if isinstance(exc, StorageError) and exc.errno in _FULL and os.fspath(self.root) in str(exc):
+            exc.hint = _MAKE_ROOM
         self.close()
 
     def _open(self, driver: Callable[[Path], Driver]) -> Snapshotter:
