@@ -64,6 +64,11 @@ def may_own_all() -> bool:
         return True
 
 
+def may_make_devices() -> bool:
+    """Whether device nodes can be made (mknod(2)): by root of the initial user namespace."""
+    return os.geteuid() == 0 and not in_user_namespace()
+
+
 class Store:
     """An open store; a context manager. ``root`` is made when it is not there."""
 
