@@ -17,8 +17,8 @@ from fastlayer.oci.config import History, RunConfig, new_config
 from fastlayer.oci.platform import Platform, host_platform
 
 if TYPE_CHECKING:
-    from fastlayer.layer.writer import Layer
     from fastlayer.layer.progress import ProgressCallback
+    from fastlayer.layer.writer import Layer
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
 
