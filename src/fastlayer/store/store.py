@@ -9,7 +9,8 @@
       leases/         who works here now (metadata/leases.py)
       overlay2/ ...   the snapshots of each storage driver, and its `identity` (store/driver_root.py)
 
-Opening is cheap: nothing is scanned. Any number of processes and threads use one store at once.
+Only its owner may read it (store/access.py). Opening is cheap: nothing is scanned. Any number of processes and threads
+use one store at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Lease, Leases
 from fastlayer.snapshot.driver import Driver
 from fastlayer.snapshot.snapshotter import Snapshotter
-from fastlayer.store import driver_root, reserve
+from fastlayer.store import access, driver_root, reserve
 
 
 def default_root() -> Path:
@@ -76,8 +77,11 @@ class Store:
         self.root = root
         self._wanted = driver
         self._drivers: dict[str, Snapshotter] = {}
-        for directory, mode in ((root, 0o711), (root / "leases", 0o700)):
+        access.exists(root)
+        for directory, mode in ((root, 0o711), (root / "leases", 0o700), (root / "content", 0o700)):
             _make(directory, mode)
+        access.new_database(root)
+        access.make_private(root)
         self.content = ContentStore(root / "content")
         reserve.release_if_full(root)
         self.database = Database(root / "metadata.db")
@@ -158,7 +162,7 @@ def open_store(root: str | os.PathLike[str] | None = None, *, driver: str | None
 def existing_store(root: str | os.PathLike[str] | None = None, *, driver: str | None = None) -> Store:
     """Like ``open_store``, but a place that is no store raises ``OperandError``: for commands that only look."""
     place = Path(os.path.abspath(os.fspath(root))) if root is not None else default_root()
-    if not (place / "metadata.db").exists():
+    if not access.exists(place):
         raise OperandError(
             f"{show_path(os.fspath(place))}: no store there: load or import an image first, or give --root"
         )
