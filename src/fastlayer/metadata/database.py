@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastlayer.errors import CorruptStoreError, NoSpaceError, StoreError, show_path
+from fastlayer.errors import CorruptStoreError, NoSpaceError, StorageError, StoreError, show_path
+from fastlayer.metadata import readonly
 from fastlayer.metadata.migrations import MIGRATIONS
 
 _WAIT_SECONDS = 60.0  # for the write lock, which is held for milliseconds
@@ -24,14 +25,19 @@ DAMAGED = (
     "restore it, or move it and its -wal and -shm aside and load the images again; writable layers stay on disk, "
     "in numbered folders of the driver's directory"
 )
+_READ_ONLY = "make its file system writable again, or `save` its images to another one"
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
-    """An open ``metadata.db``; every thread that uses it gets a connection of its own."""
+    """An open ``metadata.db``; every thread that uses it gets a connection of its own.
 
-    def __init__(self, path: Path) -> None:
+    ``read_only``: its file system cannot be written; ``write`` raises ``StorageError`` then.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self.read_only = read_only
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
         try:
@@ -45,7 +51,7 @@ class Database:
         found: sqlite3.Connection | None = getattr(self._local, "db", None)
         if found is None:
             with _explained(self.path):
-                found = _connect(self.path)
+                found = readonly.connect(self.path) if self.read_only else _connect(self.path)
             self._local.db = found
             self._opened.append(found)
         return found
@@ -53,6 +59,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: committed at the end of the block, undone when it raises."""
+        if self.read_only:
+            raise StorageError(errno.EROFS, "cannot change the store", os.fspath(self.path), hint=_READ_ONLY)
         with _explained(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -71,21 +71,30 @@ def may_make_devices() -> bool:
 
 
 class Store:
-    """An open store; a context manager. ``root`` is made when it is not there."""
+    """An open store; a context manager. ``root`` is made when it is not there.
+
+    ``read_only``: it is on a file system that cannot be written; what would change it raises ``StorageError``.
+    """
 
     def __init__(self, root: Path, *, driver: str | None = None) -> None:
         self.root = root
         self._wanted = driver
         self._drivers: dict[str, Snapshotter] = {}
-        access.exists(root)
+        self.read_only = access.exists(root) and access.is_read_only(root)
+        if not self.read_only:
+            self._settle()
+        self.content = ContentStore(root / "content", create=not self.read_only)
+        self.database = Database(root / "metadata.db", read_only=self.read_only)
+        self.leases = Leases(self.database, root / "leases")
+
+    def _settle(self) -> None:
+        """Makes what is missing."""
+        root = self.root
         for directory, mode in ((root, 0o711), (root / "leases", 0o700), (root / "content", 0o700)):
             _make(directory, mode)
         access.new_database(root)
         access.make_private(root)
-        self.content = ContentStore(root / "content")
         reserve.release_if_full(root)
-        self.database = Database(root / "metadata.db")
-        self.leases = Leases(self.database, root / "leases")
 
     @cached_property
     def snapshotter(self) -> Snapshotter:
@@ -132,7 +141,8 @@ class Store:
 
     def close(self) -> None:
         self.database.close()
-        reserve.renew(self.root)
+        if not self.read_only:
+            reserve.renew(self.root)
 
     def __enter__(self) -> Store:
         return self
