@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that only reads. Raises ``sqlite3.DatabaseError``, ``OSError``."""
+    import sqlite3
+
     wal, shm = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
     has_wal = wal.exists() and wal.stat().st_size > 0
     if has_wal and not shm.exists():
@@ -28,6 +33,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _open(uri: str) -> sqlite3.Connection:
+    import sqlite3
+
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
