@@ -20,7 +20,7 @@ from fastlayer.metadata import readonly
 from fastlayer.metadata.migrations import MIGRATIONS
 
 _WAIT_SECONDS = 60.0  # for the write lock, which is held for milliseconds
-_BESIDE = 128 << 10  # -wal and -shm
+_BESIDE, _FILES_BESIDE = 128 << 10, 2  # -wal and -shm
 DAMAGED = (
     "restore it, or move it and its -wal and -shm aside and load the images again; writable layers stay on disk, "
     "in numbered folders of the driver's directory"
@@ -131,7 +131,7 @@ def _is_full(directory: Path) -> bool:
         found = os.statvfs(directory)
     except OSError:
         return False
-    return found.f_bavail * found.f_frsize < _BESIDE
+    return found.f_bavail * found.f_frsize < _BESIDE or (found.f_files > 0 and found.f_favail < _FILES_BESIDE)
 
 
 @contextmanager

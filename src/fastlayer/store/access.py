@@ -1,6 +1,7 @@
 """Who may use a store: its owner. Others find their way through its root to what is mounted, and read nothing else.
 
-The root and the drivers' directories are 0711; ``content``, ``leases`` and ``locks`` are 0700, files beside them 0600.
+The root and the drivers' directories are 0711; ``content``, ``leases``, ``locks``, ``spare`` are 0700, files beside
+them 0600.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from fastlayer.errors import StoreError, show_path
 
-_PRIVATE_DIRECTORIES = ("content", "leases", "locks")
+_PRIVATE_DIRECTORIES = ("content", "leases", "locks", "spare")
 _PRIVATE_FILES = ("metadata.db", "reserve")  # and all that is named after them: -wal, -shm, copies
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

@@ -5,7 +5,7 @@
     <root>/
       content/        blobs, in an OCI image layout
       metadata.db     what they are and who uses them (metadata/migrations.py)
-      reserve         space to work with when the file system is full (store/reserve.py)
+      reserve, spare  space and inodes to work with when the file system is full (store/reserve.py)
       leases/         who works here now (metadata/leases.py)
       overlay2/ ...   the snapshots of each storage driver, and its `identity` (store/driver_root.py)
 
@@ -94,7 +94,7 @@ class Store:
             _make(directory, mode)
         access.new_database(root)
         access.make_private(root)
-        reserve.release_if_full(root)
+        self._released = reserve.release_if_full(root)
 
     @cached_property
     def snapshotter(self) -> Snapshotter:
@@ -142,7 +142,7 @@ class Store:
     def close(self) -> None:
         self.database.close()
         if not self.read_only:
-            reserve.renew(self.root)
+            reserve.renew(self.root, self._released)
 
     def __enter__(self) -> Store:
         return self
