@@ -76,6 +76,10 @@ int fl_extract_vacate(struct fl_extract *x, struct fl_place at, struct fl_error 
 
 /* ---- fl_owner.c ---- */
 
+/* Counts what was left out of the entry; the first is the example. `name`: of an attribute, or "". */
+int fl_owner_lose(struct fl_extract *x, enum fl_extract_loss kind, const char *name, const struct fl_tar_entry *e,
+                  struct fl_error *err);
+
 /* Owner, mode and attributes of a regular file just written, then its times. */
 int fl_owner_file(struct fl_extract *x, const struct fl_writing *w, const struct fl_tar_entry *e, struct fl_error *err);
 

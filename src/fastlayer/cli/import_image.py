@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fastlayer.cli import options, stores
+from fastlayer.cli import options, output, stores
 from fastlayer.cli.progress import Reporter
 
 EPILOG = """\b
@@ -46,6 +46,7 @@ def command(**given: Any) -> int:
             raise click.UsageError("a tar is expected on stdin, which is a terminal: redirect it")
         source = 0
     run = apply_changes(RunConfig(), given["change"])
+    warnings: list[str] = []
     with stores.open_store(given, create=True) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         image = import_image(
             store,
@@ -58,6 +59,8 @@ def command(**given: Any) -> int:
             ignore_chown=given["ignore_chown"],
             jobs=given["jobs"],
             progress=report.callback,
+            warnings=warnings,
         )
+    output.warn(warnings, given["quiet"])
     print(image.id)
     return 0

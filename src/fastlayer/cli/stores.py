@@ -48,10 +48,11 @@ def store_if_any(given: dict[str, Any]) -> Iterator[Store | None]:
     """For lists: where there is no store there is nothing to list."""
     from pathlib import Path
 
+    from fastlayer.store import access
     from fastlayer.store.store import default_root
 
     root = Path(given["root"]) if given["root"] else default_root()
-    if not root.exists():
+    if not access.exists(root) and not root.exists():
         yield None
         return
     with open_store(given) as store:

@@ -249,6 +249,8 @@ def _forget(store: Store, row: sqlite3.Row) -> None:
 
     It is looked at again within it: its maker may just have finished.
     """
+    if store.read_only:
+        return
     place = (row["driver"], row["key"])
     with store.lease(f"forget {row['key']}") as lease:
         snapshotter = store.snapshotter_of(row["driver"])

@@ -91,6 +91,10 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
 def temporary(store: Store, image: Image) -> Iterator[Path]:
     """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory."""
     snapshotter = store.snapshotter
+    if store.read_only:  # no view can be made, and none is needed
+        with _as_directory(snapshotter.mounts(_chain(store, image))) as path:
+            yield path
+        return
     with store.lease(f"look at {image.name}") as lease:
         key = f"look-{lease.id}"
         snapshotter.view(key, _chain(store, image), lease=lease)
