@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,11 +23,16 @@ from tests.unit.test_cli_store import Shell
 
 pytestmark = needs_root
 PYTHON = [sys.executable, "-c"]
-LOOK = """
+JAILED = """
+import os, sys
+from fastlayer.container import mounted
 from fastlayer.store.store import open_store
 store = open_store(sys.argv[1], driver=sys.argv[2])
-found = fastlayer.container.mounted.all_mounts(store)
-print(len(found), *(mount.here for mount in found))
+with store.database.read() as db:
+    rows = mounted._rows(db)
+os.chroot(sys.argv[3])
+found = mounted.Look(store, rows).found
+print(len(found), *(mount.here for mount in found.values()))
 """
 
 
@@ -55,9 +60,15 @@ def store(shell: Shell) -> Iterator[Store]:
 class Apart:
     """A process in a mount namespace of its own, with copies of all that is mounted when it starts."""
 
-    def __init__(self, *script: str) -> None:
-        words = ["unshare", "-m", "--propagation", "private", "sh", "-c", "; ".join((*script, "echo ready", "read _"))]
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, *script: str, of: Apart | None = None, words: Sequence[str] = ()) -> None:
+        """``of``: copies of what that one has, not we; ``words``: what is to be run instead of the script."""
+        enter = [] if of is None else ["nsenter", "-t", str(of.pid), "-m"]
+        words = words or ["sh", "-c", "; ".join((*script, "echo ready", "read _"))]
+        self._process = subprocess.Popen(
+            [*enter, "unshare", "-m", "--propagation", "private", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         assert self._process.stdout is not None and self._process.stdout.readline() == b"ready\n"
         self.pid = self._process.pid
 
@@ -70,8 +81,8 @@ class Apart:
 
 
 @contextmanager
-def apart(*script: str) -> Iterator[Apart]:
-    process = Apart(*script)
+def apart(*script: str, words: Sequence[str] = ()) -> Iterator[Apart]:
+    process = Apart(*script, words=words)
     try:
         yield process
     finally:
@@ -250,30 +261,36 @@ def test_a_namespace_made_of_another_one(shell: Shell, store: Store, tmp_path: P
     """Mounted here, copied to a namespace, from there to a third; only that one is left."""
     target = tmp_path / "k1"
     shell.good("mount", "--rw", "--name", "one", "base", target)
-    inner = f"exec unshare -m --propagation private sh -c 'echo ready; read _ <{tmp_path}/fifo'"
-    os.mkfifo(tmp_path / "fifo")
-    second = Apart(f"({inner}) & wait_for=$!")
-    subprocess.run(["umount", target], check=True)
-    second.end()
+    first = Apart()
+    second = Apart(of=first)
+    run("umount", target)
+    first.end()
     try:
         (row,) = shell.rows("mounts")
-        assert (row["Target"], row["Here"]) == (str(target), False)
+        assert (row["Target"], row["Here"], row["Process"]) == (str(target), False, second.pid)
         assert "another mount namespace" in shell.refused("rm", "one")
     finally:
-        (tmp_path / "fifo").write_text("\n")
+        second.end()
     assert forgotten(store)
+
+
+CONTAINER = """
+import ctypes, os, subprocess, sys
+libc = ctypes.CDLL(None)
+os.chdir(sys.argv[1])
+subprocess.run(["pivot_root", ".", "old"], check=True)
+assert libc.umount2(b"/old", 2) == 0
+print("ready", flush=True)
+sys.stdin.readline()
+"""
 
 
 def test_a_container_that_has_it_as_its_root(shell: Shell, store: Store, tmp_path: Path) -> None:
     """As runtimes do it: pivot_root(2), and the rest of the host's mounts detached."""
     target = tmp_path / "k1"
-    root = tree(tmp_path / "busy", {"x": "1"})
-    run("sh", "-c", f"mkdir -p {root}/bin {root}/old {root}/dev && cp /bin/busybox {root}/bin/ 2>/dev/null || true")
-    if not (root / "bin/busybox").exists():
-        pytest.skip("needs a static busybox")
-    shell.good("import", root, "busy")
-    shell.good("mount", "--rw", "--name", "one", "busy", target)
-    with apart(f"cd {target}", "pivot_root . old", "exec 3>&1", "/bin/busybox umount -l /old") as other:
+    shell.good("mount", "--rw", "--name", "one", "base", target)
+    (target / "old").mkdir()
+    with apart(words=[*PYTHON, CONTAINER, str(target)]) as other:
         shell.good("umount", target)
         (row,) = shell.rows("mounts")
         assert (row["Target"], row["Here"], row["Process"]) == ("/", False, other.pid)
@@ -285,15 +302,13 @@ def test_who_sees_less_forgets_nothing(shell: Shell, store: Store, tmp_path: Pat
     """A process that was put into a directory does not see mounts outside of it; others do."""
     target = tmp_path / "k1"
     shell.good("mount", "base", target)
-    look = f"import os, sys; os.chroot('{tmp_path}'); {LOOK}"
-    preload = "import fastlayer.container.mounted, fastlayer.snapshot.snapshotter, fastlayer.drivers.registry"
-    jail = tmp_path / "proc"
-    jail.mkdir()
-    run("mount", "--bind", "/proc", jail)
+    jail = tmp_path / "jail"
+    (jail / "proc").mkdir(parents=True)
+    run("mount", "--bind", "/proc", jail / "proc")
     done = subprocess.run(
-        [*PYTHON, f"{preload}; {look}", "/store", shell.env["FASTLAYER_DRIVER"]], env=shell.env, capture_output=True
+        [*PYTHON, JAILED, shell.root, shell.env["FASTLAYER_DRIVER"], jail], env=shell.env, capture_output=True
     )
-    run("umount", jail)
+    run("umount", jail / "proc")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split() == ["1", "False"]
     assert targets(shell) == [str(target)]

@@ -47,9 +47,10 @@ def view_of(namespace: int) -> View | None:
 def others() -> Iterator[View]:
     """What other processes see: one of each mount namespace, and of each root directory in it, as far as may be read.
 
-    Processes may end and start others meanwhile: it is looked again until nothing new is found.
+    Of ours, too: we may see less of it. Processes may end and start others meanwhile: it is looked again until nothing
+    new is found.
     """
-    seen = {_sight("/proc/thread-self")}
+    seen: set[tuple[str, str]] = set()
     fresh = True
     while fresh:
         fresh = False
