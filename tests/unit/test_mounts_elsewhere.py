@@ -312,3 +312,93 @@ def test_who_sees_less_forgets_nothing(shell: Shell, store: Store, tmp_path: Pat
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split() == ["1", "False"]
     assert targets(shell) == [str(target)]
+
+
+def test_gc_and_rmi_forget_mounts_that_are_gone(shell: Shell, store: Store, tmp_path: Path) -> None:
+    for verb in (["store", "gc"], ["system", "prune", "-f"], ["image", "prune", "-f"], ["rmi", "base"]):
+        shell.good("mount", "base", tmp_path / "k1")
+        run("umount", tmp_path / "k1")
+        assert snapshots(store) == 2
+        shell.good(*verb)
+        assert snapshots(store) == (0 if verb[0] == "rmi" else 1), verb
+
+
+@pytest.mark.parametrize("verb", [["store", "gc"], ["system", "prune", "-f"], ["image", "prune", "-f"]])
+def test_mounts_of_an_earlier_boot_are_forgotten(shell: Shell, store: Store, tmp_path: Path, verb: list[str]) -> None:
+    target = tmp_path / "k1"
+    shell.good("mount", "base", target)
+    shell.good("rmi", "base")
+    run("umount", target)
+    with store.database.write() as db:
+        db.execute("UPDATE mounts SET boot_id = 'another', mount_ns = 1")
+    shell.good(*verb)
+    assert snapshots(store) == 0 and not shell.rows("mounts")
+
+
+def test_nobody_looks_at_other_namespaces_for_what_is_here(
+    shell: Shell, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    others = namespaces.others
+    monkeypatch.setattr(namespaces, "others", lambda: looked.append(1) or others())
+    shell.good("mount", "base", tmp_path / "k1")
+    shell.good("mount", "--rw", "--name", "one", "base", tmp_path / "k2")
+    run("mount", "--bind", tmp_path / "k2", tmp_path / "k3")
+    run("umount", tmp_path / "k2")
+    assert len(all_mounts(store)) == 2 and not looked
+    run("umount", tmp_path / "k3")
+    assert len(all_mounts(store)) == 1 and looked
+
+
+def test_a_copy_is_unmounted_only_where_it_lies_on_top(shell: Shell, store: Store, tmp_path: Path) -> None:
+    one, two = tmp_path / "k1", tmp_path / "k2"
+    shell.good("mount", "base", one)
+    shell.good("mount", "base", two)
+    run("mount", "--bind", two, one)
+    assert "lies over it" in shell.refused("umount", one)
+    run("umount", one)
+    shell.good("umount", one)
+    assert targets(shell) == [str(two)]
+
+
+def test_a_process_that_may_not_be_seen_keeps_nothing(
+    shell: Shell, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.good("mount", "base", tmp_path / "k1")
+    with apart():
+        run("umount", tmp_path / "k1")
+        link = namespaces._link
+        monkeypatch.setattr(namespaces, "_link", lambda path: link(path) if "/self/" in path else None)
+        assert not all_mounts(store)
+
+
+OVERLAY = Entry(1, 2, (0, 45), b"/", b"/m", ("ro",), (), "overlay", b"overlay", (b"ro",))
+
+
+@pytest.mark.parametrize(
+    "shown", [(b"lowerdir+=/s/2/diff", b"lowerdir+=/s/1/diff"), (rb"lowerdir=/s/2/diff:/s/1/diff",), (b"lowerdir=2/diff:1",)]
+)
+def test_signs_of_overlays_that_only_read(shown: tuple[bytes, ...]) -> None:
+    sign = signs.sign_of([Mount("overlay", "overlay", ("ro",), ("/s/2/diff", "/s/1/diff"))])
+    entry = OVERLAY._replace(super_options=(b"ro", *shown))
+    upper = entry._replace(super_options=(*entry.super_options, b"upperdir=/s/3/diff"))
+    assert signs.matches(sign, entry) and not signs.matches(sign, upper)
+    assert not signs.matches(sign, OVERLAY._replace(super_options=(b"lowerdir=/s/1/diff:/s/2/diff",)))
+    known = signs.confirmed(sign, entry)
+    assert signs.matches(known, entry._replace(root=b"/etc", target=b"/n", number=9))
+    assert not signs.matches(known, entry._replace(device=(0, 46)))
+    assert not signs.matches(known, entry._replace(super_options=(b"ro", b"lowerdir=/other:/s")))
+
+
+def test_signs_of_odd_names() -> None:
+    sign = signs.sign_of([Mount("overlay", "overlay", ("ro",), ("/a:b,c", "/d"))])
+    assert signs.matches(sign, OVERLAY._replace(super_options=(rb"lowerdir=/a\:b,c:/d",)))
+    assert signs.matches(sign, OVERLAY._replace(super_options=(b"lowerdir+=/a:b,c", b"lowerdir+=/d")))
+
+
+def test_a_sign_that_nothing_is_known_of_is_what_the_kernel_shows() -> None:
+    bound = OVERLAY._replace(type="xfs", root=b"/vfs/1/tree")
+    assert signs.confirmed("", bound) == "bind:0:45:/vfs/1/tree"
+    inside = OVERLAY._replace(root=b"/store/vfs/1/tree")  # the store itself lies on an overlay
+    assert signs.confirmed("bind:0:45:/store/vfs/1/tree", inside) == "bind:0:45:/store/vfs/1/tree"
+    assert not signs.tells_copies("") and not signs.tells_copies("overlay:")

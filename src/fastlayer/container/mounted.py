@@ -112,7 +112,7 @@ def proposed(target: str, driver: str, key: str, image: str, layer: str | None, 
 
 def find(store: Store, text: str) -> Mounted:
     """By its target - here, if one is mounted there - or by the name of its writable layer."""
-    place = os.path.realpath(text)
+    place = os.path.realpath(text) if text else ""
     found = [mount for mount in all_mounts(store) if mount.target == place or mount.writable == text]
     if not found:
         raise NotFoundError(f"{show_path(text)}: nothing of ours is mounted there: `fastlayer mounts` lists what is")

@@ -251,6 +251,8 @@ def _chain(store: Store, image: Image) -> str:
 
 
 def _place(store: Store, target: str | os.PathLike[str]) -> str:
+    if not os.fspath(target):
+        raise UsageError("the target has an empty name: give a directory")
     path = os.path.realpath(os.fspath(target))
     if not os.path.isdir(path):
         raise UsageError(f"{show_path(path)}: is no directory: make one to mount at")
