@@ -376,7 +376,8 @@ OVERLAY = Entry(1, 2, (0, 45), b"/", b"/m", ("ro",), (), "overlay", b"overlay", 
 
 
 @pytest.mark.parametrize(
-    "shown", [(b"lowerdir+=/s/2/diff", b"lowerdir+=/s/1/diff"), (rb"lowerdir=/s/2/diff:/s/1/diff",), (b"lowerdir=2/diff:1",)]
+    "shown",
+    [(b"lowerdir+=/s/2/diff", b"lowerdir+=/s/1/diff"), (rb"lowerdir=/s/2/diff:/s/1/diff",), (b"lowerdir=2/diff:1",)],
 )
 def test_signs_of_overlays_that_only_read(shown: tuple[bytes, ...]) -> None:
     sign = signs.sign_of([Mount("overlay", "overlay", ("ro",), ("/s/2/diff", "/s/1/diff"))])

@@ -40,9 +40,20 @@ Examples:
 
 @click.command("diff", epilog=EPILOG)
 @click.argument("operands", nargs=-1, metavar="[A B]", type=options.PATH)
-@click.option("--from", "from_", multiple=True, metavar="LAYER", type=options.WORD, help="A as a stack: repeat, lowest layer first.")
-@click.option("--to", multiple=True, metavar="LAYER", type=options.WORD, help="B as a stack: repeat, lowest layer first.")
-@click.option("--upper", metavar="DIR", type=options.WORD, help="Read only this overlay upper directory (with --lower).")
+@click.option(
+    "--from",
+    "from_",
+    multiple=True,
+    metavar="LAYER",
+    type=options.WORD,
+    help="A as a stack: repeat, lowest layer first.",
+)
+@click.option(
+    "--to", multiple=True, metavar="LAYER", type=options.WORD, help="B as a stack: repeat, lowest layer first."
+)
+@click.option(
+    "--upper", metavar="DIR", type=options.WORD, help="Read only this overlay upper directory (with --lower)."
+)
 @click.option(
     "--lower",
     multiple=True,

@@ -24,7 +24,10 @@ def store_options(function: F) -> F:
         "--driver", metavar="NAME", help="Storage driver (default: FASTLAYER_DRIVER, or the first that works)."
     )(function)
     return click.option(
-        "--root", metavar="DIR", type=options.WORD, help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory)."
+        "--root",
+        metavar="DIR",
+        type=options.WORD,
+        help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory).",
     )(function)
 
 

@@ -130,9 +130,7 @@ class Look:
         self.making = {key_of(row) for row in rows if row["lease"] is not None and store.leases.alive(row["lease"])}
         now = [row for row in rows if row["boot_id"] == boot_id]
         self._places = places(now, self.making, everywhere=everywhere)
-        self.found = {
-            key_of(row): _at(row, self._places[key_of(row)]) for row in now if key_of(row) in self._places
-        }
+        self.found = {key_of(row): _at(row, self._places[key_of(row)]) for row in now if key_of(row) in self._places}
 
     def number(self, key: Key) -> int:
         """Of the mount; 0 when it is not seen."""

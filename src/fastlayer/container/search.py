@@ -100,10 +100,10 @@ class _Search:
 
     def _copy(self, row: sqlite3.Row, view: View, target: bytes | None) -> None:
         for entry in self._free(view):
-            if target in (None, entry.target) and signs.matches(row["sign"], entry):
-                if not self._is_of_another(row["sign"], view, entry):
-                    self._take(row, view, entry, copy=True)
-                    return
+            fits = target in (None, entry.target) and signs.matches(row["sign"], entry)
+            if fits and not self._is_of_another(row["sign"], view, entry):
+                self._take(row, view, entry, copy=True)
+                return
 
     def _is_of_another(self, sign: str, view: View, entry: Entry) -> bool:
         """A copy, in another namespace, of a row that is where it was made: copies keep their places there."""
