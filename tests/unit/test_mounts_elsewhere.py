@@ -274,6 +274,52 @@ def test_a_namespace_made_of_another_one(shell: Shell, store: Store, tmp_path: P
     assert forgotten(store)
 
 
+def test_a_copy_of_what_another_namespace_mounted(
+    shell: Shell, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mounted in one, copied to a second, of which nothing is known; the first has ended."""
+    target = tmp_path / "k1"
+    settings = [f"{name}={shell.env[name]}" for name in ("FASTLAYER_ROOT", "FASTLAYER_DRIVER")]
+    mount = f"env {' '.join(settings)} {sys.executable} -m fastlayer mount --rw --name one base {target} >/dev/null"
+    first = Apart(mount)
+    with apart() as stranger:
+        assert "another mount namespace" in shell.refused("rm", "one")
+        second = Apart(of=first)
+        first.end()
+        try:
+            readable = [task for task in namespaces._tasks() if namespaces._link(f"{task}/ns/mnt")]
+            monkeypatch.setattr(namespaces, "_sees_all", lambda: True)
+            monkeypatch.setattr(namespaces, "_tasks", lambda: iter(readable))
+            (found,) = all_mounts(store)
+            assert (found.target, found.here, found.writable) == (str(target), False, "one")
+            assert second.run("cat", target / "a") == "1" and stranger.run("ls", target) == ""
+            assert "another mount namespace" in shell.refused("rm", "one")
+        finally:
+            second.end()
+    assert forgotten(store)
+    shell.good("rm", "one")
+
+
+@pytest.mark.parametrize("words", [[], ["--rw", "--name", "one"]])
+def test_copies_of_mounts_that_map_ids(shell: Shell, store: Store, tmp_path: Path, words: list[str]) -> None:
+    """The kernel does not show the names of their layers."""
+    if shell.env["FASTLAYER_DRIVER"] != "overlay2":
+        pytest.skip("only overlay2 maps ids")
+    one, two, copy = tmp_path / "k1", tmp_path / "k2", tmp_path / "k3"
+    shell.good("mount", *words, "--storage-opt", "id_map=0:5000:10", "base", one)
+    shell.good("mount", "--storage-opt", "id_map=0:5000:10", "base", two)
+    run("mount", "--bind", one / "etc", copy)
+    shell.good("umount", one)
+    assert set(targets(shell)) == {str(two), str(copy)}
+    with apart() as other:
+        shell.good("umount", copy)
+        assert set(targets(shell)) == {str(two), str(copy)}
+        run("umount", two)
+        shell.good("rmi", "-f", "base")
+        assert other.run("cat", copy / "b", two / "a") == "21"
+    assert forgotten(store)
+
+
 CONTAINER = """
 import ctypes, os, subprocess, sys
 libc = ctypes.CDLL(None)
