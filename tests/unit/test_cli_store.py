@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import fastlayer
-from fastlayer.container import writable
-from fastlayer.errors import DriverError, InUseError, NotFoundError
+from fastlayer.cli import options
+from fastlayer.container import mounting, writable
+from fastlayer.errors import DriverError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Images
 from fastlayer.store.store import Store, existing_store, open_store
 from tests.conftest import needs_root
@@ -416,3 +417,79 @@ def test_prune_passes_over_what_others_take(
 def test_prune_counts_in_words(filled: Shell) -> None:
     out = filled.good("system", "prune", "-a", "-f")
     assert " and 1 snapshot were removed" in out
+
+
+EMPTY = [
+    ("mount", "base:1", ""),
+    ("mount", "--rw", "base:1", ""),
+    ("mount", "--rw", "--name", "", "base:1", "."),
+    ("umount", ""),
+    ("save", "-o", "", "base:1"),
+    ("save", "--format", "oci-dir", "-o", "", "base:1"),
+    ("load", "-i", ""),
+    ("import", "", "x"),
+    ("apply", "layer.tar", ""),
+    ("apply", "", "new"),
+    ("diff", "", "."),
+    ("diff", ".", ""),
+    ("diff", ".", ".", "-o", ""),
+    ("diff", "--from", "", "--to", "."),
+    ("diff", "--from", ".", "--to", ""),
+    ("diff", "--upper", "", "--lower", "."),
+    ("diff", "--upper", ".", "--lower", ""),
+    ("clone", "", "new"),
+    ("clone", ".", ""),
+    ("index", "", "-o", "new"),
+    ("index", ".", "-o", ""),
+    ("chunks", ""),
+    ("copy-up", "", ".", "a"),
+    ("copy-up", ".", ".", ""),
+    ("images", "--root", ""),
+    ("doctor", "--root", ""),
+]
+
+
+@pytest.mark.parametrize("words", EMPTY, ids=[" ".join(word or "''" for word in words) for words in EMPTY])
+def test_an_empty_name_is_not_the_current_directory(
+    filled: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert "it is empty: give a name" in filled.refused(*words, code=2)
+    assert not os.listdir(".") and not os.path.ismount(".")
+
+
+def test_an_empty_target_of_the_library(filled: Shell) -> None:
+    with existing_store(filled.root, driver="vfs") as store:
+        image = Images(store).find("base:1")
+        with pytest.raises(UsageError, match="empty name"):
+            mounting.mount_image(store, image, "")
+        with pytest.raises(NotFoundError):
+            mounting.unmount(store, "")
+        for size in (1 << 63, 0, -1):
+            with pytest.raises(UsageError, match="2\\^63"):
+                writable.create(store, image, size=size)
+
+
+def test_sizes(filled: Shell, tmp_path: Path) -> None:
+    for text in ("99999999999999999999g", "9223372036854775808", "9223373t", "8" * 5000):
+        assert "too large a size" in filled.refused("mount", "--rw", "--size", text, "base:1", tmp_path, code=2)
+    for text in ("0", "000", "1x", "-1", "1.5g", "", "k"):
+        assert "is not a size" in filled.refused("mount", "--rw", "--size", text, "base:1", tmp_path, code=2)
+    assert options.size("9223372036854775807") == (1 << 63) - 1
+    assert options.size("0" * 30 + "2k") == 2000
+    assert not filled.rows("mounts")
+
+
+def test_options_of_a_writable_layer_need_one(filled: Shell, tmp_path: Path) -> None:
+    assert "--size is of the writable layer" in filled.refused("mount", "--size", "5m", "base:1", tmp_path, code=2)
+    for word, value in (("--size", "5m"), ("--storage-opt", "volatile=on")):
+        assert "give --rw" in filled.refused("mount", "--name", "one", word, value, tmp_path, code=2)
+    (tmp_path / "m").mkdir()
+    words = ("mount", "--storage-opt", "volatile=on", "base:1", tmp_path / "m")
+    assert "no option volatile" in filled.refused(*words, code=2)
+
+
+def test_a_date_beyond_all_dates(filled: Shell, tmp_path: Path) -> None:
+    words = ("import", tmp_path / "root", "x", "--source-date-epoch", "9" * 23)
+    assert "is no time" in filled.refused(*words, code=2)

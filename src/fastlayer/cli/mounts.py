@@ -83,6 +83,7 @@ def _row(store: Store, layer: Writable | None, mount: Mounted | None) -> rows.Ro
         "CreatedAt": thing.created_ns,
         "Target": mount.target if mount else "",
         "Here": bool(mount and mount.here),
+        "Process": mount.process if mount else 0,
         "StorageOptions": writable.storage_options(store, thing),
     }
 

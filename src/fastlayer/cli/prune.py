@@ -68,9 +68,11 @@ def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
 @stores.store_options
 def collect_garbage(**given: Any) -> int:
     """Remove what nobody can reach, and what killed processes left behind. Safe while others work in the store."""
+    from fastlayer.container.mounted import all_mounts
     from fastlayer.store.collect import collect
 
     with stores.open_store(given) as store:
+        all_mounts(store)  # forgets those that are gone, and what only they kept
         gone = collect(store, dry_run=given["dry_run"])
     return _tell(gone, given["dry_run"])
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fastlayer.cli import options
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -24,7 +26,10 @@ def store_options(function: F) -> F:
         "--driver", metavar="NAME", help="Storage driver (default: FASTLAYER_DRIVER, or the first that works)."
     )(function)
     return click.option(
-        "--root", metavar="DIR", help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory)."
+        "--root",
+        metavar="DIR",
+        type=options.WORD,
+        help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory).",
     )(function)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from fastlayer.cli import stores
+from fastlayer.cli import options, stores
 
 
 @click.command("umount")
-@click.argument("targets", nargs=-1, metavar="TARGET|NAME...")
+@click.argument("targets", nargs=-1, metavar="TARGET|NAME...", type=options.WORD)
 @click.option("-a", "--all", "all_", is_flag=True, help="Everything of the store that is mounted here.")
 @click.option("-l", "--lazy", is_flag=True, help="Also when it is in use: it goes away with its last user.")
 @click.option("--rm", is_flag=True, help="Remove the writable layer, too.")

@@ -14,6 +14,7 @@ from fastlayer.container.mounted import (
     Mounted,
     announce,
     complete,
+    elsewhere,
     find,
     forget_if_gone,
     is_on_top,
@@ -76,7 +77,7 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
     found = find(store, text)
     place = show_path(found.target)
     if not found.here:
-        raise InUseError(f"{place}: is mounted in another mount namespace: unmount it there, or end its processes")
+        raise InUseError(f"{text}: is mounted at {elsewhere(found)}")
     if not is_on_top(store, found):
         raise InUseError(f"{place}: another mount lies over it: unmount that first")
     for _ in range(found.depth):
@@ -289,6 +290,8 @@ def _chain(store: Store, image: Image) -> str:
 
 
 def _place(store: Store, target: str | os.PathLike[str]) -> str:
+    if not os.fspath(target):
+        raise UsageError("the target has an empty name: give a directory")
     path = os.path.realpath(os.fspath(target))
     if not os.path.isdir(path):
         raise UsageError(f"{show_path(path)}: is no directory: make one to mount at")
