@@ -229,6 +229,9 @@ def test_history_is_what_the_image_says(tmp_path: Path) -> None:
         ("[!a]", ["!", "a"], ["b"]),
         ("a\\*", ["a*"], ["ab"]),
         ("a.b", ["a.b"], ["axb"]),
+        ("*a*b/*c", ["aabb/c", "xaxb/xc"], ["ab/c/c", "ba/c", "a/b/c"]),
+        ("*/*:1", ["me/tool:1"], ["a/b/c:1", "tool:1"]),
+        ("*a" * 30 + "*b", ["a" * 30 + "b"], ["a" * 200]),
         ("[&&|.^]", ["&", "^"], ["a"]),
     ],
 )
