@@ -70,7 +70,7 @@ def truth(filters: Filters, key: str) -> set[bool]:
 
 
 def path_match(pattern: str) -> Callable[[str], bool]:
-    """Go's path.Match: ``*``, ``?`` and ``[a-z]`` stand for no slash. Raises ``click.UsageError`` for no pattern."""
+    """Go's path.Match: ``*`` and ``?`` stand for no slash. Raises ``click.UsageError`` for no pattern."""
     parts, rest = [""], pattern  # between the stars
     while rest:
         found = re.match(_PIECE, rest)
@@ -91,9 +91,8 @@ def path_match(pattern: str) -> Callable[[str], bool]:
     return lambda text: compiled.fullmatch(text) is not None
 
 
-_PIECE = (  # compiled when a pattern is given
-    r"(?s)\*+|\?|\[(?P<not>\^?)(?P<set>(?:\\.|[^\\\]-])(?:-(?:\\.|[^\\\]-])|\\.|[^\\\]-])+)\]|\\(?P<quoted>.)|[^*?\[\\]+"
-)
+_CHAR = r"(?:\\.|[^\\\]-])"  # in brackets
+_PIECE = rf"(?s)\*+|\?|\[(?P<not>\^?)(?P<set>(?:{_CHAR}(?:-{_CHAR})?)+)\]|\\(?P<quoted>.)|[^*?\[\\]+"
 
 
 def _as_regex(piece: re.Match[str]) -> str:
@@ -101,7 +100,7 @@ def _as_regex(piece: re.Match[str]) -> str:
         inner = re.sub(
             r"\\?(.)", lambda char: "-" if char[0] == "-" else re.escape(char[1]), piece["set"], flags=re.DOTALL
         )
-        return f"(?!/)[{piece['not']}{inner}]"
+        return f"[{piece['not']}{inner}]"
     if piece["quoted"] is not None:
         return re.escape(piece["quoted"])
     return "[^/]" if piece[0] == "?" else re.escape(piece[0])
