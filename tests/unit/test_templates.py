@@ -46,6 +46,7 @@ THING: dict[str, Any] = {
         ('{{join .RepoTags ", "}} {{len .RepoTags}} {{len .Id}}', "a:1, b:2 2 9"),
         ('{{index (split .Id ":") 1}}', "ab"),
         ("{{range .RepoTags}}{{println .}}{{end}}", "a:1\nb:2\n"),
+        ("{{println .N .Config.Cmd}}", "3 <nil>\n"),
         ("a\\tb\\n", "a\tb\n"),
         ('{{join .RepoTags "\\n"}}', "a:1\nb:2"),
         ("x {{- .N -}} y {{.N}}", "x3y 3"),

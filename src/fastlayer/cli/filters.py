@@ -70,14 +70,20 @@ def truth(filters: Filters, key: str) -> set[bool]:
 
 
 def path_match(pattern: str) -> Callable[[str], bool]:
-    """Go's path.Match: ``*``, ``?`` and ``[a-z]`` stand for no slash. Raises ``click.UsageError`` for no pattern."""
-    expression, rest = "", pattern
+    """Go's path.Match: ``*`` and ``?`` stand for no slash. Raises ``click.UsageError`` for no pattern."""
+    parts, rest = [""], pattern  # between the stars
     while rest:
         found = re.match(_PIECE, rest)
         if found is None:
             raise click.UsageError(f"{pattern!a} is no pattern: close the bracket, or write \\[ for one")
-        expression += _as_regex(found)
         rest = rest[found.end() :]
+        if found[0].startswith("*"):
+            parts.append("")
+        else:
+            parts[-1] += _as_regex(found)
+    expression = parts[0]
+    if parts[1:]:  # the first place where a part fits will do: no way back, so no pattern takes long
+        expression += "".join(f"(?>[^/]*?{part})" for part in parts[1:-1]) + f"[^/]*{parts[-1]}"
     try:
         compiled = re.compile(expression, re.DOTALL)
     except re.error:
@@ -85,9 +91,8 @@ def path_match(pattern: str) -> Callable[[str], bool]:
     return lambda text: compiled.fullmatch(text) is not None
 
 
-_PIECE = (  # compiled when a pattern is given
-    r"(?s)\*+|\?|\[(?P<not>\^?)(?P<set>(?:\\.|[^\\\]-])(?:-(?:\\.|[^\\\]-])|\\.|[^\\\]-])+)\]|\\(?P<quoted>.)|[^*?\[\\]+"
-)
+_CHAR = r"(?:\\.|[^\\\]-])"  # in brackets
+_PIECE = rf"(?s)\*+|\?|\[(?P<not>\^?)(?P<set>(?:{_CHAR}(?:-{_CHAR})?)+)\]|\\(?P<quoted>.)|[^*?\[\\]+"
 
 
 def _as_regex(piece: re.Match[str]) -> str:
@@ -95,10 +100,10 @@ def _as_regex(piece: re.Match[str]) -> str:
         inner = re.sub(
             r"\\?(.)", lambda char: "-" if char[0] == "-" else re.escape(char[1]), piece["set"], flags=re.DOTALL
         )
-        return f"(?!/)[{piece['not']}{inner}]"
+        return f"[{piece['not']}{inner}]"
     if piece["quoted"] is not None:
         return re.escape(piece["quoted"])
-    return "[^/]*" if piece[0][0] == "*" else "[^/]" if piece[0] == "?" else re.escape(piece[0])
+    return "[^/]" if piece[0] == "?" else re.escape(piece[0])
 
 
 # ---- images ----------------------------------------------------------------------------------------

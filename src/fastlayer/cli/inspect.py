@@ -88,7 +88,7 @@ def _template(text: str) -> Template | None:
     try:
         return compile_template(text)
     except TemplateSyntaxError as exc:
-        raise click.UsageError(f"--format {printable(text)}: {exc}") from None
+        raise click.UsageError(f"--format {printable(text[:200])}: {exc}") from None
 
 
 def _filled(template: Template, name: str, thing: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ SCHEMA = 1
 Row = dict[str, Any]  # field -> value, in Docker's field names
 Columns = Sequence[tuple[str, str]]  # (heading, field) of a table
 _TABLE = "table "
+_SHOWN = 200  # characters of a template that a message shows
 
 
 def format_option(function: Any) -> Any:
@@ -59,7 +60,7 @@ def _checked(format_: str) -> str:
     try:
         compile_template(format_.removeprefix(_TABLE))
     except TemplateSyntaxError as exc:
-        raise click.UsageError(f"--format {printable(format_)}: {exc}") from None
+        raise click.UsageError(f"--format {printable(format_[:_SHOWN])}: {exc}") from None
     return format_
 
 

@@ -111,7 +111,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "len": _length,
     "join": _join,
     "split": lambda value, between: str(value).split(between),
-    "println": lambda *values: _Shown(" ".join(map(text_of, values)) + "\n"),
+    "println": lambda *values: _Shown(" ".join(text_of(value, inner=True) for value in values) + "\n"),
     "eq": lambda first, *others: any(first == other for other in others),
     "ne": lambda first, other: first != other,
     "not": lambda value: not value,
