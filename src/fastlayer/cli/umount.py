@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlayer.cli import options, stores
+
+if TYPE_CHECKING:
+    from fastlayer.store.store import Store
 
 
 @click.command("umount")
@@ -17,7 +20,6 @@ from fastlayer.cli import options, stores
 @stores.store_options
 def command(**given: Any) -> int:
     """Unmount TARGETs, or what is mounted of the writable layers NAMEd. The layers stay, unless --rm."""
-    from fastlayer.container.mounted import all_mounts
     from fastlayer.container.mounting import unmount
     from fastlayer.errors import FastlayerError, show_path
 
@@ -25,10 +27,20 @@ def command(**given: Any) -> int:
         raise click.UsageError("name what is to be unmounted, or give --all")
     failed: list[FastlayerError] = []
     with stores.open_store(given) as store:
-        names = [m.target for m in all_mounts(store) if m.here] if given["all_"] else given["targets"]
-        for name in names:
-            try:
-                print(show_path(unmount(store, name, detach=given["lazy"], remove=given["rm"]).target))
-            except FastlayerError as exc:
-                failed.append(exc)
+        tried: set[str] = set()
+        names = _here(store) if given["all_"] else given["targets"]
+        while names:
+            for name in names:
+                try:
+                    print(show_path(unmount(store, name, detach=given["lazy"], remove=given["rm"]).target))
+                except FastlayerError as exc:
+                    failed.append(exc)
+            tried.update(names)
+            names = [name for name in _here(store) if name not in tried] if given["all_"] else []  # copies of them
     return stores.all_failed(failed)
+
+
+def _here(store: Store) -> list[str]:
+    from fastlayer.container.mounted import all_mounts
+
+    return [found.target for found in all_mounts(store) if found.here]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 
-_PATIENCE = 1.0  # seconds: whoever lists mounts at this moment keeps them busy for microseconds
+_PATIENCE = 1.0  # seconds: others keep mounts busy, or copies of them, for a moment
 
 
 def mount_image(
@@ -84,8 +85,20 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
         umount(found.target, detach=detach, patience=_PATIENCE)
     forget_if_gone(store, found)
     if remove and found.writable:
-        writable.remove(store, found.writable)
+        _remove_soon(store, found.writable)
     return found
+
+
+def _remove_soon(store: Store, name: str) -> None:
+    """Whoever makes a mount namespace at this moment (a sandbox that starts) has a copy until it has dropped it."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return writable.remove(store, name)
+        except InUseError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
 
 
 @contextmanager
