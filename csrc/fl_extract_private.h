@@ -102,6 +102,9 @@ int fl_whiteout_apply(struct fl_extract *x, struct fl_error *err);
 /* Lower layers do not show through the directory. */
 int fl_whiteout_set_opaque(struct fl_extract *x, uint32_t dir, struct fl_error *err);
 
+/* Something in the directory is no name of this layer: a later marker above must look, and remove what it leaves empty. */
+void fl_whiteout_note(struct fl_extract *x, uint32_t dir);
+
 /* aufs: takes the marker of a name away. 1 = there was one, 0, -1. */
 int fl_whiteout_reveal(struct fl_extract *x, struct fl_place at, struct fl_error *err);
 

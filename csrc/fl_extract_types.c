@@ -18,12 +18,13 @@ static struct fl_dir *touch(struct fl_extract *x, uint32_t dir)
     return d;
 }
 
-/* A directory that has nothing but this layer's entries need not know which they are - unless markers may come. */
+/* A directory that has nothing but this layer's entries need not know which they are - unless markers may come,
+ * or it may lose that property because a device is left out. */
 static int remember(struct fl_extract *x, struct fl_place at, struct fl_error *err)
 {
     struct fl_seen_slot *slot;
 
-    if ((touch(x, at.dir)->flags & FL_DIR_CLEAN) && !x->keeps_markers)
+    if ((touch(x, at.dir)->flags & FL_DIR_CLEAN) && !x->keeps_markers && !x->opt.skip_devices)
         return 0;
     slot = fl_seen_get(&x->path.seen, at.dir, at.name, at.len, err);
     if (slot == NULL)
@@ -209,7 +210,8 @@ static int leave_out(struct fl_extract *x, struct fl_place at, const struct fl_t
 
     if (slot == NULL)
         return -1;
-    slot->flags |= FL_SEEN_LEFT;
+    slot->flags |= FL_SEEN_LEFT | FL_SEEN_MADE;
+    fl_whiteout_note(x, at.dir); /* directories made for nothing else go with a marker */
     x->stats.needs_lower |= x->keeps_markers; /* which may have something there that the entry replaces */
     return fl_owner_lose(x, FL_LOSS_DEVICE, "", e, err) < 0 ? -1 : 1;
 }

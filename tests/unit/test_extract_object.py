@@ -263,6 +263,20 @@ def test_what_takes_the_place_of_a_device_that_was_left_out(engine: Any, target:
     assert (target / "b").read_bytes() == b"x" and (target / "f").is_symlink()
 
 
+def test_markers_after_a_device_that_was_left_out(engine: Any, target: Path) -> None:
+    """They spare what the layer made; a directory that was made for nothing else goes."""
+    layer = file(b"top") + file(b"d/own") + char(b"d/null", 1, 3) + file(b".wh.d") + char(b"e/f/null", 1, 3)
+    layer += file(b".wh.e") + char(b"n", 1, 3) + file(b".wh.n") + hardlink(b"again", b"n") + file(b".wh..wh..opq")
+
+    def action(place: Path) -> None:
+        (stats,) = apply(engine, place, layer, ignore_chown=True, skip_devices=True)
+        assert stats.warnings == ("4 devices not made: Operation not permitted (first: d/null)",)
+
+    apply(engine, target)
+    as_nobody(target, action)
+    assert names(target) == ["d", "d/own", "top"]
+
+
 @pytest.mark.parametrize("format", ["overlay-userxattr", "aufs"])
 def test_with_markers_a_device_that_was_left_out_hides_nothing_and_that_is_said(
     engine: Any, target: Path, format: str
