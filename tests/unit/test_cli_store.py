@@ -172,6 +172,35 @@ def test_a_writable_layer_without_any_right(filled: Shell) -> None:
     assert not place.exists()
 
 
+@needs_root
+def test_a_target_that_is_no_utf_8(filled: Shell, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"mnt\xff")
+    place.mkdir()
+    for words in (["base:1"], ["--rw", "--name", "w", "base:1"]):
+        filled.good("mount", *words, place)
+        assert os.listdir(place) and len(filled.rows("mounts")) >= 1
+        assert "is mounted" in filled.refused("mount", "base:1", place)
+        filled.good("umount", place)
+        assert not os.listdir(place)
+    filled.good("rm", "w")
+
+
+@needs_root
+def test_pruning_goes_by_what_is_mounted(filled: Shell, tmp_path: Path) -> None:
+    """Not by the name that it had when it was mounted."""
+    (tmp_path / "mnt").mkdir()
+    filled.good("import", tree(tmp_path / "other", {"o": "o"}), "other:1")
+    filled.good("mount", "base:1", tmp_path / "mnt")
+    filled.good("tag", "base:1", "kept:1")
+    filled.good("tag", "other:1", "base:1")
+    filled.good("image", "prune", "-a", "-f")
+    assert [str(row["Repository"]) for row in filled.rows("images")] == ["kept"]
+    assert os.listdir(tmp_path / "mnt")
+    filled.good("umount", tmp_path / "mnt")
+    filled.good("image", "prune", "-a", "-f")
+    assert not filled.rows("images")
+
+
 def test_text_that_is_no_utf_8(filled: Shell, tmp_path: Path) -> None:
     filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1")
     odd = os.fsdecode(b"a\xff")

@@ -86,9 +86,18 @@ def announce(store: Store, lease: Lease, new: Mounted, sign: str) -> None:
         db.execute(
             "INSERT INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number, boot_id,"
             " mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)",
-            (*new[:7], _boot_id(), _namespace(), sign, lease.id),
+            (_stored(new.target), *new[1:7], _boot_id(), _namespace(), sign, lease.id),
         )
         db.execute("UPDATE snapshots SET lease = NULL WHERE driver = ? AND key = ?", (new.driver, new.key))
+
+
+def _stored(target: str) -> str | bytes:
+    """SQLite takes no text that is not UTF-8; the column takes bytes as well."""
+    raw = os.fsencode(target)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def complete(store: Store, new: Mounted) -> None:
@@ -129,7 +138,7 @@ def _insert(store: Store, new: Mounted, sign: str, number: int) -> bool:
         added = db.execute(
             "INSERT OR IGNORE INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number,"
             " boot_id, mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            (*new[:-1], number, _boot_id(), _namespace(), sign),
+            (_stored(new.target), *new[1:7], number, _boot_id(), _namespace(), sign),
         )
         return added.rowcount == 1
 
@@ -201,7 +210,7 @@ def _at(row: sqlite3.Row, place: Place) -> Mounted:
 
 def _of_row(row: sqlite3.Row) -> Mounted:
     return Mounted(
-        row["target"],
+        os.fsdecode(row["target"]),
         row["driver"],
         row["key"],
         row["image"],

@@ -80,7 +80,7 @@ class _Search:
             for row in list(self.missing.values()):
                 view = self._view(row["mount_ns"])
                 if view is None:
-                    self._note(row, Place(row["target"], False, 0, 0, False))
+                    self._note(row, Place(os.fsdecode(row["target"]), False, 0, 0, False))
                     continue
                 target = os.fsencode(row["target"])
                 for entry in self._free(view):

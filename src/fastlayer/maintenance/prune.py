@@ -41,12 +41,12 @@ def prune(
     gone = _layers(store, dry_run) if layers else []
     images = Images(store)
     used = {layer.manifest for layer in writable.all_of(store) if layer.name not in gone}
-    mounted = {found.image for found in all_mounts(store)}
+    mounted = mounted_chains(store)
     names: list[str] = []
     nameless: list[str] = []
     targets: list[str] = []  # of those without a name
     for image in images.all():
-        if image.manifest in used or mounted & {*image.names, str(image.id)} or not meant(image):
+        if image.manifest in used or str(image.chain_id) in mounted or not meant(image):
             continue
         if not image.names:
             with _unless_taken():
@@ -61,6 +61,12 @@ def prune(
                 names.append(name)
     collected = collect(store, dry_run=dry_run, as_if_gone=([*names, *targets], gone) if dry_run else ((), ()))
     return Pruned(tuple(gone), tuple(names), tuple(nameless), collected)
+
+
+def mounted_chains(store: Store) -> set[str]:
+    """The stacks of layers that are mounted read-only, whatever the images are called by now."""
+    views = [found for found in all_mounts(store) if found.writable is None]
+    return {str(store.snapshotter_of(found.driver).stat(found.key).parent) for found in views}
 
 
 def _layers(store: Store, dry_run: bool) -> list[str]:
