@@ -95,6 +95,11 @@ def test_changes_of_the_configuration(shell: Shell, tmp_path: Path) -> None:
     assert config["Cmd"] == ["a", "b"] and config["Env"] == ["X=1", "Y=2 3"] and config["WorkingDir"] == "/srv"
     assert config["Labels"] == {"l": "v"} and list(config["ExposedPorts"]) == ["80/tcp"]
     assert "RUN cannot be used" in shell.refused("import", place, "it", "-c", "RUN x", code=2)
+    for bad in ("ENV a", "LABEL a", "EXPOSE 99999999", "EXPOSE 0", "EXPOSE 9-8", "EXPOSE 80/icmp", "EXPOSE web"):
+        assert "--change" in shell.refused("import", place, "it", "-c", bad, code=2)
+    shell.good("import", place, "ports", "-c", "EXPOSE 80-82 53/UDP")
+    config = json.loads(shell.good("inspect", "ports"))[0]["Config"]
+    assert list(config["ExposedPorts"]) == ["53/udp", "80/tcp", "81/tcp", "82/tcp"]
 
 
 def test_tag_rmi_prune(filled: Shell) -> None:

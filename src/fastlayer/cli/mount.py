@@ -46,7 +46,6 @@ Examples:
 def command(**given: Any) -> int:
     """Mount IMAGE (a name, id, digest, or the chain id of layers) at TARGET, an existing directory."""
     from fastlayer.container import mounting, writable
-    from fastlayer.errors import show_path
     from fastlayer.image.images import Images
 
     if given["no_mount"]:
@@ -76,14 +75,13 @@ def command(**given: Any) -> int:
     if given["as_json"]:
         print(output.json_line({"schema": 1, **found._asdict(), "storage_options": used}).decode())
     else:
-        print(found.writable or show_path(found.target))
+        print(found.writable or output.display_name(found.target))
     return 0
 
 
 def _in_place(given: dict[str, Any]) -> int:
     """Nothing is mounted: who has no right to works in the layer's own directory."""
     from fastlayer.container import mounting
-    from fastlayer.errors import show_path
 
     words = list(given["words"])
     if not given["rw"] or len(words) > 1 or not (words or given["name"]):
@@ -101,7 +99,7 @@ def _in_place(given: dict[str, Any]) -> int:
     if given["as_json"]:
         print(output.json_line({"schema": 1, "directory": str(place), **layer._asdict()}).decode())
     else:
-        print(show_path(str(place)))
+        print(output.display_name(str(place)))
     return 0
 
 

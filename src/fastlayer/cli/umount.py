@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import options, stores
+from fastlayer.cli import options, output, stores
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(**given: Any) -> int:
     """Unmount TARGETs, or what is mounted of the writable layers NAMEd. The layers stay, unless --rm."""
     from fastlayer.container.mounting import unmount
-    from fastlayer.errors import FastlayerError, show_path
+    from fastlayer.errors import FastlayerError
 
     if bool(given["targets"]) == given["all_"]:
         raise click.UsageError("name what is to be unmounted, or give --all")
@@ -32,7 +32,8 @@ def command(**given: Any) -> int:
         while names:
             for name in names:
                 try:
-                    print(show_path(unmount(store, name, detach=given["lazy"], remove=given["rm"]).target))
+                    gone = unmount(store, name, detach=given["lazy"], remove=given["rm"])
+                    print(output.display_name(gone.target))
                 except FastlayerError as exc:
                     failed.append(exc)
             tried.update(names)

@@ -19,6 +19,7 @@ _DURATIONS = {  # option of HEALTHCHECK -> Docker's field
     "start-period": "StartPeriod",
     "start-interval": "StartInterval",
 }
+_PORT = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?(?:/(?P<protocol>tcp|udp|sctp))?", re.I | re.A)
 _SHORTEST = 10**6  # ns: Docker refuses less than a millisecond
 
 
@@ -62,7 +63,9 @@ def _words(text: str) -> list[str]:
 def _pairs(text: str) -> dict[str, str]:
     words = _words(text)
     if words and "=" not in words[0]:  # ENV NAME the rest of the line
-        name, _, value = text.partition(" ")
+        name, blank, value = text.partition(" ")
+        if not blank:
+            raise UsageError(f"--change: {text!r}: has no value: give NAME=VALUE")
         return {name: value.strip()}
     if not all("=" in word.lstrip("=") for word in words):
         raise UsageError(f"--change: {text!r}: give NAME=VALUE")
@@ -76,8 +79,17 @@ def _env(run: RunConfig, text: str) -> RunConfig:
 
 
 def _ports(run: RunConfig, text: str) -> RunConfig:
-    ports = {port if "/" in port else f"{port}/tcp" for port in _words(text)}
+    ports = {port for word in _words(text) for port in _ports_of(word)}
     return run._replace(exposed_ports=tuple(sorted({*run.exposed_ports, *ports})))
+
+
+def _ports_of(word: str) -> list[str]:
+    """Each port of ``80``, ``53/udp``, ``8000-8002/tcp``."""
+    found = _PORT.fullmatch(word)
+    first, last = (int(found["first"]), int(found["last"] or found["first"])) if found else (0, 0)
+    if found is None or not 1 <= first <= last <= 65535:
+        raise UsageError(f"--change: EXPOSE {word}: give PORT[-PORT][/tcp|udp|sctp], 1 to 65535")
+    return [f"{port}/{(found['protocol'] or 'tcp').lower()}" for port in range(first, last + 1)]
 
 
 def _volumes(run: RunConfig, text: str) -> RunConfig:
