@@ -21,7 +21,7 @@ from tests.integration.command import COMMAND
 from tests.stores import imported
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
-PRIVATE = {"content": 0o700, "leases": 0o700, "locks": 0o700, "metadata.db": 0o600, "reserve": 0o600}
+PRIVATE = {"content": 0o700, "leases": 0o700, "locks": 0o700, "spare": 0o700, "metadata.db": 0o600, "reserve": 0o600}
 VERBS = (
     ["images"],
     ["history", "base:1"],
