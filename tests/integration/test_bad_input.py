@@ -170,7 +170,6 @@ def test_places_that_are_not_there(place: Place, trees: tuple[Path, Path]) -> No
         ("apply", layer, missing / "new"),
         ("apply", layer, layer),
         ("apply", layer, layer / "new"),
-        ("apply", layer, ""),
         ("clone", trees[0], missing / "copy"),
         ("clone", trees[0], trees[1]),
         ("clone", trees[0], layer),
@@ -183,6 +182,13 @@ def test_places_that_are_not_there(place: Place, trees: tuple[Path, Path]) -> No
 # ---- operands ----------------------------------------------------------------------------------
 
 
+def test_empty_names(place: Place, trees: tuple[Path, Path]) -> None:
+    """What an unset variable of a script becomes is not the current directory."""
+    layer = make_layer(place, trees)
+    for words in (("apply", layer, ""), ("diff", "", trees[0]), ("diff", *trees, "-o", ""), ("clone", trees[0], "")):
+        assert "it is empty" in place.refused(*words, code=2)
+
+
 def test_operands_that_are_no_trees(place: Place, trees: tuple[Path, Path]) -> None:
     layer, missing, text = make_layer(place, trees), place.root / "missing", place.root / "text"
     text.write_bytes(b"not a tar at all\n" * 100)
@@ -190,7 +196,6 @@ def test_operands_that_are_no_trees(place: Place, trees: tuple[Path, Path]) -> N
         ("diff", trees[0], missing),
         ("diff", missing, trees[0]),
         ("diff", trees[0], text),
-        ("diff", "", trees[0]),
         ("apply", missing, place.root / "new"),
         ("apply", trees[0], place.root / "new"),
         ("apply", text, place.root / "new"),
