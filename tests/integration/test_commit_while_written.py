@@ -21,7 +21,7 @@ from tests.filesystems import need_root
 from tests.stores import imported
 
 SERVICE = """
-import os, sys
+import os, sys, time
 os.chdir(sys.argv[1])
 log = open("log", "ab", buffering=0)
 print("ready", flush=True)
@@ -32,6 +32,7 @@ while True:
     open(f"file{number % 50}", "w").write("x" * number)
     if number > 25:
         os.unlink(f"file{(number - 25) % 50}")
+    time.sleep(0.003)
 """
 
 

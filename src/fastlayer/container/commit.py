@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 
-_ATTEMPTS = 8  # to copy a layer that is written to meanwhile
-_PAUSE = 0.05  # seconds more after each of them
+_ATTEMPTS = 12  # to copy a layer that is written to meanwhile
+_PAUSE = 0.03  # seconds more after each of them
 
 
 def commit(
