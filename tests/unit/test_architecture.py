@@ -29,6 +29,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "drivers": {"snapshot", "layer", "mounts", "_backend"},
     "store": {"content", "metadata", "snapshot", "drivers", "oci"},
     "image": {"store", "content", "metadata", "snapshot", "layer", "oci", "_backend"},
+    "builder": {"oci"},
     "container": {"image", "store", "snapshot", "metadata", "mounts", "drivers", "layer", "oci"},
     "maintenance": {"container", "image", "store", "content", "snapshot", "metadata", "drivers", "layer", "oci"},
     "testing": {"snapshot", "drivers", "mounts", "metadata", ""},
