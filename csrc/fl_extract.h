@@ -95,6 +95,7 @@ struct fl_extract_stats {
     uint64_t whiteouts; /* markers                                              */
     uint64_t skipped_xattrs;
     bool root_is_opaque; /* on overlay, which cannot say so of a root           */
+    bool needs_lower;    /* with markers: what it makes depends on lower layers */
     struct fl_extract_lost lost[FL_LOSS_KINDS];
 };
 

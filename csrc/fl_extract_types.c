@@ -105,6 +105,7 @@ static int imply_dir(struct fl_extract *x, bool for_marker, struct fl_error *err
 
     if (made <= 0)
         return made;
+    x->stats.needs_lower |= x->keeps_markers; /* a lower layer may have anything there */
     if (for_marker)
         fl_extract_dir(x, dir)->flags &= ~FL_DIR_CLEAN;
     return fl_owner_dir(x, dir, NULL, err);

@@ -303,7 +303,7 @@ static int hide_children(struct fl_extract *x, uint32_t dir, struct fl_error *er
     if (prune(x, dir, false, err) < 0)
         return -1;
     if (x->is_overlay && dir == 0)
-        x->stats.root_is_opaque = true;
+        x->stats.root_is_opaque = x->stats.needs_lower = true;
     return x->keeps_markers ? fl_whiteout_set_opaque(x, dir, err) : 0;
 }
 

@@ -67,7 +67,7 @@ def commit_layer(found: Snapshotter, name: str, content: Content, parent: str | 
 
 @contextmanager
 def mounted(found: Snapshotter, key: str) -> Iterator[Path]:
-    with mounting.temporary(found.mounts(key)) as where:
+    with mounting.temporary(found.ready(key)) as where:
         yield where
 
 

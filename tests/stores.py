@@ -8,8 +8,10 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastlayer.image.images import Image
+from fastlayer.container.mounting import temporary
+from fastlayer.image.images import Image, Images
 from fastlayer.image.importing import import_image
+from fastlayer.maintenance.check import check
 from fastlayer.oci.config import History, new_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, sha256_digest
@@ -118,3 +120,21 @@ class Layout:
         annotations = {"org.opencontainers.image.ref.name": name}
         self._entries.append(descriptor._replace(annotations=annotations))
         (self.path / "index.json").write_bytes(new_index(self._entries).raw)
+
+
+LAYERS: list[Mapping[str, bytes]] = [{"a": b"1", "dir/b": b"22"}, {"dir/.wh.b": b"", "dir/c": b"333"}]
+
+
+def content(store: Store, name: str) -> dict[str, bytes]:
+    """The regular files of an image."""
+    with temporary(store, Images(store).find(name)) as path:
+        return {
+            os.fspath(file.relative_to(path)): file.read_bytes()
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and not file.is_symlink()
+        }
+
+
+def sound(store: Store) -> None:
+    report = check(store)
+    assert not report.findings

@@ -173,6 +173,7 @@ class ExtractStats(NamedTuple):
     whiteouts: int
     warnings: tuple[str, ...]  # collected, at most one per cause
     skipped_xattrs: int
+    needs_lower: bool  # with markers: directories that no entry describes, an opaque overlay root
 
 
 class Extractor(Protocol):

@@ -411,14 +411,14 @@ def test_a_copy_holds_no_trusted_attributes(root: Path, tmp_path: Path) -> None:
     bench = suite.Bench(found, tmp_path)
     bench.commit("base", None, suite.base)
     found.prepare("work", "base")
-    with bench.mounted(found.mounts("work")) as tree:
+    with bench.mounted("work") as tree:
         (tree / "new/dir").mkdir(parents=True)
         (tree / "etc/passwd").unlink()
         for path in (tree, tree / "etc", tree / "etc/hosts", tree / "bin/sh", tree / "new/dir"):
             os.setxattr(path, "trusted.secret", b"1", follow_symlinks=False)
     wanted = [str(change) for change in found.changes("work")]
     found.duplicate("copy", "work")
-    with bench.mounted(found.mounts("copy")) as tree:
+    with bench.mounted("copy") as tree:
         for path in (tree, *tree.rglob("*")):
             assert "trusted.secret" not in os.listxattr(path, follow_symlinks=False), path
     assert [str(change) for change in found.changes("copy")] == wanted

@@ -127,7 +127,8 @@ def test_many_processes_on_one_store(root: Path) -> None:
         own = snapshotter()
         for turn in range(5):
             key = f"{worker}-{turn}"
-            path = Path(own.prepare(key, "base")[0].source)
+            own.prepare(key, "base")
+            path = Path(own.ready(key)[0].source)
             (path / "f").write_text(key)
             with own.changes(key) as changes:
                 assert [(c.kind, c.path) for c in changes] == [("C", b"f")]

@@ -222,31 +222,41 @@ def test_docker_unpacks_the_same(tmp_path: Path) -> None:
 # ---- disk usage where files share blocks ---------------------------------------------------------
 
 
-def test_shared_blocks_count_once(file_systems: Callable[[str, Path], Path], tmp_path: Path) -> None:
-    """vfs on XFS: three trees of one image's chain, and a writable layer, share their data by reflink."""
+@pytest.mark.parametrize(("driver", "kind"), [("vfs", "xfs"), ("overlay2", "xfs"), ("btrfs", "btrfs")])
+def test_shared_blocks_count_once(
+    file_systems: Callable[[str, Path], Path], tmp_path: Path, driver: str, kind: str
+) -> None:
+    """An image, a second one that was committed on it, and the writable layer share one file of 8 MiB."""
     from fastlayer.container import writable
+    from fastlayer.container.commit import commit
+    from fastlayer.container.mounting import mount_writable, unmount
     from fastlayer.image.importing import import_image
     from fastlayer.maintenance.disk import disk_usage
 
     need_root()
-    place = file_systems("xfs", tmp_path)
+    place = file_systems(kind, tmp_path)
     (place / "root").mkdir()
+    (place / "mnt").mkdir()
     (place / "root/big").write_bytes(os.urandom(8 << 20))
-    with open_store(place / "store", driver="vfs") as store:
+    with open_store(place / "store", driver=driver) as store:
         base = import_image(store, place / "root", "base")
-        from fastlayer.container.commit import commit
-
         layer = writable.create(store, base, "work")
-        tree = store.snapshotter.driver.own_tree(store.snapshotter.number(layer.key)[0])
-        assert tree is not None
-        (tree / "small").write_bytes(b"x" * 5000)
+        mount_writable(store, layer, place / "mnt")
+        (place / "mnt/small").write_bytes(b"x" * 100_000)
+        unmount(store, "work")
         commit(store, layer, "child")
         os.sync()
         usage = disk_usage(store)
     images = usage.lines[0]
-    assert 8 << 20 <= images.size < 9 << 20, f"two images of 8 MiB that share it take {images.size}"
+    assert images.total == 2 and usage.lines[1].total == 1
+    assert (8 << 20) + 100_000 <= images.size < 9 << 20, f"two images of 8 MiB that share it take {images.size}"
+    child = next(row for row in usage.images if row.image.names == ("docker.io/library/child:latest",))
+    assert child.shared >= 8 << 20 and 100_000 <= child.unique < 1 << 20
     (row,) = usage.writable
-    assert row.shared >= 8 << 20
+    assert row.size - row.shared < 1 << 20, "what it takes for itself"
+    assert usage.lines[1].size < 1 << 20 and usage.lines[1].reclaimable == usage.lines[1].size
+    if driver == "vfs":
+        assert row.shared >= 8 << 20
 
 
 # ---- without privileges --------------------------------------------------------------------------
@@ -286,11 +296,17 @@ fl() {{ {sys.executable} -m fastlayer "$@"; }}
 fl load -q -i {tmp_path}/layout
 fl diff app {tmp_path}/layout >/dev/null
 fl images --format '{{{{.Repository}}}}'
+place=$(fl mount --rw --no-mount --name work app)
+echo changed >$place/etc/passwd
+fl diff work
+fl commit -q work app:2
+fl rm work
 fl store check
 """
     done = unshared(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "bash", "-c", plain], home)
     assert done.returncode == 0, done.stderr
     assert os.path.isdir(home / "plain/vfs") and "app" in done.stdout and "sound" in done.stdout
+    assert "C /etc/passwd" in done.stdout
 
 
 def test_mount_in_python(tmp_path: Path) -> None:

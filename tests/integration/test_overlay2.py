@@ -44,13 +44,6 @@ def place(disk: Path) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", "--", where], check=True)
 
 
-@contextlib.contextmanager
-def with_options(root: Path, **options: str) -> Iterator[Snapshotter]:
-    (root / "overlay2").mkdir(exist_ok=True)
-    with snapshots(root, Overlay2(root / "overlay2", options)) as found:
-        yield found
-
-
 def let_in(place: Path) -> None:
     """Opens the way to the file system of the tests for everybody."""
     for path in place.parents:
@@ -180,9 +173,9 @@ def test_copy_up_and_duplicate_share_blocks(sharing: Path) -> None:
 
 
 def test_metacopy_and_redirects(sharing: Path) -> None:
-    with with_options(sharing, metacopy="on", redirect_dir="on") as found:
+    with snapshots(sharing) as found:
         commit_layer(found, "base", {"d/": None, "d/big": os.urandom(8 * MIB), "d/sub/": None, "d/sub/file": b"file"})
-        found.prepare("work", "base")
+        found.prepare("work", "base", options={"metacopy": "on", "redirect_dir": "on"})
         with mounted(found, "work") as where:
             wanted = (where / "d/big").read_bytes()
             (where / "d/big").chmod(0o600)
@@ -213,7 +206,7 @@ def test_no_metacopy_in_a_user_namespace(place: Path) -> None:
     let_in(place)
     code = (
         "from fastlayer.drivers.overlay2 import Overlay2; from pathlib import Path\n"
-        f"try: Overlay2(Path({str(place)!r}), {{'metacopy': 'on'}}).create(1, [], 'active')\n"
+        f"try: Overlay2(Path({str(place)!r})).check_options({{'metacopy': 'on'}}, 'active')\n"
         "except Exception as exc: print(type(exc).__name__, exc)"
     )
     done = unshared([sys.executable, "-c", code], place)
@@ -225,9 +218,9 @@ def test_idmapped_layers(sharing: Path, monkeypatch: pytest.MonkeyPatch, detache
     """What the users of the container own is stored as if there were no map."""
     if not detached:
         monkeypatch.setattr(overlay, "_takes_detached", lambda mount: False)
-    with with_options(sharing, id_map="0:100000:65536") as found:
+    with snapshots(sharing) as found:
         commit_layer(found, "base", {"./": None, "file": b"file"})
-        found.prepare("work", "base")
+        found.prepare("work", "base", options={"id_map": "0:100000:65536"})
         with mounted(found, "work") as where:
             assert (where / "file").stat().st_uid == 100_000 == where.stat().st_uid
             root_of_the_mapped = ["setpriv", "--reuid=100000", "--regid=100000", "--clear-groups"]

@@ -71,7 +71,7 @@ def check(found: Snapshotter) -> int:
     assert found.driver.numbers() == {info.number for info in infos}
     committed = [info for info in infos if info.kind == "committed"]
     for info in committed:
-        with mounting.temporary(found.mounts(info.key)) as where:
+        with mounting.temporary(found.ready(info.key)) as where:
             assert (where / info.key).stat().st_size == 3000, info
     return len(committed)
 

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,6 +17,7 @@ from fastlayer.drivers.devicemapper.options import Options
 from fastlayer.errors import FastlayerError
 from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Leases
+from fastlayer.mounts.mount import Mount
 from fastlayer.snapshot.snapshotter import Snapshotter
 
 INSIDE = os.environ.get("FASTLAYER_UML") == "1"
@@ -76,3 +78,11 @@ def snapshotter_of(driver: DeviceMapper) -> Snapshotter:
     (store / "leases").mkdir(exist_ok=True)
     database = Database(store / "metadata.db")
     return Snapshotter(database, Leases(database, store / "leases"), driver)
+
+
+def ready(
+    driver: DeviceMapper, number: int, parents: list[int], kind: Literal["active", "view", "committed"]
+) -> list[Mount]:
+    """The mounts of a snapshot, with the device they are of."""
+    driver.make_ready(number, parents, kind)
+    return driver.mounts(number, parents, kind)

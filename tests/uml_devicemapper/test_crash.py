@@ -15,7 +15,7 @@ from pathlib import Path
 from fastlayer.drivers.devicemapper import DeviceMapper, dmsetup
 from fastlayer.drivers.devicemapper.deltas import node_of
 from tests.uml_devicemapper.attaching import attached
-from tests.uml_devicemapper.conftest import EXT4
+from tests.uml_devicemapper.conftest import EXT4, ready
 from tests.uml_devicemapper.test_pool import content, sealed
 
 ROUNDS = int(os.environ.get("FASTLAYER_CRASHES", "10"))
@@ -55,12 +55,12 @@ def life(driver: DeviceMapper, number: int) -> None:
     driver.create(number, [1], "active")
     with driver.layer_target(number, [1]) as target:
         (target.path / "f").write_bytes(os.urandom(100_000))
-    driver.mounts(number, [1], "active")
+    ready(driver, number, [1], "active")
     driver.changes(number, [1]).close()
     driver.duplicate(number + 1, [1], number)
     driver.seal(number, [1])
     driver.create(number + 2, [number], "view")
-    driver.mounts(number + 2, [number], "view")
+    ready(driver, number + 2, [number], "view")
     for used in (number + 2, number + 1, number):
         driver.remove(used)
 
@@ -115,7 +115,7 @@ def test_many_processes_at_once(driver: DeviceMapper, root: Path, tmp_path: Path
         own = DeviceMapper(root)
         for number in range(first, first + 3):
             own.create(number, [1], "active")
-            with attached(own.mounts(number, [1], "active")[0], tmp_path / f"m{number}") as tree:
+            with attached(ready(own, number, [1], "active")[0], tmp_path / f"m{number}") as tree:
                 (tree / "who").write_text(str(number))
             own.seal(number, [1])
         own.remove(first)

@@ -16,7 +16,7 @@ from fastlayer.drivers.devicemapper.books import Change
 from fastlayer.drivers.devicemapper.options import Options
 from fastlayer.errors import CorruptStoreError, DriverError, InUseError, NoSpaceError
 from tests.uml_devicemapper.attaching import attach, attached, detach
-from tests.uml_devicemapper.conftest import EXT4, MIB
+from tests.uml_devicemapper.conftest import EXT4, MIB, ready
 
 SMALL = EXT4._replace(data_size=48 * MIB, metadata_size=4 * MIB, base_size=128 * MIB)
 
@@ -40,7 +40,7 @@ def sealed(driver: DeviceMapper, number: int, parents: list[int], **files: bytes
 
 
 def content(driver: DeviceMapper, number: int, where: Path) -> dict[str, bytes]:
-    with attached(driver.mounts(number, [], "committed")[0], where) as tree:
+    with attached(ready(driver, number, [], "committed")[0], where) as tree:
         return {path.name: path.read_bytes() for path in tree.iterdir()}
 
 
@@ -57,7 +57,7 @@ def test_the_probe_leaves_nothing(root: Path) -> None:
 def test_a_reboot_is_survived_by_any_process(driver: DeviceMapper, root: Path, tmp_path: Path) -> None:
     sealed(driver, 1, [], a=b"one")
     driver.create(2, [1], "active")
-    with attached(driver.mounts(2, [1], "active")[0], tmp_path / "m") as tree:
+    with attached(ready(driver, 2, [1], "active")[0], tmp_path / "m") as tree:
         (tree / "b").write_bytes(b"two")
         with pytest.raises(InUseError, match="unmount"):
             driver.stop()
@@ -65,7 +65,7 @@ def test_a_reboot_is_survived_by_any_process(driver: DeviceMapper, root: Path, t
     assert "No devices" in devices()
     assert not subprocess.run(["losetup", "-j", root / "data"], capture_output=True, check=True).stdout
     again = DeviceMapper(root)  # a later process, which knows nothing but the directory
-    with attached(again.mounts(2, [1], "active")[0], tmp_path / "m") as tree:
+    with attached(ready(again, 2, [1], "active")[0], tmp_path / "m") as tree:
         assert (tree / "b").read_bytes() == b"two" and (tree / "a").read_bytes() == b"one"
     assert content(again, 1, tmp_path / "m") == {"a": b"one"}
 
@@ -77,7 +77,7 @@ def test_lost_and_found_is_no_part_of_a_snapshot(driver: DeviceMapper, tmp_path:
 
 def test_a_committed_snapshot_is_read_only_as_a_device(driver: DeviceMapper) -> None:
     sealed(driver, 1, [], a=b"one")
-    (mount,) = driver.mounts(1, [], "committed")
+    (mount,) = ready(driver, 1, [], "committed")
     with pytest.raises(OSError) as caught, open(mount.source, "r+b", buffering=0) as device:
         device.write(bytes(4096))
     assert caught.value.errno in (errno.EACCES, errno.EROFS, errno.EPERM)
@@ -85,7 +85,7 @@ def test_a_committed_snapshot_is_read_only_as_a_device(driver: DeviceMapper) -> 
 
 def test_sealing_refuses_what_is_mounted(driver: DeviceMapper, tmp_path: Path) -> None:
     driver.create(1, [], "active")
-    with attached(driver.mounts(1, [], "active")[0], tmp_path / "m"):
+    with attached(ready(driver, 1, [], "active")[0], tmp_path / "m"):
         with pytest.raises(InUseError, match="unmount"):
             driver.seal(1, [])
         with pytest.raises(InUseError, match="unmount"):
@@ -96,10 +96,10 @@ def test_sealing_refuses_what_is_mounted(driver: DeviceMapper, tmp_path: Path) -
 
 def test_what_was_committed_but_not_sealed_is_sealed_when_it_is_used(driver: DeviceMapper, tmp_path: Path) -> None:
     driver.create(1, [], "active")
-    with attached(driver.mounts(1, [], "active")[0], tmp_path / "m") as tree:
+    with attached(ready(driver, 1, [], "active")[0], tmp_path / "m") as tree:
         (tree / "a").write_bytes(b"one")
     driver.create(2, [1], "active")  # the process that committed 1 was killed before seal
-    with attached(driver.mounts(2, [1], "active")[0], tmp_path / "m") as tree:
+    with attached(ready(driver, 2, [1], "active")[0], tmp_path / "m") as tree:
         assert (tree / "a").read_bytes() == b"one"
 
 
@@ -107,7 +107,7 @@ def test_a_full_pool_is_an_error_not_a_wait(root: Path, tmp_path: Path) -> None:
     driver = DeviceMapper(root, SMALL)
     sealed(driver, 1, [], a=b"one" * 1000)
     driver.create(2, [1], "active")
-    attach(driver.mounts(2, [1], "active")[0], tmp_path / "m")
+    attach(ready(driver, 2, [1], "active")[0], tmp_path / "m")
     with pytest.raises(OSError) as caught:
         write(tmp_path / "m" / "big", 64 * MIB)
     assert caught.value.errno in (errno.ENOSPC, errno.EIO)
@@ -129,7 +129,7 @@ def test_a_full_pool_grows_in_use(root: Path, tmp_path: Path) -> None:
     driver = DeviceMapper(root, SMALL)
     sealed(driver, 1, [], a=b"one")
     driver.create(2, [1], "active")
-    with attached(driver.mounts(2, [1], "active")[0], tmp_path / "m") as tree:
+    with attached(ready(driver, 2, [1], "active")[0], tmp_path / "m") as tree:
         with pytest.raises(OSError):
             write(tree / "big", 64 * MIB)
         before = driver.pool_status()
@@ -174,7 +174,7 @@ def test_removal_gives_space_back_to_the_file(driver: DeviceMapper, root: Path) 
 def test_a_size_makes_the_file_system_larger(driver: DeviceMapper, tmp_path: Path) -> None:
     sealed(driver, 1, [], a=b"one")
     driver.create(2, [1], "active", size=200 * MIB)
-    with attached(driver.mounts(2, [1], "active")[0], tmp_path / "m") as tree:
+    with attached(ready(driver, 2, [1], "active")[0], tmp_path / "m") as tree:
         found = os.statvfs(tree)
         assert found.f_blocks * found.f_frsize > 150 * MIB
         assert (tree / "a").read_bytes() == b"one"
@@ -196,7 +196,7 @@ def test_usage_without_thin_delta_is_close(driver: DeviceMapper, monkeypatch: py
 
 def test_an_interrupted_duplicate_leaves_its_source_running(driver: DeviceMapper, tmp_path: Path) -> None:
     driver.create(1, [], "active")
-    with attached(driver.mounts(1, [], "active")[0], tmp_path / "m") as tree:
+    with attached(ready(driver, 1, [], "active")[0], tmp_path / "m") as tree:
         status, name = driver.pool_status(), driver._pool.name_of(1)
         driver._books.set_journal(Change(status.transaction + 1, "create", 2, name))
         dmsetup.suspend(name)

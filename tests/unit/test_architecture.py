@@ -28,8 +28,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "snapshot": {"metadata", "mounts", "oci", "layer"},
     "drivers": {"snapshot", "layer", "mounts", "_backend"},
     "store": {"content", "metadata", "snapshot", "drivers", "oci"},
-    "image": {"store", "content", "metadata", "snapshot", "layer", "oci", "_backend"},
     "builder": {"oci"},
+    "image": {"store", "content", "metadata", "snapshot", "mounts", "layer", "oci", "_backend"},
     "container": {"image", "store", "snapshot", "metadata", "mounts", "drivers", "layer", "oci"},
     "maintenance": {"container", "image", "store", "content", "snapshot", "metadata", "drivers", "layer", "oci"},
     "testing": {"snapshot", "drivers", "mounts", "metadata", ""},
@@ -62,6 +62,7 @@ BEHIND_A_DOOR = {
     "fastlayer.layer.index_format": "numpy",
     "fastlayer.layer.keys": "blake3",
     "fastlayer.metadata.database": "sqlite3",
+    "fastlayer.metadata.spare": "sqlite3",
     "fastlayer.store.store": "sqlite3",
 }
 

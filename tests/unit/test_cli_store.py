@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import fastlayer
 from fastlayer.container import writable
-from fastlayer.errors import InUseError, NotFoundError
+from fastlayer.errors import DriverError, InUseError, NotFoundError
 from fastlayer.image.images import Images
-from fastlayer.store.store import Store, open_store
+from fastlayer.store.store import Store, existing_store, open_store
 from tests.conftest import needs_root
 from tests.stores import Layout, tree
 
@@ -111,6 +112,79 @@ def test_prune_asks_or_is_told(filled: Shell) -> None:
     assert filled.rows("images")
     filled.good("image", "prune", "-a", "-f")
     assert not filled.rows("images")
+
+
+@pytest.mark.parametrize("verb", ["image", "system"])
+def test_a_dry_run_tells_what_goes(filled: Shell, tmp_path: Path, verb: str) -> None:
+    """The same lines as the real one, which removes just that; nothing changes before."""
+    filled.good("import", tree(tmp_path / "used", {"u": "u"}), "used")
+    filled.good("import", tree(tmp_path / "first", {"f": "1"}), "lost")
+    filled.good("import", tree(tmp_path / "second", {"f": "2"}), "lost")
+    with existing_store(filled.root) as store:
+        writable.create(store, Images(store).find("used"), "work")
+    before = filled.good("store", "check"), filled.good("images", "-q"), sorted(os.listdir(filled.root / "vfs"))
+    told = filled.good(verb, "prune", "-a", "--dry-run")
+    assert before == (
+        filled.good("store", "check"),
+        filled.good("images", "-q"),
+        sorted(os.listdir(filled.root / "vfs")),
+    )
+    done = filled.good(verb, "prune", "-a", "-f")
+    for would, did in (("Would remove", "Removed"), ("Would untag", "Untagged"), ("Would delete", "Deleted")):
+        assert would in told and did in done
+        told = told.replace(would, did)
+    assert told.replace("could be", "were") == done
+    left = sorted(str(row["Repository"]) for row in filled.rows("images"))
+    assert left == (["used"] if verb == "image" else [])
+    if verb == "system":
+        assert {"identity", "empty"} >= set(os.listdir(filled.root / "vfs")) and not os.listdir(filled.root / "locks")
+    assert "sound" in filled.good("store", "check")
+
+
+def test_a_name_that_looks_like_an_id(filled: Shell, tmp_path: Path) -> None:
+    """It would stand for another image."""
+    (row,) = filled.rows("images")
+    short = str(row["ID"]).removeprefix("sha256:")[:12]
+    for words in (["tag", "base:1"], ["import", tree(tmp_path / "new", {"n": "n"})]):
+        assert "image id" in filled.refused(*words, f"sha256:{short}", code=2)
+        assert "image id" in filled.refused(*words, "sha256:latest", code=2)
+    filled.good("tag", "base:1", "x/sha256:v1")
+    layout = Layout(tmp_path / "layout")
+    layout.image(f"docker.io/library/sha256:{short}", [{"other": b"1"}])
+    assert b"no image name" in filled.run("load", "-i", tmp_path / "layout").stderr
+    assert json.loads(filled.good("inspect", f"sha256:{short}"))[0]["RepoTags"] == ["base:1", "x/sha256:v1"]
+
+
+def test_a_writable_layer_without_any_right(filled: Shell) -> None:
+    """As in a pod that may not mount: the layer's own directory is printed."""
+    place = Path(filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1").rstrip("\n"))
+    (place / "new").write_text("x")
+    (place / "etc/passwd").unlink()
+    assert filled.good("diff", "w").removeprefix("C /\n") == "C /etc\nD /etc/passwd\nA /new\n"
+    assert filled.good("mount", "--rw", "--no-mount", "--name", "w").rstrip("\n") == str(place)
+    filled.good("commit", "w", "base:2")
+    assert sorted(str(row["Tag"]) for row in filled.rows("images")) == ["1", "2"]
+    assert json.loads(filled.good("mount", "--rw", "--no-mount", "--json", "base:2"))["directory"]
+    for words in (["base:1"], ["--rw"], ["--rw", "base:1", "/mnt"]):
+        filled.refused("mount", "--no-mount", *words, code=2)
+    filled.good("rm", "w")
+    assert not place.exists()
+
+
+@needs_root
+def test_a_driver_that_must_mount_says_so(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "overlay2", "overlay2")
+    shell.good("import", tree(tmp_path / "root", {"a": "1"}), "base:1")
+    assert "give a TARGET" in shell.refused("mount", "--rw", "--no-mount", "--name", "w", "base:1")
+    assert not shell.good("mounts", "-q")
+    with pytest.raises(DriverError), fastlayer.mount("base:1", writable=True, root=shell.root, attach=False):
+        pass
+
+
+def test_in_place_in_python(filled: Shell) -> None:
+    with fastlayer.mount("base:1", writable=True, root=filled.root, driver="vfs", attach=False) as place:
+        (place / "new").write_text("x")
+    assert not filled.good("mounts", "-q") and not place.exists()
 
 
 def test_save_and_load(filled: Shell, tmp_path: Path) -> None:

@@ -1,15 +1,11 @@
-"""Images of a store: import, names, history, removal, garbage, load and save."""
+"""Images of a store: import, names, history, removal, garbage."""
 
 from __future__ import annotations
 
 import bz2
-import gzip
-import io
-import json
 import lzma
 import os
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,10 +18,8 @@ from fastlayer.container.commit import commit
 from fastlayer.container.mounting import temporary
 from fastlayer.content.files import write_all
 from fastlayer.errors import (
-    DigestMismatchError,
     InUseError,
     LayerFormatError,
-    ManifestError,
     NotFoundError,
     OperandError,
     ReferenceFormatError,
@@ -37,38 +31,19 @@ from fastlayer.image.images import Images
 from fastlayer.image.load import Options, load
 from fastlayer.image.materialize import materialize
 from fastlayer.image.pipe import piped
-from fastlayer.image.save import save
 from fastlayer.maintenance.check import check
-from fastlayer.maintenance.discard import discard_blobs
 from fastlayer.maintenance.disk import disk_usage
-from fastlayer.oci.image_index import new_index
 from fastlayer.oci.mediatypes import LAYER
-from fastlayer.oci.platform import Platform
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, existing_store, open_store
 from fastlayer.testing.dump import dump
-from tests.stores import Layout, imported, tree, vfs_store
+from tests.stores import LAYERS, Layout, content, imported, sound, tree, vfs_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with vfs_store(tmp_path / "store") as found:
         yield found
-
-
-def content(store: Store, name: str) -> dict[str, bytes]:
-    """The regular files of an image."""
-    with temporary(store, Images(store).find(name)) as path:
-        return {
-            os.fspath(file.relative_to(path)): file.read_bytes()
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and not file.is_symlink()
-        }
-
-
-def sound(store: Store) -> None:
-    report = check(store)
-    assert not report.findings
 
 
 # ---- import --------------------------------------------------------------------------------------
@@ -290,173 +265,6 @@ def test_removing_a_writable_layer_removes_its_changes_only(store: Store, tmp_pa
     with pytest.raises(NotFoundError):
         writable.remove(store, "one")
     sound(store)
-
-
-# ---- load and save -------------------------------------------------------------------------------
-
-LAYERS = [{"a": b"1", "dir/b": b"22"}, {"dir/.wh.b": b"", "dir/c": b"333"}]
-
-
-def test_loading_a_layout(store: Store, tmp_path: Path) -> None:
-    manifest = Layout(tmp_path / "layout").image("app:1", LAYERS)
-    (loaded,) = load(store, tmp_path / "layout")
-    assert loaded.names == ("docker.io/library/app:1",)
-    image = Images(store).find("app:1")
-    assert image.manifest == manifest.digest and image.id == manifest.config.digest
-    assert content(store, "app:1") == {"a": b"1", "dir/c": b"333"}
-    assert [layer.payload for layer in image.layers] == [3, 3]
-    assert [step.size for step in history(Images(store), image)] == [0, 3, 3]
-    sound(store)
-
-
-@pytest.mark.parametrize("format_", ["oci-archive", "oci-dir", "docker-archive"])
-def test_what_is_saved_can_be_loaded(store: Store, tmp_path: Path, format_: str) -> None:
-    layout = Layout(tmp_path / "layout")
-    layout.image("app:1", LAYERS)
-    layout.image("app:2", [*LAYERS, {"more": b"x"}])
-    load(store, tmp_path / "layout")
-    image = imported(store, tmp_path / "root", "ours")
-    target = tmp_path / "saved"
-    save(store, ["app:1", "app:2", "ours"], target, format=format_)  # type: ignore[arg-type]
-    with vfs_store(tmp_path / "other") as other:
-        load(other, target)
-        for name in ("app:1", "app:2", "ours"):
-            assert content(other, name) == content(store, name)
-        assert Images(other).find("ours").id == image.id
-        blobs = len(list(other.content.digests()))
-        assert blobs == 3 + 3 + 4, "shared layers are there once"
-        sound(other)
-
-
-def test_loading_from_a_stream(store: Store, tmp_path: Path) -> None:
-    Layout(tmp_path / "layout").image("app:1", LAYERS)
-    load(store, tmp_path / "layout")
-    save(store, ["app:1"], tmp_path / "saved.tar")
-    with vfs_store(tmp_path / "other") as other, open(tmp_path / "saved.tar", "rb") as file:
-        load(other, file)
-        assert content(other, "app:1") == {"a": b"1", "dir/c": b"333"}
-        sound(other)
-
-
-@pytest.mark.parametrize("format_", ["oci-archive", "docker-archive"])
-@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress, gzip.compress], ids=["xz", "bzip2", "gzip"])
-def test_loading_a_compressed_archive(
-    store: Store, tmp_path: Path, pack: Callable[[bytes], bytes], format_: str
-) -> None:
-    Layout(tmp_path / "layout").image("app:1", LAYERS)
-    load(store, tmp_path / "layout")
-    save(store, ["app:1"], tmp_path / "saved.tar", format=format_)  # type: ignore[arg-type]
-    (tmp_path / "packed").write_bytes(pack((tmp_path / "saved.tar").read_bytes()))
-    with vfs_store(tmp_path / "other") as other:
-        load(other, tmp_path / "packed")
-        assert content(other, "app:1") == {"a": b"1", "dir/c": b"333"}
-        sound(other)
-
-
-def test_a_docker_archive_with_a_layer_of_xz(store: Store, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "layout")
-    layout.image("app:1", LAYERS)
-    load(store, tmp_path / "layout")
-    save(store, ["app:1"], tmp_path / "saved.tar", format="docker-archive")
-    with tarfile.open(tmp_path / "saved.tar") as given, tarfile.open(tmp_path / "bad.tar", "w") as made:
-        layers = json.load(given.extractfile("manifest.json"))[0]["Layers"]  # type: ignore[arg-type]
-        for member in given.getmembers():
-            data = given.extractfile(member).read() if member.isreg() else b""  # type: ignore[union-attr]
-            if member.name in layers:
-                data = lzma.compress(data)
-            member.size = len(data)
-            made.addfile(member, io.BytesIO(data))
-    with vfs_store(tmp_path / "other") as other:
-        with pytest.raises(ManifestError, match="x-xz, which no layer may be"):
-            load(other, tmp_path / "bad.tar")
-        assert not Images(other).all()
-        sound(other)
-
-
-def test_several_platforms(store: Store, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "layout")
-    mine = layout.image("", [{"a": b"amd"}], Platform("linux", "amd64"))
-    other = layout.image("", [{"a": b"arm"}], Platform("linux", "arm64"))
-    index = new_index(
-        [
-            mine.descriptor._replace(platform=Platform("linux", "amd64")),
-            other.descriptor._replace(platform=Platform("linux", "arm64")),
-        ]
-    )
-    layout.blob(index.raw)
-    layout.add("multi:latest", index.descriptor)
-    wanted = Options(platform=Platform("linux", "amd64"), repository="multi")
-    (loaded,) = load(store, tmp_path / "layout", wanted)
-    assert loaded.unpacked == (mine.digest,)
-    assert Images(store).find("multi", Platform("linux", "arm64")).manifest == other.digest
-    assert len(Images(store).all()) == 2
-    with temporary(store, Images(store).find("multi", Platform("linux", "arm64"))) as path:
-        assert (path / "a").read_bytes() == b"arm", "unpacked when it is first used"
-    with pytest.raises(NotFoundError, match="linux/s390x"):
-        Images(store).find("multi", Platform("linux", "s390x"))
-    save(store, ["multi"], tmp_path / "saved.tar")
-    with vfs_store(tmp_path / "copy") as copy:
-        load(copy, tmp_path / "saved.tar")
-        assert Images(copy).target_of("multi")[0].digest == index.digest
-        sound(copy)
-    sound(store)
-
-
-def test_a_layer_with_a_wrong_diff_id_is_refused(store: Store, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "layout")
-    manifest = layout.image("", LAYERS)
-    config = json.loads((layout.path / "blobs/sha256" / manifest.config.digest.encoded).read_bytes())
-    config["rootfs"]["diff_ids"][1] = "sha256:" + "1" * 64
-    bad = json.dumps(config).encode()
-    from fastlayer.oci.config import parse_config
-    from fastlayer.oci.manifest import new_manifest
-
-    layout.blob(bad)
-    wrong = new_manifest(parse_config(bad).descriptor(), manifest.layers)
-    layout.blob(wrong.raw)
-    layout.add("bad", wrong.descriptor)
-    with pytest.raises(DigestMismatchError, match="diff_id"):
-        load(store, tmp_path / "layout")
-    assert not Images(store).all()
-    assert [info.kind for info in store.snapshotter.walk()] == ["committed"], "what was complete is used the next time"
-    collect(store)
-    assert not list(store.snapshotter.walk()) and not list(store.content.digests())
-
-
-def test_a_damaged_layer_is_refused(store: Store, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "layout")
-    manifest = layout.image("app:latest", LAYERS)
-    blob = layout.path / "blobs/sha256" / manifest.layers[0].digest.encoded
-    data = bytearray(blob.read_bytes())
-    data[len(data) // 2] ^= 1
-    blob.write_bytes(data)
-    with pytest.raises(Exception, match=r"gzip|digest"):
-        load(store, tmp_path / "layout")
-    assert not Images(store).all() and not store.content.has(manifest.layers[0].digest)
-
-
-def test_a_missing_layer_is_named(store: Store, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "layout")
-    manifest = layout.image("app:latest", LAYERS)
-    (layout.path / "blobs/sha256" / manifest.layers[1].digest.encoded).unlink()
-    with pytest.raises((NotFoundError, ManifestError), match=manifest.layers[1].digest.encoded[:12]):
-        load(store, tmp_path / "layout")
-    assert not Images(store).all()
-
-
-def test_discarded_blobs_are_made_again(store: Store, tmp_path: Path) -> None:
-    image = imported(store, tmp_path / "root", "ours")
-    materialize(store, image)
-    save(store, ["ours"], tmp_path / "saved.tar")
-    Layout(tmp_path / "layout").image("foreign:latest", LAYERS)
-    with vfs_store(tmp_path / "other") as other:
-        targets = [loaded.target for source in ("saved.tar", "layout") for loaded in load(other, tmp_path / source)]
-        assert discard_blobs(other, targets) == [image.layers[0].digest], "only what can be made again"
-        assert not other.content.has(image.layers[0].digest)
-        sound(other)
-        materialize(other, Images(other).find("ours"))
-        other.content.check(image.layers[0].digest)
-        sound(other)
 
 
 # ---- the store -----------------------------------------------------------------------------------

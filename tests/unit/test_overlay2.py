@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import fastlayer
 from fastlayer._backend import Engine
-from fastlayer.drivers.overlay2 import Overlay2, layout
+from fastlayer.drivers.overlay2 import Overlay2, layout, settings, unsynced
 from fastlayer.errors import (
     CorruptStoreError,
     DriverError,
@@ -71,7 +72,8 @@ def test_an_image_is_read_only(engine: Engine, found: Snapshotter, image: str) -
         assert names(where) == whole
         with pytest.raises(OSError, match="Read-only"):
             (where / "x").touch()
-    assert all(value.readonly for value in found.view("look", image))
+    found.view("look", image)
+    assert all(value.readonly for value in found.mounts("look"))
     with mounted(found, "look") as where:
         assert names(where) == whole
         with pytest.raises(OSError, match="Read-only"):
@@ -332,25 +334,159 @@ def test_copy_up_prepares_files(engine: Engine, found: Snapshotter) -> None:
 # ---- options and layouts -------------------------------------------------------------------------
 
 
-def test_options(tmp_path: Path) -> None:
-    for wrong in ({"colour": "on"}, {"metacopy": "yes"}, {"id_map": "0:1"}, {"id_map": "x"}):
-        with pytest.raises(UsageError, match="driver overlay2"):
-            Overlay2(tmp_path, wrong)
-    assert Overlay2(tmp_path, {"id_map": "0:5:10,10:20:1"}).settings.id_map == ((0, 5, 10), (10, 20, 1))
+BAD_OPTIONS = {
+    "colour": ("on", "no option colour: use metacopy, redirect_dir, volatile, id_map"),
+    "metacopy": ("yes", "metacopy=yes: use on or off"),
+    "volatile": ("", "volatile=: use on or off"),
+    "two\nlines": ("on", r"no option two\\nlines: use"),
+}
+BAD_ID_MAPS = {
+    "": "use INSIDE:OUTSIDE:COUNT",
+    "x": "use INSIDE:OUTSIDE:COUNT",
+    "0:1": "use INSIDE:OUTSIDE:COUNT",
+    "0:0:0": "at least one id",
+    "-1:0:5": "use INSIDE:OUTSIDE:COUNT",
+    "0:1_0:5": "use INSIDE:OUTSIDE:COUNT",
+    "0:0:1,": "use INSIDE:OUTSIDE:COUNT",
+    "0:0:99999999999": "use INSIDE:OUTSIDE:COUNT",
+    "0:4294967290:6": "ids are 0 to 4294967294",
+    "0:0:10,9:100:1": "ranges overlap",
+    "0:100:10,20:109:1": "ranges overlap",
+    ",".join(f"{n}:{n}:1" for n in range(341)): "340 ranges at most",
+}
 
 
-def test_volatile_can_be_mounted_again_in_the_same_boot(tmp_path: Path) -> None:
-    (tmp_path / "overlay2").mkdir()
-    with snapshots(tmp_path, Overlay2(tmp_path / "overlay2", {"volatile": "on"})) as found:
-        found.prepare("work")
-        for number in range(2):
-            with mounted(found, "work") as where:
-                (where / str(number)).touch()
-        place = found.driver.root / str(found.number("work")[0])
-        (place / "boot").write_text("another\n")
-        with pytest.raises(DriverError, match="went down while it was volatile"):
-            found.mounts("work")
-        found.remove("work")
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_options_that_mean_nothing_are_refused_before_anything_is_made(found: Snapshotter, name: str) -> None:
+    value, text = BAD_OPTIONS[name]
+    with pytest.raises(UsageError, match=f"driver overlay2: .*{text}"):
+        found.prepare("work", options={name: value})
+    assert folders(found) == set() and not found.exists("work") and os.listdir(found.driver.root) == []
+
+
+@pytest.mark.parametrize("value", BAD_ID_MAPS)
+def test_id_maps_that_mean_nothing(found: Snapshotter, value: str) -> None:
+    with pytest.raises(UsageError, match=f"driver overlay2: id_map=.*{BAD_ID_MAPS[value]}"):
+        found.prepare("work", options={"id_map": value})
+    assert os.listdir(found.driver.root) == []
+
+
+def test_a_view_has_owners_and_nothing_else_to_choose(found: Snapshotter, image: str) -> None:
+    for name in ("metacopy", "redirect_dir", "volatile"):
+        with pytest.raises(UsageError, match=f"{name} is for writable layers: read-only mounts take id_map alone"):
+            found.view("look", image, options={name: "on"})
+    found.view("look", image, options={"id_map": "0:5:10,10:20:1"})
+    (value,) = found.mounts("look")
+    assert value.id_map == ((0, 5, 10), (10, 20, 1)) and value.readonly
+    assert found.mounts(image)[0].id_map == ()
+
+
+def test_options_are_those_of_one_snapshot(found: Snapshotter, image: str) -> None:
+    found.prepare("plain", image)
+    found.prepare("quick", image, labels={"note": "kept"}, options={"volatile": "on"})
+    assert found.stat("quick").options == {"volatile": "on"} and found.stat("plain").options == {}
+    assert found.stat("quick").labels["note"] == "kept"
+    for key, wanted in (("plain", False), ("quick", True)):
+        (value,) = found.mounts(key)
+        assert ("volatile" in value.options) == wanted
+        with mounted(found, key) as where:
+            (where / "new").touch()
+    with snapshots(found.driver.root.parent) as others:  # as another process sees them
+        assert others.mounts("quick") == found.mounts("quick")
+    found.commit("done", "quick")
+    assert "volatile" not in found.mounts("done")[0].options
+
+
+def incompatible(found: Snapshotter, key: str) -> Path:
+    """What the kernel puts there while a volatile one is mounted, and leaves."""
+    return found.driver.root / str(found.number(key)[0]) / "work/work/incompat/volatile"
+
+
+def test_volatile_can_be_mounted_again_in_the_same_boot(found: Snapshotter) -> None:
+    found.prepare("work", options={"volatile": "on"})
+    for number in range(2):
+        with mounted(found, "work") as where:
+            (where / str(number)).touch()
+    place = found.driver.root / str(found.number("work")[0])
+    (place / "boot").write_text("another\n")
+    for refused in (lambda: found.ready("work"), lambda: found.commit("done", "work"), lambda: found.sync("work")):
+        with pytest.raises(DriverError, match="went down while it was volatile, parts may be lost: remove it"):
+            refused()
+    with pytest.raises(DriverError, match="went down"):
+        found.duplicate("done", "work")
+    assert not found.exists("done") and found.stat("work").kind == "active"
+    assert {c.name for c in found.changes("work") if c.path} == {"/0", "/1"}, "it can be looked at"
+    found.remove("work")
+
+
+def test_a_volatile_one_that_was_never_mounted_survives_a_reboot(
+    found: Snapshotter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found.prepare("work", options={"volatile": "on"})
+    monkeypatch.setattr(unsynced, "_boot", lambda: "the next")
+    with mounted(found, "work") as where:
+        (where / "f").touch()
+    monkeypatch.undo()
+    with pytest.raises(DriverError, match="went down"):
+        found.ready("work")
+
+
+def test_asking_how_a_volatile_one_is_mounted_leaves_it_alone(found: Snapshotter) -> None:
+    found.prepare("work", options={"volatile": "on"})
+    place = found.driver.root / str(found.number("work")[0])
+    found.mounts("work")
+    assert sorted(os.listdir(place)) == ["diff", "work"]
+    with mounted(found, "work"):
+        before = incompatible(found, "work").stat()
+        noted = (place / "boot").stat()
+        found.mounts("work")
+        assert incompatible(found, "work").stat() == before and (place / "boot").stat() == noted
+
+
+def test_what_is_made_of_a_volatile_one_is_synced_first(found: Snapshotter, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[set[str]] = []
+
+    def note(fd: int) -> None:
+        assert os.path.samestat(os.fstat(fd), (found.driver.root / str(found.number("quick")[0])).stat())
+        synced.append({info.key for info in found.walk()})
+
+    monkeypatch.setattr(unsynced, "syncfs", note)
+    for key, options in (("plain", {}), ("quick", {"volatile": "on"})):
+        found.prepare(key, options=options)
+        with mounted(found, key) as where:
+            (where / "f").write_text("data")
+            found.duplicate(f"copy of {key}", key)
+    assert synced == [{"copy of plain", "plain", "quick"}], "before the copy has its name"
+    found.commit("done", "plain")
+    assert len(synced) == 1
+    found.commit("quickly done", "quick")
+    assert len(synced) == 2 and "quickly done" not in synced[1]
+
+
+NONE, METACOPY = layout.Marks(), layout.Marks(True, True)
+REDIRECTS = layout.Marks(False, True)
+
+
+@pytest.mark.parametrize(
+    "there,options,writable,wanted",
+    [
+        (NONE, {}, True, "metacopy=off redirect_dir=nofollow"),
+        (NONE, {"redirect_dir": "on"}, True, "metacopy=off redirect_dir=on"),
+        (NONE, {"metacopy": "on"}, True, "metacopy=on redirect_dir=on"),
+        (REDIRECTS, {}, True, "metacopy=off redirect_dir=follow"),
+        (REDIRECTS, {"redirect_dir": "on"}, True, "metacopy=off redirect_dir=on"),
+        (METACOPY, {"metacopy": "off", "redirect_dir": "off"}, True, "metacopy=on redirect_dir=on"),
+        (NONE, {}, False, "metacopy=off redirect_dir=nofollow"),
+        (REDIRECTS, {}, False, "metacopy=off redirect_dir=follow"),
+        (METACOPY, {}, False, "metacopy=on redirect_dir=follow"),
+    ],
+)
+def test_a_mount_has_what_its_layers_need_and_its_own_options(
+    there: layout.Marks, options: dict[str, str], writable: bool, wanted: str
+) -> None:
+    made = settings.may_make(settings.settings(options), there) if writable else layout.NO_MARKS
+    found = settings.mount_options("overlay", there, made)
+    assert " ".join(found[-2:]) == wanted
 
 
 def test_the_layout_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +503,18 @@ def test_the_layout_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (root / "layout.json").write_text(damaged)
         with pytest.raises(CorruptStoreError, match=r"layout\.json: is damaged"):
             Overlay2(root).mounts(1, [], "active")
+
+
+def test_what_many_add_to_the_layout_at_once_is_all_there(tmp_path: Path) -> None:
+    plain = layout.settle(tmp_path, layout.Layout(layout.natural_format()))
+    wanted = (plain._replace(metacopy=True), plain._replace(redirect_dir=True), plain)
+    threads = [threading.Thread(target=layout.settle, args=(tmp_path, one)) for one in wanted * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert layout.read(tmp_path) == plain._replace(metacopy=True, redirect_dir=True)
+    assert sorted(os.listdir(tmp_path)) == ["empty", "layout.json"]
 
 
 def test_a_size_that_cannot_be_limited(found: Snapshotter) -> None:

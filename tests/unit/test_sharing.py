@@ -25,7 +25,7 @@ def table(pairs: Ranges) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
 @given(st.lists(st.tuples(st.integers(0, 99), ranges, inodes), max_size=4))
 def test_what_is_shared_counts_once(trees: list[tuple[int, Ranges, list[int]]]) -> None:
     blocks = [
-        Blocks(own, table([(inode, inode * 10) for inode in linked]), table(shared)) for own, shared, linked in trees
+        Blocks(1, own, table([(inode, inode * 10) for inode in linked]), table(shared)) for own, shared, linked in trees
     ]
     places = {place for _, shared, _ in trees for start, length in shared for place in range(start, start + length)}
     numbers = {inode for _, _, linked in trees for inode in linked}

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastlayer.container import writable
+from fastlayer.container.commit import commit
+from fastlayer.container.mounting import temporary
 from fastlayer.drivers.vfs import Vfs
 from fastlayer.errors import CorruptStoreError, DriverError, StorageError
+from fastlayer.image.images import Images
+from fastlayer.image.load import load
 from fastlayer.maintenance.check import check
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, open_store
 from fastlayer.testing import snapshotter_suite as suite
 from tests.filesystems import need_root
-from tests.stores import imported, vfs_store
+from tests.stores import Layout, imported, vfs_store
 
 
 def with_layer(tmp_path: Path, driver: str = "vfs") -> Path:
@@ -55,7 +60,13 @@ def test_only_what_the_call_made_is_undone(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(StorageError, match="exists"):
             store.snapshotter.prepare("two")
         assert foreign.is_dir() and not store.snapshotter.exists("two")
-        monkeypatch.setattr(Vfs, "mounts", lambda *_: 1 / 0)
+        create = Vfs.create
+
+        def fail_in_the_end(*words: Any, **options: Any) -> None:
+            create(*words, **options)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(Vfs, "create", fail_in_the_end)
         with pytest.raises(ZeroDivisionError):
             store.snapshotter.prepare("three")
         assert not (store.snapshotter.driver.root / str(number + 2)).exists()
@@ -104,6 +115,46 @@ def test_a_lost_file_system_is_given_up_on_demand(tmp_path: Path, driver: str) -
         assert not store.snapshotter.exists("writable/w")
 
 
+def test_what_others_are_made_of_is_unpacked_again(tmp_path: Path, driver: str) -> None:
+    """The lower two of three layers are gone from the disk; a writable layer is on top of the third."""
+    layout = Layout(tmp_path / "layout")
+    layout.image("app:1", [{"a": b"1"}, {"b": b"2"}, {"c": b"3"}])
+    with open_store(tmp_path / "store") as store:
+        load(store, tmp_path / "layout")
+        image = Images(store).find("app:1")
+        layer = writable.create(store, image, "w")
+        (tree_of(store, "w") / "mine").write_text("data")
+        for name in image.chain[:2]:
+            number, _ = store.snapshotter.number(str(name))
+            shutil.rmtree(store.snapshotter.driver.root / str(number))
+        assert {finding.what for finding in check(store).findings} == {"snapshot"}
+        assert not check(store).sound and "store check --repair" in check(store).findings[0].why
+        report = check(store, repair=True)
+        assert report.sound and len(report.findings) == 2
+        assert not check(store).findings
+        with temporary(store, image) as path:
+            assert sorted(os.listdir(path)) == ["a", "b", "c"]
+        with writable.changes(store, layer) as changes:
+            assert [(change.kind, change.path) for change in changes if change.path != b""] == [("A", b"mine")]
+        commit(store, layer, "app:2")
+        with temporary(store, Images(store).find("app:2")) as path:
+            assert sorted(os.listdir(path)) == ["a", "b", "c", "mine"]
+        writable.remove(store, "w")
+        assert check(store).sound
+
+
+def test_without_its_blob_it_stays_lost(tmp_path: Path, driver: str) -> None:
+    with_layer(tmp_path, driver)
+    with open_store(tmp_path / "store") as store:
+        (image,) = Images(store).all()
+        number, _ = store.snapshotter.number(str(image.chain_id))
+        shutil.rmtree(store.snapshotter.driver.root / str(number))
+        for _ in range(2):
+            report = check(store, repair=True)
+            assert not report.sound
+            assert store.snapshotter.exists(str(image.chain_id)) and store.snapshotter.exists("writable/w")
+
+
 def test_a_folder_nobody_knows_is_kept(tmp_path: Path, driver: str) -> None:
     with_layer(tmp_path, driver)
     for path in (tmp_path / "store").glob("metadata.db*"):
@@ -114,12 +165,16 @@ def test_a_folder_nobody_knows_is_kept(tmp_path: Path, driver: str) -> None:
         assert found.sound and any("moved to" in finding.why for finding in found.findings)
         kept = list((tmp_path / "store" / driver / "lost+found").rglob("precious"))
         assert [path.read_text() for path in kept] == ["data"]
+        assert len(Images(store).all()) == 2, "the layer of the old image is nowhere else: it is found by its digest"
         assert not check(store).findings
 
 
 def test_a_damaged_database_says_what_stays(tmp_path: Path) -> None:
     with_layer(tmp_path)
     (tmp_path / "store/metadata.db").write_bytes(b"damaged" * 1000)
+    with pytest.raises(CorruptStoreError, match=r"`fastlayer store check --repair` puts back the copy of 2"):
+        vfs_store(tmp_path / "store").close()
+    (tmp_path / "store/metadata.db.copy").unlink()
     with pytest.raises(CorruptStoreError, match=r"move it .* aside .*; writable layers stay on disk"):
         vfs_store(tmp_path / "store").close()
 
@@ -129,7 +184,7 @@ def test_a_copy_holds_what_its_layer_holds(tmp_path: Path, driver: str) -> None:
     with open_store(tmp_path / "store") as store:
         image = imported(store, tmp_path / "root")
         store.snapshotter.prepare("work", image.chain_id)
-        with bench(store, tmp_path).mounted(store.snapshotter.mounts("work")) as tree:
+        with bench(store, tmp_path).mounted("work") as tree:
             (tree / "etc/hosts").unlink()
             deep = tree.joinpath(*("d" * 250 for _ in range(3)))
             deep.mkdir(parents=True)
@@ -138,11 +193,11 @@ def test_a_copy_holds_what_its_layer_holds(tmp_path: Path, driver: str) -> None:
                 os.setxattr(path, "trusted.secret", b"1", follow_symlinks=False)
             os.setxattr(tree / "bin/tool", "user.note", b"2")
         store.snapshotter.duplicate("copy", "work")
-        with bench(store, tmp_path).mounted(store.snapshotter.mounts("copy")) as tree:
+        with bench(store, tmp_path).mounted("copy") as tree:
             assert not (tree / "etc/hosts").exists() and os.getxattr(tree / "bin/tool", "user.note") == b"2"
             for path in (tree, *tree.rglob("*")):
                 assert "trusted.secret" not in os.listxattr(path, follow_symlinks=False), path
-        with bench(store, tmp_path).mounted(store.snapshotter.mounts("work")) as tree:
+        with bench(store, tmp_path).mounted("work") as tree:
             assert os.getxattr(tree, "trusted.secret") == b"1"
 
 

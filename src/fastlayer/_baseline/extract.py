@@ -39,6 +39,7 @@ class ExtractStats(NamedTuple):
     whiteouts: int
     warnings: tuple[str, ...]
     skipped_xattrs: int
+    needs_lower: bool
 
 
 class _OpenFile(NamedTuple):
@@ -92,6 +93,7 @@ class Extractor:
         self._entries_before, self._payload_before = self.entries, self.payload
         self._size = self._whiteouts = 0
         self._warnings: list[str] = []
+        self._needs_lower = False
         self._attributes.begin_layer()
         self._take_permission(self._root, self._top)
 
@@ -117,6 +119,7 @@ class Extractor:
             self._whiteouts,
             (*self._warnings, *self._attributes.warnings()),
             self._attributes.skipped_xattrs,
+            self._needs_lower,
         )
 
     def abort(self) -> None:
@@ -341,6 +344,7 @@ class Extractor:
         """A parent directory that is missing, or whose place something else has, is made."""
         self._keep_times(parent, at)
         self._new_directory(parent, at, name)
+        self._needs_lower = self._needs_lower or self._storage.stores_markers
         with _opened(name, paths.DIRECTORY, parent) as fd:
             self._attributes.apply_implied(fd, _IMPLIED_MODE)
         return True
@@ -379,6 +383,7 @@ class Extractor:
         self._storage.set_opaque(fd)
         if at is self._top and isinstance(self._storage, whiteouts.OverlayStorage):
             self._warnings = [_ROOT_IS_OPAQUE]
+            self._needs_lower = True
 
     def _forget_lower(self, fd: int, at: Node) -> None:
         """A directory of a lower layer that stays only for what this layer put below it is an implied one now."""

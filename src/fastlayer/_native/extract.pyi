@@ -10,6 +10,7 @@ class ExtractStats(NamedTuple):
     whiteouts: int
     warnings: tuple[str, ...]
     skipped_xattrs: int
+    needs_lower: bool
 
 class Extractor:
     """See ``fastlayer._backend.Extractor``; what it decides in odd cases is written in csrc/fl_extract.h.

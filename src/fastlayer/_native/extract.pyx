@@ -43,6 +43,7 @@ class ExtractStats(NamedTuple):
     whiteouts: int
     warnings: tuple[str, ...]
     skipped_xattrs: int
+    needs_lower: bool
 
 
 cdef fl_id_range *_ranges(object pairs, fl_id_map *ret) except? NULL:
@@ -222,7 +223,8 @@ cdef class Extractor:
         finally:
             self._busy = False
         stats = fl_extract_read_stats(self._extract)
-        return ExtractStats(stats.entries, stats.payload, stats.whiteouts, _warnings(stats), stats.skipped_xattrs)
+        return ExtractStats(stats.entries, stats.payload, stats.whiteouts, _warnings(stats), stats.skipped_xattrs,
+                            stats.needs_lower)
 
     def abort(self):
         cdef fl_extract *extract = self._extract

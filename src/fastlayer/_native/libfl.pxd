@@ -326,6 +326,7 @@ cdef extern from "fl_extract.h" nogil:
         uint64_t whiteouts
         uint64_t skipped_xattrs
         bint root_is_opaque
+        bint needs_lower
         fl_extract_lost lost[4]
     struct fl_extract:
         pass

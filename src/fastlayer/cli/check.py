@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 def command(**given: Any) -> int:
     """Check the store: digests of all blobs, chain ids, snapshots, notes, leftovers of killed processes.
 
+    A damaged or lost database is put back from its copy with --repair, while nobody else works in the store; the
+    damaged one stays beside it.
+
     The exit code is 1 when something is wrong (and could not be repaired). Leftovers are notes: nothing is wrong.
     """
-    from fastlayer.maintenance.check import check
+    from fastlayer.maintenance.recover import check_store
 
-    with stores.open_store(given) as store:
-        report = check(store, repair=given["repair"], jobs=given["jobs"])
+    report = check_store(given["root"], driver=given["driver"], repair=given["repair"], jobs=given["jobs"])
     if given["format_"] == "json":
         output.write_lines(output.json_line({"schema": 1, **finding._asdict()}) for finding in report.findings)
     else:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fastlayer.cli import rows
 
-COLUMNS = (("DRIVER", "Driver"), ("WORKS", "Works"), ("WHY NOT", "Why"), ("WHAT WOULD HELP", "Remedy"))
+if TYPE_CHECKING:
+    from fastlayer.drivers.registry import Verdict
+
+COLUMNS = (
+    ("DRIVER", "Driver"),
+    ("WORKS", "Works"),
+    ("STORAGE OPTIONS", "StorageOptions"),
+    ("WHY NOT", "Why"),
+    ("WHAT WOULD HELP", "Remedy"),
+)
 
 
 @click.command("doctor")
@@ -31,7 +40,7 @@ def command(root: str | None, format_: str) -> int:
     while not above.is_dir():
         above = above.parent
     with tempfile.TemporaryDirectory(prefix=".fastlayer-doctor-", dir=_writable(place, above)) as scratch:
-        found = [_row(name, probe) for name, probe in probe_all(Path(scratch))]
+        found = [_row(verdict) for verdict in probe_all(Path(scratch))]
     rows.show(format_, COLUMNS, found)
     return 0 if any(row["Works"] == "yes" for row in found) else 1
 
@@ -48,5 +57,12 @@ def _writable(place: Path, above: Path) -> Path:
     return where
 
 
-def _row(name: str, probe: Any) -> rows.Row:
-    return {"Driver": name, "Works": "yes" if probe.works else "no", "Why": probe.why, "Remedy": probe.remedy}
+def _row(verdict: Verdict) -> rows.Row:
+    probe = verdict.probe
+    return {
+        "Driver": verdict.name,
+        "Works": "yes" if probe.works else "no",
+        "StorageOptions": " ".join(verdict.options),
+        "Why": probe.why,
+        "Remedy": probe.remedy,
+    }

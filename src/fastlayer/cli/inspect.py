@@ -112,6 +112,7 @@ def _writable(store: Store, layer: Any) -> dict[str, Any]:
         "Image": layer.image,
         "Manifest": layer.manifest,
         "CreatedNs": layer.created_ns,
+        "StorageOptions": writable.storage_options(store, layer),
         "MountedAt": [found.target for found in all_mounts(store) if found.writable == layer.name],
         "GraphDriver": {
             "Name": layer.driver,

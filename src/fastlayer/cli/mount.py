@@ -17,37 +17,81 @@ Examples:
   fastlayer mount --rw --name work debian /mnt     with a writable layer `work` on top
   fastlayer mount --rw --name work /mnt            the same layer again, with what was written to it
   fastlayer mount --rw --size 2g debian /mnt       not more than 2 GB may be written (where the driver can limit)
+  fastlayer mount --rw --no-mount --name w debian  without any right: prints the directory of the layer (vfs, btrfs)
+  fastlayer mount --rw --storage-opt volatile=on debian /mnt     nothing is synced (overlay2)
 """
 
 
 @click.command("mount", epilog=EPILOG)
-@click.argument("words", nargs=-1, required=True, metavar="[IMAGE] TARGET")
+@click.argument("words", nargs=-1, metavar="[IMAGE] TARGET")
 @click.option("--rw", is_flag=True, help="With a writable layer.")
 @click.option("--name", metavar="NAME", help="Of the writable layer (made with --rw); one that exists is used again.")
 @click.option("--size", metavar="SIZE", help="Bytes the new writable layer may take (k, m, g).")
+@click.option(
+    "--storage-opt",
+    "storage_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of the new writable layer, for each mount of it; overlay2: metacopy, redirect_dir, volatile, id_map.",
+)
+@click.option("--no-mount", is_flag=True, help="Only make the writable layer; print its directory (vfs, btrfs).")
 @click.option("--json", "as_json", is_flag=True, help="Print the mount as JSON.")
 @stores.platform_option
 @stores.store_options
 def command(**given: Any) -> int:
     """Mount IMAGE (a name, id, digest, or the chain id of layers) at TARGET, an existing directory."""
-    from fastlayer.container import mounting
+    from fastlayer.container import mounting, writable
     from fastlayer.errors import show_path
     from fastlayer.image.images import Images
 
+    if given["no_mount"]:
+        return _in_place(given)
     image, target = _words(given)
+    chosen = options.pairs("--storage-opt", given["storage_options"])
+    if "size" in chosen:
+        raise click.UsageError("--storage-opt size: give --size instead")
     with stores.open_store(given) as store:
         if given["rw"] or given["name"]:
             if not given["rw"]:
                 _known(store, given["name"])
             size, platform = options.size(given["size"]), stores.platform(given)
-            found = mounting.mount_layer(store, image, given["name"], target, size=size, platform=platform)
+            found = mounting.mount_layer(
+                store, image, given["name"], target, size=size, storage_options=chosen, platform=platform
+            )
         else:
             assert image is not None
-            found = mounting.mount_image(store, Images(store).find_stack(image, stores.platform(given)), target)
+            stack = Images(store).find_stack(image, stores.platform(given))
+            found = mounting.mount_image(store, stack, target, storage_options=chosen)
+        used = writable.storage_options(store, found)
     if given["as_json"]:
-        print(output.json_line({"schema": 1, **found._asdict()}).decode())
+        print(output.json_line({"schema": 1, **found._asdict(), "storage_options": used}).decode())
     else:
         print(found.writable or show_path(found.target))
+    return 0
+
+
+def _in_place(given: dict[str, Any]) -> int:
+    """Nothing is mounted: who has no right to works in the layer's own directory."""
+    from fastlayer.container import mounting
+    from fastlayer.errors import show_path
+
+    words = list(given["words"])
+    if not given["rw"] or len(words) > 1 or not (words or given["name"]):
+        raise click.UsageError("--no-mount makes a writable layer: give --rw, an image or --name, and no target")
+    chosen = options.pairs("--storage-opt", given["storage_options"])
+    with stores.open_store(given) as store:
+        layer, place = mounting.layer_in_place(
+            store,
+            words[0] if words else None,
+            given["name"],
+            size=options.size(given["size"]),
+            storage_options=chosen,
+            platform=stores.platform(given),
+        )
+    if given["as_json"]:
+        print(output.json_line({"schema": 1, "directory": str(place), **layer._asdict()}).decode())
+    else:
+        print(show_path(str(place)))
     return 0
 
 

@@ -58,14 +58,16 @@ def _found(store: Store, *, usage: bool) -> list[rows.Row]:
 
     mounted = all_mounts(store)
     places = {mount.writable: mount for mount in mounted if mount.writable}
-    found = [_row(None, mount) for mount in mounted if not mount.writable]
+    found = [_row(store, None, mount) for mount in mounted if not mount.writable]
     for layer in writable.all_of(store):
-        row = _row(layer, places.get(layer.name))
+        row = _row(store, layer, places.get(layer.name))
         found.append({**row, **(_usage(store, layer) if usage else {})})
     return found
 
 
-def _row(layer: Writable | None, mount: Mounted | None) -> rows.Row:
+def _row(store: Store, layer: Writable | None, mount: Mounted | None) -> rows.Row:
+    from fastlayer.container import writable
+
     thing = layer or mount
     assert thing is not None
     return {
@@ -77,6 +79,7 @@ def _row(layer: Writable | None, mount: Mounted | None) -> rows.Row:
         "CreatedAt": thing.created_ns,
         "Target": mount.target if mount else "",
         "Here": bool(mount and mount.here),
+        "StorageOptions": writable.storage_options(store, thing),
     }
 
 

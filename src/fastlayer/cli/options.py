@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -107,3 +107,16 @@ def size(text: str | None) -> int | None:
     if not (number.isascii() and number.isdecimal()) or unit not in _UNITS or not int(number):
         raise click.UsageError(f"{text!r} is not a size: give bytes, or a number with k, m, g, t (or kib, mib, gib)")
     return int(number) * _UNITS[unit]
+
+
+def pairs(option: str, words: Iterable[str]) -> dict[str, str]:
+    """``KEY=VALUE`` words of a repeatable option."""
+    found: dict[str, str] = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not (key and sign):
+            raise click.UsageError(f"{option} {word!r}: give KEY=VALUE")
+        if key in found:
+            raise click.UsageError(f"{option} {key!r}: is given twice")
+        found[key] = value
+    return found

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlayer.cli import output, stores
-from fastlayer.errors import InUseError, NotFoundError
 
 if TYPE_CHECKING:
     from fastlayer.store.collect import Collected
-    from fastlayer.store.store import Store
 
 
 @click.command("prune")
@@ -24,11 +20,8 @@ if TYPE_CHECKING:
 @stores.store_options
 def image_prune(**given: Any) -> int:
     """Remove what no image uses any more: layers and blobs without a name; with --all also unused images."""
-    with stores.open_store(given) as store:
-        what = "all images without a writable layer or mount" if given["all_"] else "everything that no image uses"
-        _confirm(given, what)
-        _untag(store, given["dry_run"], everything=given["all_"])
-        return _collect(store, given["dry_run"])
+    what = "all images without a writable layer or mount" if given["all_"] else "everything that no image uses"
+    return _prune(given, what, layers=False)
 
 
 @click.command("prune")
@@ -38,20 +31,25 @@ def image_prune(**given: Any) -> int:
 @stores.store_options
 def system_prune(**given: Any) -> int:
     """Remove writable layers that are not mounted, and everything that no image uses."""
-    from fastlayer.container import writable
-    from fastlayer.container.mounted import all_mounts
+    what = "all writable layers that are not mounted, with what was written to them, and unused images"
+    return _prune(given, what, layers=True)
 
+
+def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
+    from fastlayer.maintenance.prune import prune
+
+    dry_run = given["dry_run"]
     with stores.open_store(given) as store:
-        _confirm(given, "all writable layers that are not mounted, with what was written to them, and unused images")
-        mounted = {found.writable for found in all_mounts(store)}
-        for layer in writable.all_of(store):
-            if layer.name not in mounted:
-                with _unless_taken():
-                    if not given["dry_run"]:
-                        writable.remove(store, layer.name)
-                    print(f"Removed: {layer.name}")
-        _untag(store, given["dry_run"], everything=given["all_"])
-        return _collect(store, given["dry_run"])
+        _confirm(given, what)
+        gone = prune(store, layers=layers, named=given["all_"], dry_run=dry_run)
+    removed, untagged = ("Would remove", "Would untag") if dry_run else ("Removed", "Untagged")
+    for name in gone.layers:
+        print(f"{removed}: {name}")
+    for name in gone.names:
+        print(f"{untagged}: {stores.shown(name)}")
+    for image in gone.images:
+        print(f"{removed}: {stores.short(image)}")
+    return _tell(gone.collected, dry_run)
 
 
 @click.command("gc")
@@ -59,8 +57,11 @@ def system_prune(**given: Any) -> int:
 @stores.store_options
 def collect_garbage(**given: Any) -> int:
     """Remove what nobody can reach, and what killed processes left behind. Safe while others work in the store."""
+    from fastlayer.store.collect import collect
+
     with stores.open_store(given) as store:
-        return _collect(store, given["dry_run"])
+        gone = collect(store, dry_run=given["dry_run"])
+    return _tell(gone, given["dry_run"])
 
 
 def _confirm(given: dict[str, Any], what: str) -> None:
@@ -74,45 +75,9 @@ def _confirm(given: dict[str, Any], what: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _untag(store: Store, dry_run: bool, *, everything: bool) -> None:
-    """Images without a name; with ``everything`` all that no writable layer or mount is made of."""
-    from fastlayer.container import writable
-    from fastlayer.container.mounted import all_mounts
-    from fastlayer.image.images import Images
-
-    images = Images(store)
-    used = {layer.manifest for layer in writable.all_of(store)}
-    mounted = {found.image for found in all_mounts(store)}
-    for image in images.all():
-        if image.manifest in used or mounted & {*image.names, str(image.id)}:
-            continue
-        for name in image.names if everything else ():
-            with _unless_taken():
-                if not dry_run:
-                    images.untag(name)
-                print(f"Untagged: {stores.shown(name)}")
-        if not image.names:
-            with _unless_taken():
-                if not dry_run:
-                    images.untag(str(image.target.digest))
-                print(f"Removed: {stores.short(image.id)}")
-
-
-@contextmanager
-def _unless_taken() -> Iterator[None]:
-    """What another process removes or begins to use meanwhile is passed over."""
-    try:
-        yield
-    except (NotFoundError, InUseError):
-        pass
-
-
-def _collect(store: Store, dry_run: bool) -> int:
-    from fastlayer.store.collect import collect
-
-    gone: Collected = collect(store, dry_run=dry_run)
+def _tell(gone: Collected, dry_run: bool) -> int:
     for digest in gone.blobs:
-        print(f"Deleted: {digest}")
+        print(f"{'Would delete' if dry_run else 'Deleted'}: {digest}")
     word = "could be" if dry_run else "were"
     blobs, snapshots = _counted(len(gone.blobs), "blob"), _counted(gone.snapshots, "snapshot")
     print(f"{blobs} ({output.human(gone.bytes)}) and {snapshots} {word} removed")

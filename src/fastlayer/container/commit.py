@@ -74,7 +74,7 @@ def _freeze(
     """
     if source_date_epoch is not None:
         with snapshotter.changes(layer.key) as changes:
-            return stream_layer(
+            clamped = stream_layer(
                 snapshotter,
                 lease,
                 copy,
@@ -83,6 +83,8 @@ def _freeze(
                     out, compression="none", source_date_epoch=source_date_epoch, jobs=jobs, progress=progress
                 ),
             )
+        snapshotter.sync(layer.key)
+        return clamped
 
     def digest(key: str) -> Layer:
         with snapshotter.changes(key) as changes:

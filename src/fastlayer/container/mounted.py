@@ -106,6 +106,35 @@ def complete(store: Store, new: Mounted) -> None:
         )
 
 
+def note_again(store: Store, layer: Writable) -> Mounted | None:
+    """A mount of the layer that is in this namespace and not in the books, after they were put back from a copy."""
+    from fastlayer.mounts.mount import Mount
+    from fastlayer.mounts.signs import matches, sign_of
+    from fastlayer.mounts.table import entries
+
+    snapshotter = store.snapshotter_of(layer.driver)
+    tree = snapshotter.driver.own_tree(snapshotter.number(layer.key)[0])
+    if tree is None:
+        return None
+    bound = sign_of([Mount("bind", os.fspath(tree))])
+    for entry in entries():
+        over = os.fsencode(f"upperdir={tree}") in entry.super_options  # in full: a relative one could be anybody's
+        if over or (bound and matches(bound, entry)):
+            new = proposed(os.fsdecode(entry.target), layer.driver, layer.key, layer.image, layer.name, 1)
+            return new if _insert(store, new, f"overlay:{tree}" if over else bound, entry.number) else None
+    return None
+
+
+def _insert(store: Store, new: Mounted, sign: str, number: int) -> bool:
+    with store.database.write() as db:
+        added = db.execute(
+            "INSERT OR IGNORE INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number,"
+            " boot_id, mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            (*new[:-1], number, _boot_id(), _namespace(), sign),
+        )
+        return added.rowcount == 1
+
+
 def proposed(target: str, driver: str, key: str, image: str, layer: str | None, depth: int) -> Mounted:
     """A mount that is to be made now."""
     return Mounted(target, driver, key, image, layer, time.time_ns(), depth, True)

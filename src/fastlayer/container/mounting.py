@@ -23,6 +23,7 @@ from fastlayer.container.mounted import (
 )
 from fastlayer.errors import DriverError, InUseError, NotFoundError, UsageError, show_path
 from fastlayer.image.images import Image, Images
+from fastlayer.snapshot.driver import NO_OPTIONS, Options
 
 if TYPE_CHECKING:
     from fastlayer.container.writable import Writable
@@ -35,14 +36,21 @@ if TYPE_CHECKING:
 _PATIENCE = 1.0  # seconds: whoever lists mounts at this moment keeps them busy for microseconds
 
 
-def mount_image(store: Store, image: Image, target: str | os.PathLike[str]) -> Mounted:
-    """Mounts an image read-only at ``target``, an existing directory. Raises ``DriverError`` without the right to."""
+def mount_image(
+    store: Store, image: Image, target: str | os.PathLike[str], *, storage_options: Options = NO_OPTIONS
+) -> Mounted:
+    """Mounts an image read-only at ``target``, an existing directory. Raises ``DriverError`` without the right to.
+
+    ``storage_options``: as of ``mount_layer``, those that make sense for what is only read.
+    """
     place = _place(store, target)
     snapshotter = store.snapshotter
+    snapshotter.driver.check_options(storage_options, "view")
     key = f"mount-{os.urandom(8).hex()}"
     parent = _chain(store, image)
     with store.lease(f"mount {image.name}") as lease:
-        mounts = snapshotter.view(key, parent, lease=lease)
+        snapshotter.view(key, parent, options=storage_options, lease=lease)
+        mounts = snapshotter.ready(key)
         new = proposed(place, snapshotter.driver.name, key, image.name, None, len(mounts))
         return _mount(store, lease, mounts, new)
 
@@ -52,7 +60,7 @@ def mount_writable(store: Store, layer: Writable, target: str | os.PathLike[str]
     place = _place(store, target)
     with alone(store, layer.name), store.lease(f"mount {layer.name}") as lease:
         refuse_mounted(store, layer)
-        mounts = writable.snapshotter_of(store, layer).mounts(layer.key)
+        mounts = writable.snapshotter_of(store, layer).ready(layer.key)
         new = proposed(place, layer.driver, layer.key, layer.image, layer.name, len(mounts))
         return _mount(store, lease, mounts, new)
 
@@ -85,9 +93,9 @@ def temporary(store: Store, image: Image) -> Iterator[Path]:
     snapshotter = store.snapshotter
     with store.lease(f"look at {image.name}") as lease:
         key = f"look-{lease.id}"
-        mounts = snapshotter.view(key, _chain(store, image), lease=lease)
+        snapshotter.view(key, _chain(store, image), lease=lease)
         try:
-            with _as_directory(mounts) as path:
+            with _as_directory(snapshotter.ready(key)) as path:
                 yield path
         finally:
             snapshotter.remove(key)
@@ -115,20 +123,38 @@ def mount(
     target: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
     driver: str | None = None,
+    storage_options: Options = NO_OPTIONS,
+    attach: bool = True,
 ) -> Iterator[Path]:
     """An image as a directory for the block: ``with fastlayer.mount("debian") as path: ...``.
 
     Read-only, or with a ``writable`` layer on top, which goes at the end unless it has a ``name`` (a layer of that name
-    is used again). ``target``: an existing directory to mount at; by default a temporary one.
+    is used again). ``target``: an existing directory to mount at; by default a temporary one. ``storage_options``: the
+    driver's (``docs/overlay2.md``), for a layer that is made now: ``{"volatile": "on"}``. ``attach=False``: nothing is
+    mounted, and no right to is needed: the writable layer's own directory in the store, with the drivers vfs and btrfs.
     """
     from fastlayer.store.store import existing_store
 
+    if not attach:
+        with existing_store(root, driver=driver) as store, _in_place(store, image, name, storage_options) as place:
+            yield place
+        return
     with existing_store(root, driver=driver) as store, _target(target) as place:
-        found = _begin(store, image, place, writable, name)
+        found = _begin(store, image, place, writable, name, storage_options)
         try:
             yield place
         finally:
             unmount(store, found.writable or found.target, remove=name is None)
+
+
+@contextmanager
+def _in_place(store: Store, image: str, name: str | None, options: Options) -> Iterator[Path]:
+    layer, place = layer_in_place(store, image, name, storage_options=options)
+    try:
+        yield place
+    finally:
+        if name is None:
+            writable.remove(store, layer.name)
 
 
 @contextmanager
@@ -149,10 +175,10 @@ def _target(given: str | os.PathLike[str] | None) -> Iterator[Path]:
             pass  # what keeps it is the error that is on its way
 
 
-def _begin(store: Store, image: str, place: Path, wanted: bool, name: str | None) -> Mounted:
+def _begin(store: Store, image: str, place: Path, wanted: bool, name: str | None, options: Options) -> Mounted:
     if not (wanted or name):
-        return mount_image(store, Images(store).find_stack(image), place)
-    return mount_layer(store, image, name, place)
+        return mount_image(store, Images(store).find_stack(image), place, storage_options=options)
+    return mount_layer(store, image, name, place, storage_options=options)
 
 
 def mount_layer(
@@ -162,10 +188,14 @@ def mount_layer(
     target: str | os.PathLike[str],
     *,
     size: int | None = None,
+    storage_options: Options = NO_OPTIONS,
     platform: Platform | None = None,
 ) -> Mounted:
-    """Mounts the layer ``name``, or a new one on ``image``, which does not stay when it cannot be mounted."""
-    layer, made = _layer(store, image, name, size, platform)
+    """Mounts the layer ``name``, or a new one on ``image``, which does not stay when it cannot be mounted.
+
+    ``size``, ``storage_options``: of a new one (``writable.create``).
+    """
+    layer, made = _layer(store, image, name, size, storage_options, platform)
     try:
         return mount_writable(store, layer, target)
     except BaseException:
@@ -192,14 +222,39 @@ def open_writable(
     name: str | None,
     *,
     size: int | None = None,
+    storage_options: Options = NO_OPTIONS,
     platform: Platform | None = None,
 ) -> Writable:
     """The layer ``name``, or a new one on ``image``."""
-    return _layer(store, image, name, size, platform)[0]
+    return _layer(store, image, name, size, storage_options, platform)[0]
+
+
+def layer_in_place(
+    store: Store,
+    image: str | None,
+    name: str | None,
+    *,
+    size: int | None = None,
+    storage_options: Options = NO_OPTIONS,
+    platform: Platform | None = None,
+) -> tuple[Writable, Path]:
+    """The same with its directory; a new one does not stay where the driver has none to show."""
+    layer, made = _layer(store, image, name, size, storage_options, platform)
+    try:
+        return layer, writable.directory(store, layer)
+    except BaseException:
+        if made:
+            writable.remove(store, layer.name)
+        raise
 
 
 def _layer(
-    store: Store, image: str | None, name: str | None, size: int | None, platform: Platform | None
+    store: Store,
+    image: str | None,
+    name: str | None,
+    size: int | None,
+    options: Options,
+    platform: Platform | None,
 ) -> tuple[Writable, bool]:
     """The layer, and whether it has been made just now."""
     layer = _existing(store, image, name)
@@ -207,9 +262,12 @@ def _layer(
         raise NotFoundError(f"{name}: no writable layer of that name: name an image to make one")
     if layer is not None and size is not None:
         raise UsageError(f"{layer.name}: its size is given when it is made")
+    if layer is not None and options:
+        raise UsageError(f"{layer.name}: its storage options are given when it is made: leave them out")
     if layer is not None:
         return layer, False
-    return writable.create(store, Images(store).find(image or "", platform), name, size=size), True
+    found = Images(store).find(image or "", platform)
+    return writable.create(store, found, name, size=size, storage_options=options), True
 
 
 # ---- doing it --------------------------------------------------------------------------------------

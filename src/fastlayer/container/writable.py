@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.container.alone import alone
+from fastlayer.container.alone import alone, forget
 from fastlayer.container.mounted import refuse_mounted
-from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, UsageError
+from fastlayer.errors import AlreadyExistsError, DriverError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Image
 from fastlayer.oci.digest import Digest
+from fastlayer.snapshot.driver import NO_OPTIONS, Options
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from fastlayer.container.mounted import Mounted
     from fastlayer.layer.diff import Changes
     from fastlayer.snapshot.driver import Usage
     from fastlayer.snapshot.snapshotter import Snapshotter
@@ -35,10 +39,18 @@ class Writable(NamedTuple):
     created_ns: int
 
 
-def create(store: Store, image: Image, name: str | None = None, *, size: int | None = None) -> Writable:
+def create(
+    store: Store,
+    image: Image,
+    name: str | None = None,
+    *,
+    size: int | None = None,
+    storage_options: Options = NO_OPTIONS,
+) -> Writable:
     """A new writable layer on ``image``; ``size``: bytes it may take, where the driver can limit.
 
-    Raises ``UsageError`` for what is no name, ``AlreadyExistsError`` when it is taken.
+    ``storage_options``: how it is mounted, each time, in the driver's words: ``{"volatile": "on"}``.
+    Raises ``UsageError`` for what is no name or no option of the driver, ``AlreadyExistsError`` when it is taken.
     """
     name = name or f"layer-{os.urandom(4).hex()}"
     if not _NAME.fullmatch(name):
@@ -47,13 +59,14 @@ def create(store: Store, image: Image, name: str | None = None, *, size: int | N
         if _row(db, name) is not None:
             raise AlreadyExistsError(f"{name}: exists already: choose another name, or `fastlayer rm {name}`")
     snapshotter = store.snapshotter
+    snapshotter.driver.check_options(storage_options, "active")
     layer = Writable(name, snapshotter.driver.name, f"writable/{name}", image.name, image.manifest, time.time_ns())
     if image.chain_id is not None and not snapshotter.exists(image.chain_id):
         from fastlayer.image.unpack import ensure_unpacked
 
         ensure_unpacked(store, image)
     with store.lease(f"create {name}") as lease:
-        snapshotter.prepare(layer.key, image.chain_id, size=size, lease=lease)
+        snapshotter.prepare(layer.key, image.chain_id, options=storage_options, size=size, lease=lease)
         with store.database.write() as db:
             db.execute(
                 "INSERT INTO writable (name, driver, key, image, manifest, created_ns) VALUES (?, ?, ?, ?, ?, ?)", layer
@@ -98,6 +111,21 @@ def remove(store: Store, name: str) -> None:
             snapshotter.mark_removed(db, numbers, lease.id)
             db.execute("DELETE FROM writable WHERE name = ?", (name,))
         snapshotter.finish_removal(numbers)
+        forget(store, name)
+
+
+def directory(store: Store, layer: Writable) -> Path:
+    """Where its files lie in the store, to work in without mounting: of drivers that keep a whole tree (vfs, btrfs).
+
+    Raises ``DriverError`` for the others.
+    """
+    snapshotter = snapshotter_of(store, layer)
+    mounts = snapshotter.ready(layer.key)
+    if len(mounts) != 1 or mounts[0].type != "bind":
+        raise DriverError(
+            f"driver {layer.driver}: shows a layer only when it is mounted: give a TARGET, or make it with --driver vfs"
+        )
+    return Path(mounts[0].source)
 
 
 def changes(store: Store, layer: Writable) -> Changes:
@@ -120,6 +148,16 @@ def copy_up(store: Store, layer: Writable, paths: list[bytes]) -> int:
         snapshotter = snapshotter_of(store, layer)
         number, parents = snapshotter.number(layer.key)
         return snapshotter.driver.copy_up(number, parents, paths)
+
+
+def storage_options(store: Store, thing: Writable | Mounted) -> Options:
+    """What a layer, or a read-only mount, was made with. No driver is asked."""
+    from fastlayer.snapshot.snapshotter import options_in
+
+    with store.database.read() as db:
+        found = "SELECT labels FROM snapshots WHERE driver = ? AND key = ? AND state != 'removing'"
+        row = db.execute(found, (thing.driver, thing.key)).fetchone()
+    return NO_OPTIONS if row is None else options_in(json.loads(row["labels"]))
 
 
 def snapshotter_of(store: Store, layer: Writable) -> Snapshotter:

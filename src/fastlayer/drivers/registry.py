@@ -30,10 +30,11 @@ _AUTOMATIC = ("overlay2", "btrfs", "vfs")  # devicemapper wants a pool that some
 
 
 class Verdict(NamedTuple):
-    """What probing a driver found."""
+    """What probing a driver found. ``options``: those of its options that work here."""
 
     name: str
     probe: Probe
+    options: tuple[str, ...] = ()
 
 
 def driver_class(name: str) -> type[Driver]:
@@ -62,7 +63,8 @@ def probe(name: str, root: Path) -> Probe:
 def probe_all(root: Path) -> Iterator[Verdict]:
     """Every driver in turn: for ``fastlayer doctor``."""
     for name in names():
-        yield Verdict(name, probe(name, root))
+        found = probe(name, root)
+        yield Verdict(name, found, driver_class(name).working_options(root) if found.works else ())
 
 
 def choose(root: Path, wanted: str | None = None) -> type[Driver]:

@@ -28,10 +28,12 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Blocks(NamedTuple):
-    """The blocks of a tree. ``own``: bytes that are in no list; ``linked``: of inodes with several names, (inode, bytes
-    that are in no extent); ``shared``: extents that other files have, too, (physical place, length), sorted and
-    without overlap. Arrays of shape (n, 2), 64 bit: 16 bytes for each extent, however many files have it."""
+    """The blocks of a tree on the file system ``device``. ``own``: bytes that are in no list; ``linked``: of inodes
+    with several names, (inode, bytes that are in no extent); ``shared``: extents that other files have, too, (physical
+    place, length), sorted and without overlap. Arrays of shape (n, 2), 64 bit: 16 bytes for each extent, however many
+    files have it."""
 
+    device: int
     own: int
     linked: NDArray[np.int64]
     shared: NDArray[np.int64]
@@ -41,17 +43,18 @@ def blocks_of(root: Any) -> Blocks:
     """Walks a tree, opening each file on a file system that can share. What goes away meanwhile is not counted."""
     walk = _Walk()
     walk.tree(root)
-    return Blocks(walk.own, walk.linked.table(), walk.shared.table())
+    return Blocks(walk.device, walk.own, walk.linked.table(), walk.shared.table())
 
 
 def together(trees: Sequence[Blocks]) -> int:
-    """Bytes that several trees of one file system take: what they share, by reflink or hard link, counts once."""
+    """Bytes that several trees take: what those of one file system share, by reflink or hard link, counts once."""
     import numpy as np
 
     total = sum(tree.own for tree in trees)
-    if trees:
-        shared = _union(np.concatenate([tree.shared for tree in trees]))
-        linked = _once(np.concatenate([tree.linked for tree in trees]))
+    for device in {tree.device for tree in trees}:
+        here = [tree for tree in trees if tree.device == device]
+        shared = _union(np.concatenate([tree.shared for tree in here]))
+        linked = _once(np.concatenate([tree.linked for tree in here]))
         total += int(shared[:, 1].sum()) + int(linked[:, 1].sum())
     return total
 
@@ -105,14 +108,14 @@ class _Walk:
         self.own = 0
         self.linked = _Pairs(_once)
         self.shared = _Pairs(_union)
-        self._device = 0
+        self.device = 0
         self._sharing = False
 
     def tree(self, root: Any) -> None:
         fd = os.open(root, _DIRECTORY)
         try:
             status = os.fstat(fd)
-            self._device = status.st_dev
+            self.device = status.st_dev
             self._sharing = _can_share(fd)
             self.own += status.st_blocks * _BLOCK
             self._descend(fd)
@@ -154,7 +157,7 @@ class _Walk:
                     status = child.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                if status.st_dev != self._device:
+                if status.st_dev != self.device:
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     inner.append(os.fsencode(child.name))

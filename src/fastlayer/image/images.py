@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, StoreError
+from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, ReferenceFormatError, StoreError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest
+from fastlayer.oci.digest import ALGORITHMS, Digest
 from fastlayer.oci.platform import Platform, choose, host_platform, stored_platform
 from fastlayer.oci.reference import SHORT_ID, Reference, is_id_prefix, parse_any, parse_reference
 from fastlayer.store.layout_index import write_index
@@ -196,7 +196,7 @@ class Images:
 
     def tag(self, text: str, name: str) -> str:
         """Gives the image another name; returns it in full."""
-        full = str(parse_reference(name).with_default_tag())
+        full = full_name(name)
         target, _ = self.target_of(text)
         with self.store.lease(f"tag {full}") as lease, self.store.database.write() as db:
             if not db.execute("SELECT 1 FROM images WHERE digest = ?", (target.digest,)).fetchone():
@@ -263,8 +263,16 @@ def _lower(image: Image) -> Iterator[Image]:
 
 
 def full_name(text: str) -> str:
-    """The name in full, with a tag. Raises ``ReferenceFormatError``."""
-    return str(parse_reference(text).with_default_tag())
+    """The name to give to an image, in full, with a tag. Raises ``ReferenceFormatError``."""
+    name = _reference(text)
+    if looks_like_id(name):
+        raise ReferenceFormatError(f"{text}: `sha256:` begins an image id, not a name: choose another repository")
+    return str(name)
+
+
+def looks_like_id(name: Reference) -> bool:
+    """No image gets such a name: it would be taken for the id of another."""
+    return name.familiar_name in ALGORITHMS
 
 
 # ---- rows ------------------------------------------------------------------------------------------
@@ -382,7 +390,7 @@ def _reference(text: str) -> Reference:
 
 def _by_name(db: sqlite3.Connection, text: str) -> Descriptor | None:
     meant = parse_any(text)
-    if not isinstance(meant, Reference):
+    if not isinstance(meant, Reference) or (text.startswith("sha256:") and is_id_prefix(text)):
         return None
     row = db.execute("SELECT * FROM images WHERE name = ?", (str(meant.with_default_tag()),)).fetchone()
     if row is None and meant.digest:  # NAME@DIGEST: whatever has that digest

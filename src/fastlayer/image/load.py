@@ -17,7 +17,7 @@ from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError,
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.archive import open_images
 from fastlayer.image.formats.scan import StoreSink, scan
-from fastlayer.image.images import Images, LayerInfo, full_name
+from fastlayer.image.images import Images, LayerInfo, full_name, looks_like_id
 from fastlayer.image.record import of_applied
 from fastlayer.image.tee import Tee
 from fastlayer.image.unpack import LayerSource, of_blob, unpack
@@ -135,9 +135,10 @@ class _Loading:
 
         With warnings for those that are neither names nor tags.
         """
-        names = [str(name.with_default_tag()) for name in image.names]
-        bad = [label for label in image.labels if not is_tag(label)]
-        if not names:
+        names = [str(name.with_default_tag()) for name in image.names if not looks_like_id(name)]
+        bad = [name.familiar for name in image.names if looks_like_id(name)]
+        bad += [label for label in image.labels if not is_tag(label)]
+        if not image.names:
             for label in image.labels:
                 if label not in bad:
                     names += self._tagged(label)

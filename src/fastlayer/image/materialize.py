@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.errors import CorruptStoreError, DigestMismatchError
-from fastlayer.image.holders import holding
+from fastlayer.image.holders import holders, holding
 from fastlayer.image.images import Image, LayerInfo
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
@@ -50,6 +50,16 @@ def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[
             )
             write_index(store, db, lease)
     return made
+
+
+def remake(store: Store, image: Image, digest: Digest, *, jobs: int | None = None) -> bool:
+    """Puts a damaged blob right when it is a layer of the image whose snapshot gives it again."""
+    for layer, name in zip(image.layers, image.chain, strict=True):
+        if layer.digest == digest and holders(store, str(name)) and gives_the_same(store, layer, name, jobs=jobs):
+            store.content.remove(digest)
+            materialize(store, image, jobs=jobs)
+            return True
+    return False
 
 
 def gives_the_same(store: Store, layer: LayerInfo, name: Digest, *, jobs: int | None = None) -> bool:

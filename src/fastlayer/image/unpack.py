@@ -1,8 +1,10 @@
 """Layers become snapshots: each named by its chain id, made once and shared by all images that have it.
 
 A driver whose layers are independent (overlay2) gets all missing layers at the same time, each extracted in the storage
-format without looking at a parent, and stacked in order when they are complete. With any other driver a layer is
-extracted onto a snapshot of the one below. Extraction verifies; what is not complete is never named.
+format without looking at a parent, and stacked in order when they are complete. What some tools leave to the layers
+below - entries in directories that are not in the layer, hard links to files of another one, an opaque root - cannot be
+made so: such a layer is extracted once more, onto the mounted snapshot of the one below, as with any other driver.
+Extraction verifies; what is not complete is never named.
 """
 
 from __future__ import annotations
@@ -11,16 +13,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastlayer.errors import AlreadyExistsError, NotFoundError
+from fastlayer.errors import AlreadyExistsError, LayerError, NotFoundError
 from fastlayer.image.holders import tar_of
-from fastlayer.layer.apply import AppliedLayer, apply
+from fastlayer.layer.apply import ROOT_IS_OPAQUE, AppliedLayer, ApplyStats, apply
 from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.store.collect import claim_snapshots
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fastlayer.image.images import Image, LayerInfo
+    from fastlayer.layer.apply import Format
     from fastlayer.layer.progress import Progress, ProgressCallback
     from fastlayer.metadata.leases import Lease
     from fastlayer.snapshot.snapshotter import Snapshotter
@@ -56,9 +61,13 @@ def ensure_unpacked(
     """
     if image.chain_id is None or store.snapshotter.exists(image.chain_id):
         return
-    layers = [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, image.chain, strict=True)]
     with store.lease(f"unpack {image.name}") as lease:
-        unpack(store, lease, layers, ignore_chown=ignore_chown, progress=progress)
+        unpack(store, lease, layers_of(store, image), ignore_chown=ignore_chown, progress=progress)
+
+
+def layers_of(store: Store, image: Image) -> list[LayerSource]:
+    """All layers of an image, lowest first, from where the store has them."""
+    return [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, image.chain, strict=True)]
 
 
 def _of_store(store: Store, layer: LayerInfo, name: str) -> LayerSource:
@@ -123,6 +132,7 @@ class _Unpacking:
     ) -> None:
         self.applied: list[AppliedLayer | None] = [None] * len(layers)
         self.warnings: list[str] = []
+        self._needs_lower: set[int] = set()
         self._snapshotter = snapshotter
         self._lease = lease
         self._layers = layers
@@ -155,24 +165,58 @@ class _Unpacking:
     def extract(self, number: int) -> None:
         layer, key = self._layers[number], self._key(number)
         independent = self._snapshotter.driver.independent
-        parent = None if independent or not number else self._chain[number - 1]
-        self._snapshotter.prepare(key, parent, lease=self._lease)
+        self._snapshotter.prepare(key, None if independent else self._below(number), lease=self._lease)
         place, parents = self._snapshotter.number(key)
-        with self._snapshotter.driver.layer_target(place, parents) as target, layer.open() as blob:
-            stats = apply(
+        try:
+            with self._snapshotter.driver.layer_target(place, parents) as target:
+                stats = self._apply(layer, target.path, target.format)
+        except LayerError:
+            if not (independent and number):
+                raise
+            self._needs_lower.add(number)  # a hard link may be to a file below; anything else we shall hear again
+            return
+        (applied,) = stats.layers
+        if independent and applied.needs_lower and (number or applied.whiteouts):
+            self._needs_lower.add(number)
+        else:
+            self._done(number, stats)
+
+    def _below(self, number: int) -> str | None:
+        return self._chain[number - 1] if number else None
+
+    def _apply(self, layer: LayerSource, target: Path, format: Format) -> ApplyStats:
+        with layer.open() as blob:
+            return apply(
                 [blob],
-                target.path,
-                format=target.format,
+                target,
+                format=format,
                 digest=[layer.digest],
                 diff_id=[layer.diff_id],
                 ignore_chown=self._ignore_chown,
                 progress=self._report,
             )
+
+    def _done(self, number: int, stats: ApplyStats) -> None:
         self.applied[number] = stats.layers[0]
-        self.warnings += [warning for warning in stats.warnings if warning not in self.warnings]
+        known = [*self.warnings, ROOT_IS_OPAQUE]  # of the lowest layer, where it makes no difference
+        self.warnings += [warning for warning in stats.warnings if warning not in known]
+
+    def _extract_on_top(self, number: int) -> None:
+        """Onto the layers below as they are seen; the kernel notes what it takes from them."""
+        from fastlayer.mounts.mounting import private
+
+        key = self._key(number)
+        self._snapshotter.remove(key)
+        self._snapshotter.prepare(key, self._below(number), lease=self._lease)
+        (mount,) = self._snapshotter.ready(key)
+        with private(mount) as path:
+            self._done(number, self._apply(self._layers[number], path, "dir"))
 
     def commit(self, number: int) -> None:
         rebase = self._snapshotter.driver.independent and number > 0
+        if number in self._needs_lower:
+            self._extract_on_top(number)
+            rebase = False
         try:
             self._snapshotter.commit(
                 self._chain[number], self._key(number), parent=self._chain[number - 1] if rebase else None

@@ -29,6 +29,7 @@ IdMap = Sequence[tuple[int, int, int]]
 
 _FORMATS = ("dir", "overlay", "overlay-userxattr", "aufs")
 _MAX_ID = (1 << 32) - 2
+ROOT_IS_OPAQUE = "the root is opaque, which overlay cannot say: mount this layer without lower ones"  # a warning
 _NEXT_STEPS = {
     errno.ENOSPC: "free some space, or give a target on another file system",
     errno.EDQUOT: "raise the quota, or give a target on another file system",
@@ -40,7 +41,11 @@ _NEXT_STEPS = {
 
 
 class AppliedLayer(NamedTuple):
-    """One layer as it was applied. ``digest`` and ``size`` are of the blob, ``diff_id`` and ``tar_size`` of the tar."""
+    """One layer as it was applied. ``digest`` and ``size`` are of the blob, ``diff_id`` and ``tar_size`` of the tar.
+
+    ``needs_lower``: in a format with markers: it has entries in directories that it does not describe, or an opaque
+    root. Mounted on lower layers that have those directories, it is not what applying it onto them would make.
+    """
 
     media_type: str
     digest: Digest
@@ -50,6 +55,7 @@ class AppliedLayer(NamedTuple):
     entries: int
     payload: int
     whiteouts: int
+    needs_lower: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; names as in an OCI descriptor where it has them."""
@@ -269,6 +275,7 @@ def _apply_one(
         stats.entries,
         stats.payload,
         stats.whiteouts,
+        stats.needs_lower,
     )
     return layer, stats.warnings
 

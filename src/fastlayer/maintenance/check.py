@@ -2,7 +2,8 @@
 
 Safe while others work in the store: what a living lease makes or removes is theirs. With ``repair`` everything is set
 right that can be without losing anything: leftovers go, wrong notes are corrected, missing snapshots are unpacked
-again, damaged blobs that can be made again are. What cannot be repaired stays a finding.
+again, damaged blobs that can be made again are, and what nobody knows is set aside. What cannot be repaired stays a
+finding. A damaged database is put back by ``maintenance/recover.py``, before the store is opened.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastlayer.errors import CorruptStoreError, DriverError, FastlayerError, NotFoundError
+from fastlayer.errors import DriverError, FastlayerError, NotFoundError
 from fastlayer.image.holders import holders
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.unpack import ensure_unpacked
@@ -18,7 +19,9 @@ from fastlayer.layer.pipeline import default_jobs, map_ordered
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import parse_index
+from fastlayer.snapshot.snapshotter import children_first
 from fastlayer.store.collect import clear_dead, reachable_blobs
+from fastlayer.store.driver_root import on_disk
 from fastlayer.store.layout_index import index_bytes, write_index
 
 if TYPE_CHECKING:
@@ -77,13 +80,14 @@ class _Checker:
         self.findings: list[Finding] = []
         self.blob_count = self.byte_count = self.snapshot_count = self.count = 0
         self._damaged: set[Digest] = set()
+        self._gives: dict[Digest, bool] = {}  # snapshots that give the blob of their layer again
 
     def database(self) -> None:
         wrong = self.store.database.check()
         if wrong:
-            from fastlayer.metadata.database import DAMAGED
+            from fastlayer.metadata.spare import DamagedError
 
-            raise CorruptStoreError(f"metadata.db: {wrong[0]}: {DAMAGED}")
+            raise DamagedError(self.store.database.path, wrong[0])
 
     def interrupted_work(self) -> None:
         dead = self.store.leases.dead()
@@ -138,12 +142,15 @@ class _Checker:
         return False
 
     def _gives_the_same(self, layer: LayerInfo, name: Digest) -> bool:
+        """Hashed once, however many images have it."""
         from fastlayer.image.materialize import gives_the_same
 
-        try:
-            return gives_the_same(self.store, layer, name)
-        except FastlayerError:
-            return False  # its driver cannot be used now
+        if name not in self._gives:
+            try:
+                self._gives[name] = gives_the_same(self.store, layer, name)
+            except FastlayerError:
+                self._gives[name] = False  # its driver cannot be used now
+        return self._gives[name]
 
     def _presence(self) -> None:
         """Blobs that should be there. One that is noted as missing may well be: noting it comes after making it."""
@@ -164,24 +171,50 @@ class _Checker:
     # ---- snapshots ---------------------------------------------------------------------------
 
     def snapshots(self) -> None:
-        for name in self.store.drivers_in_use():
-            driver = self.store.snapshotter_of(name).driver
-            try:
-                on_disk = driver.numbers()  # before the rows: a row is there before anything is on disk
-            except (FastlayerError, OSError) as exc:
-                self._find("driver", name, f"its snapshots cannot be seen: {exc}")
-                continue
-            with self.store.database.read() as db:
-                rows = {
-                    int(row["number"]): row
-                    for row in db.execute("SELECT number, key, kind, state FROM snapshots WHERE driver = ?", (name,))
-                }
-            self.snapshot_count += len(rows)
-            for number in sorted(on_disk - rows.keys()):
+        in_use = self.store.drivers_in_use()
+        for name in in_use:
+            self.store.snapshotter_of(name)  # a driver that has rows must be there
+        others = [name for name in on_disk(self.store.root) if name not in in_use]
+        orphans = {name: self._compare(name) for name in [*in_use, *others]}
+        if self.repair and any(orphans.values()):
+            self._adopt(orphans)
+        for name, numbers in orphans.items():
+            for number in sorted(numbers):
                 self._orphan(name, number)
-            for number in sorted(rows.keys() - on_disk):
-                if rows[number]["state"] == "ready" and rows[number]["kind"] != "view":  # which may need no place
-                    self._lost(name, number, rows[number]["key"])
+
+    def _compare(self, name: str) -> set[int]:
+        """The driver's snapshots with the rows; returns those that have none."""
+        try:
+            there = self.store.snapshotter_of(name).driver.numbers()  # before the rows: those are there first
+        except (FastlayerError, OSError) as exc:
+            self._find("driver", name, f"its snapshots cannot be seen: {exc}")
+            return set()
+        with self.store.database.read() as db:
+            found = db.execute("SELECT * FROM snapshots WHERE driver = ?", (name,)).fetchall()
+        rows = {int(row["number"]): row for row in found}
+        self.snapshot_count += len(rows)
+        holes = []
+        for number in children_first({number: rows[number]["parent"] for number in rows.keys() - there}):
+            if rows[number]["state"] == "ready" and rows[number]["kind"] != "view":  # which may need no place
+                if self._forget(name, number, rows[number]["key"]):
+                    self._find("snapshot", f"{name}/{rows[number]['key']}", "is not on disk", True)
+                else:
+                    holes.append(number)
+        for number in reversed(holes):
+            self._fill(name, number, rows[number]["key"])
+        return there - rows.keys()
+
+    def _adopt(self, orphans: dict[str, set[int]]) -> None:
+        from fastlayer.maintenance.adopt import adopt
+
+        found = adopt(self.store, orphans)
+        for driver, number, name in found.snapshots:
+            orphans[driver].remove(number)
+            why = f"is on disk, but nobody knows it: by its digest it is the layer {name}"
+            self._find("snapshot", f"{driver}/{number}", why, True)
+        for digest in found.images:
+            why = f"its name is lost: `fastlayer tag {digest.encoded[:12]} NAME` gives it one"
+            self._find("image", digest, why, True)
 
     def _orphan(self, name: str, number: int) -> None:
         driver = self.store.snapshotter_of(name).driver
@@ -198,8 +231,18 @@ class _Checker:
                 why += f": {exc}"
         self._find("snapshot", f"{name}/{number}", why, repaired)
 
-    def _lost(self, name: str, number: int, key: str) -> None:
-        """A note without a snapshot: forgotten when nothing is made of it; an image's is unpacked again later."""
+    def _fill(self, name: str, number: int, key: str) -> None:
+        """A snapshot is gone and others are made of it: what they were made of is unpacked again."""
+        from fastlayer.maintenance.restore import restore
+
+        repaired = self.repair and restore(self.store, name, number, key)
+        why = "is not on disk"
+        if not repaired:
+            why += f": load its image again, then run `fastlayer store check --repair --driver {name}`"
+        self._find("snapshot", f"{name}/{key}", why, repaired)
+
+    def _forget(self, name: str, number: int, key: str) -> bool:
+        """A note without a snapshot goes when nothing is made of it; an image's is unpacked again later."""
         forgotten = False
         if self.repair:
             with self.store.database.write() as db:
@@ -209,7 +252,9 @@ class _Checker:
                     (number,),
                 )
                 forgotten = db.execute("SELECT 1 FROM snapshots WHERE number = ?", (number,)).fetchone() is None
-        self._find("snapshot", f"{name}/{key}", "is not on disk", forgotten)
+                if forgotten:
+                    db.execute("DELETE FROM writable WHERE driver = ? AND key = ?", (name, key))
+        return forgotten
 
     # ---- images ------------------------------------------------------------------------------
 
@@ -239,9 +284,14 @@ class _Checker:
         chain = [str(name) for name in chain_ids(config.diff_ids)]
         held = [holders(self.store, name) for name in chain]
         for number, layer in enumerate(image.layers):
-            if not self.store.content.has(layer.digest) and not held[number]:
+            if self.store.content.has(layer.digest):
+                continue
+            if not held[number]:
                 yield f"layer {number + 1} ({layer.digest}) is neither there nor unpacked: load the image again", False
                 return
+            if not self._gives_the_same(layer, image.chain[number]):
+                why = "its blob is not there, and its snapshot is not what it was"
+                yield f"layer {number + 1} ({layer.digest}): {why}: make the image again", False
         ours = self.store.snapshotter.driver.name
         unpacked = [ours in drivers for drivers in held]
         if any(unpacked) and not all(unpacked):

@@ -28,8 +28,8 @@ class Line(NamedTuple):
 
 
 class ImageDisk(NamedTuple):
-    """One image. ``shared``: bytes of layers that other images have, too; ``unique``: of its own; ``users``: writable
-    layers and mounts made of it."""
+    """One image. ``unique``: bytes that no other image has, neither as a layer nor by reflink; ``shared``: the others;
+    ``users``: writable layers and mounts made of it."""
 
     image: Image
     size: int
@@ -63,24 +63,25 @@ def disk_usage(store: Store) -> DiskUsage:
     users = Counter(layer.layer.manifest for layer in layers)
     mounted = Counter(found.image for found in all_mounts(store) if found.writable is None)
     holders = Counter(part for image in images for part in parts.of(image))
+    size = parts.bytes(holders)
     rows = []
     for image in images:
         here = parts.of(image)
-        shared = parts.bytes(part for part in here if holders[part] > 1)
-        unique = parts.bytes(part for part in here if holders[part] == 1)
+        whole = parts.bytes(here)
+        unique = parts.bytes_freed(holders, {part for part in here if holders[part] == 1})
         count = users[image.manifest] + sum(mounted[name] for name in image.names)
-        rows.append(ImageDisk(image, shared + unique, shared, unique, count))
+        rows.append(ImageDisk(image, whole, whole - unique, unique, count))
     active = {part for row in rows if row.users for part in parts.of(row.image)}
-    everything = {part for row in rows for part in parts.of(row.image)}
-    size = parts.bytes(everything)
+    everything = {*holders, *map(_part, layers)}
+    parts.bytes(everything)  # measures all
     lines = (
         Line("Images", len(images), sum(bool(row.users) for row in rows), size, size - parts.bytes(active)),
         Line(
             "Containers",
             len(layers),
             sum(layer.mounted for layer in layers),
-            sum(layer.size for layer in layers),
-            sum(layer.size for layer in layers if not layer.mounted),
+            parts.bytes_freed(everything, {_part(layer) for layer in layers}),
+            parts.bytes_freed(everything, {_part(layer) for layer in layers if not layer.mounted}),
         ),
         Line("Local Volumes", 0, 0, 0, 0),
         Line("Build Cache", 0, 0, 0, 0),
@@ -89,7 +90,7 @@ def disk_usage(store: Store) -> DiskUsage:
 
 
 class _Parts:
-    """What images are made of: blobs (``digest``) and snapshots (``driver/chain id``), and what those take."""
+    """Blobs (``digest``) and snapshots (``driver/chain id``, ``driver/key``), and what those take."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -98,7 +99,7 @@ class _Parts:
         self._snapshots: dict[str, tuple[str, str]] = {}
         for driver in store.drivers_in_use():
             for info in store.snapshotter_of(driver).walk():
-                if info.kind == "committed":
+                if info.kind != "view":
                     self._snapshots[f"{driver}/{info.key}"] = (driver, info.key)
 
     def of(self, image: Image) -> set[str]:
@@ -119,6 +120,15 @@ class _Parts:
                 total += self._sizes[part]
         return total + together(trees)
 
+    def bytes_freed(self, parts: Iterable[str], going: set[str]) -> int:
+        """Bytes of several parts that are free again when some of them go."""
+        plain = sum(self._sizes[part] for part in going if part in self._sizes)
+        if not going & self._trees.keys():
+            return plain
+        trees = {part: self._trees[part] for part in parts if part in self._trees}
+        left = [tree for part, tree in trees.items() if part not in going]
+        return plain + together(list(trees.values())) - together(left)
+
     def _measure(self, part: str) -> None:
         """A snapshot that shares blocks with others is looked at file by file, once."""
         if part not in self._snapshots:
@@ -138,6 +148,10 @@ class _Parts:
             return self._store.content.size(digest)
         except NotFoundError:
             return 0
+
+
+def _part(row: WritableDisk) -> str:
+    return f"{row.layer.driver}/{row.layer.key}"
 
 
 def _unique_images(images: list[Image]) -> list[Image]:

@@ -15,25 +15,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastlayer.errors import CorruptStoreError, NoSpaceError, StoreError, show_path
+from fastlayer.errors import NoSpaceError, StoreError, show_path
+from fastlayer.metadata import spare
 from fastlayer.metadata.migrations import MIGRATIONS
 
 _WAIT_SECONDS = 60.0  # for the write lock, which is held for milliseconds
 _BESIDE = 128 << 10  # -wal and -shm
-DAMAGED = (
-    "restore it, or move it and its -wal and -shm aside and load the images again; writable layers stay on disk, "
-    "in numbered folders of the driver's directory"
-)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_LOST = ("no such", "Could not decode")  # tables, columns, text: what we ask for is there unless it was damaged
 
 
 class Database:
-    """An open ``metadata.db``; every thread that uses it gets a connection of its own."""
+    """An open ``metadata.db``; every thread that uses it gets a connection of its own.
 
-    def __init__(self, path: Path) -> None:
+    ``changed``: by this process; what concerns leases only, which end with it, does not count. ``recovering``: by who
+    puts a copy back, while all others are refused. Raises ``CorruptStoreError`` when it is damaged, or lost.
+    """
+
+    def __init__(self, path: Path, *, recovering: bool = False) -> None:
         self.path = path
+        self.changed = False
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
+        if not recovering:
+            spare.refuse_unfinished(path)
+        spare.refuse_lost(path)
         try:
             self._migrate()
         except BaseException:
@@ -51,9 +57,13 @@ class Database:
         return found
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed at the end of the block, undone when it raises."""
+    def write(self, *, passing: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed at the end of the block, undone when it raises.
+
+        ``passing``: what it changes is worth nothing when this process has ended.
+        """
         with _explained(self.path):
+            before = self._db.total_changes
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -61,6 +71,7 @@ class Database:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+            self.changed |= not passing and self._db.total_changes != before
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -83,6 +94,28 @@ class Database:
             return [str(exc)]
         return [] if found == ["ok"] else found
 
+    def copy_to(self, target: Path, *, above: int) -> int | None:
+        """Copies a consistent state to the new file ``target``; returns its ``data_version``.
+
+        None, and no complete file, when it is damaged, or has given no number to a snapshot since ``above``: then it
+        is older than it was. What makes sure that pages reach the disk is left out: see ``metadata/spare.py``.
+        """
+        with self.read() as db:
+            if spare.last_number(db) < above or db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                return None
+            made = sqlite3.connect(os.fspath(target), isolation_level=None)
+            try:
+                made.execute("PRAGMA synchronous=OFF")
+                made.execute("PRAGMA journal_mode=OFF")
+                db.backup(made)
+            finally:
+                made.close()
+            return self.data_version()
+
+    def data_version(self) -> int:
+        """Another number when another connection has changed something."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
         """No thread may be using it any more."""
         while self._opened:
@@ -102,10 +135,14 @@ class Database:
             )
         if version < len(MIGRATIONS):
             with self.write() as db:
-                for number in range(self._version(), len(MIGRATIONS)):  # another process may have been faster
+                version = self._version()  # another process may have been faster
+                if version == 0 and spare.copy_of(self.path).exists():
+                    raise spare.DamagedError(self.path, "is empty")
+                for number in range(version, len(MIGRATIONS)):
                     for statement in MIGRATIONS[number]:
                         db.execute(statement)
                 db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+            self.changed = True
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -134,8 +171,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as exc:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        if code in _CORRUPT:
-            raise CorruptStoreError(f"{name}: {exc}: {DAMAGED}") from exc
+        if code in _CORRUPT or str(exc).startswith(_LOST):
+            raise spare.DamagedError(path, str(exc)) from exc
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StoreError(
                 f"{name}: locked for more than {_WAIT_SECONDS:.0f} s by another process: try again"

@@ -50,7 +50,7 @@ class Leases:
         """A lease for the block; ``what`` says to others what is being done (``load``, ``commit NAME``)."""
         identity, fd = self._lock_new()
         try:
-            with self._database.write() as db:
+            with self._database.write(passing=True) as db:
                 db.execute(
                     "INSERT INTO leases (id, pid, what, created_ns) VALUES (?, ?, ?, ?)",
                     (identity, os.getpid(), what, time.time_ns()),
@@ -58,7 +58,7 @@ class Leases:
             yield Lease(identity)
         finally:
             try:
-                with self._database.write() as db:
+                with self._database.write(passing=True) as db:
                     forget(db, [identity])
             finally:
                 self._unlink(identity)
@@ -72,23 +72,13 @@ class Leases:
 
     def alive(self, identity: str) -> bool:
         """Whether the holder still runs."""
-        try:
-            fd = os.open(self._directory / identity, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return is_held(self._directory / identity)
 
     def sweep(self) -> int:
         """Forgets dead leases and their files; returns how many. What they were making must be cleared before."""
         gone = self.dead()
         if gone:
-            with self._database.write() as db:
+            with self._database.write(passing=True) as db:
                 forget(db, gone)
         for name in os.listdir(self._directory):
             if not self.alive(name):
@@ -113,6 +103,21 @@ class Leases:
             os.unlink(self._directory / identity)
         except FileNotFoundError:
             pass
+
+
+def is_held(path: Path) -> bool:
+    """Whether the holder of the lease with this file still runs."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def forget(db: sqlite3.Connection, identities: Iterable[str]) -> None:

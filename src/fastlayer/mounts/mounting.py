@@ -195,7 +195,10 @@ def _mount_one(value: Mount, target: int, path: bytes) -> None:
 def _explained(exc: StorageError, value: Mount, path: bytes) -> Exception:
     name = show_path(path)
     if exc.errno == errno.EPERM:
-        return DriverError(f"{name}: not permitted to mount {value.type}: run as root, or inside `unshare -Urm`")
+        instead = ", or use a writable layer with --no-mount" if value.type == "bind" else ""
+        return DriverError(
+            f"{name}: not permitted to mount {value.type}: run as root, or inside `unshare -Urm`{instead}"
+        )
     if exc.errno == errno.ENODEV and exc.op in ("fsopen", "mount"):
         return DriverError(f"{name}: this kernel has no {value.type}: load its module (modprobe {value.type})")
     if exc.filename is None:

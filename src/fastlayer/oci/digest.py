@@ -6,6 +6,7 @@ from typing import Any
 
 # Encoded length (lower-case hex) of the registered algorithms.
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128, "blake3": 64}
+ALGORITHMS = frozenset(_HEX_LENGTH)
 
 
 class Digest(str):

@@ -17,10 +17,13 @@ Rules for every driver:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from fastlayer.errors import UsageError, show_path
 
 if TYPE_CHECKING:
     from fastlayer.layer.apply import Format
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
     from fastlayer.mounts.mount import Mount
 
 Kind = Literal["active", "view"]
+
+Options = Mapping[str, str]
+"""How a snapshot is mounted, in words of its driver; given when it is made, the same for every mount of it."""
+
+NO_OPTIONS: Options = MappingProxyType({})
 
 
 class Usage(NamedTuple):
@@ -73,6 +81,11 @@ class Driver(Protocol):
         """Tries the mechanism itself (a real mount, subvolume, ...) below ``root``, leaving nothing behind."""
         ...
 
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        """Those of its options (``check_options``) that work below a root where the driver does, by trying them."""
+        ...
+
     def create(self, number: int, parents: Sequence[int], kind: Kind, *, size: int | None = None) -> None:
         """Makes the writable (``active``) or read-only (``view``) snapshot; looks like its nearest parent, or empty.
 
@@ -96,8 +109,41 @@ class Driver(Protocol):
         """
         ...
 
-    def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
-        """How to mount it; read-only unless active. Never mounts anything."""
+    def check_options(self, options: Options, kind: Kind) -> None:
+        """Before anything is made. Raises ``UsageError`` for names or values the driver has not for this kind,
+        ``DriverError`` for what cannot work here. What it lets pass holds for ``mounts`` and ``make_ready``."""
+        ...
+
+    def mounts(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> list[Mount]:
+        """How to mount it; read-only unless active. Changes nothing, and may be asked of what is mounted.
+
+        ``options``: of an active snapshot or a view, as it was made with; none of a committed one.
+        """
+        ...
+
+    def make_ready(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> None:
+        """What has to happen right before ``mounts`` are mounted, each time. Nobody has an active one mounted, or is at
+        work on it; of others many may be made ready at once.
+
+        Raises ``DriverError`` for a snapshot that must not be used any more.
+        """
+        ...
+
+    def sync(self, number: int) -> None:
+        """Of an active snapshot whose options let mounts skip syncing: all that was written to it, and copies of it,
+        are on the disk when this returns. Raises ``DriverError`` when parts were lost before. Else nothing to do."""
         ...
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
@@ -120,9 +166,10 @@ class Driver(Protocol):
         ...
 
     def set_aside(self, number: int) -> Path | None:
-        """Of a snapshot that no database knows: moves what someone may have written into it to ``lost+found``.
+        """Of a snapshot that no database knows: moves what is in it to ``lost+found``, sealed or not.
 
-        Returns where it is now; None when there is nothing of the kind. Raises ``DriverError`` when it cannot be moved.
+        A layer that was committed may be nowhere else. Returns where it is now; None when it is empty. Raises
+        ``DriverError`` when it cannot be moved.
         """
         ...
 
@@ -137,3 +184,9 @@ class Driver(Protocol):
         Raises ``StorageError`` (ENOENT) for a path that is not there, ``UnsafeEntryError`` for one with ``..``; no
         link is followed."""
         ...
+
+
+def refuse_options(driver: str, options: Options) -> None:
+    """For drivers that have no options: raises ``UsageError`` when some are given."""
+    for name in options:
+        raise UsageError(f"driver {driver}: has no option {show_path(name)}, nor any other: leave out storage options")

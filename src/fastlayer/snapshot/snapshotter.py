@@ -7,9 +7,10 @@
 
 A life::
 
-    prepare(key, parent)   -> mounts: mount them, write
+    prepare(key, parent)
+    ready(key)             -> mounts: mount them, write
     commit(name, key)      the active snapshot becomes the committed one `name`; `key` is free again
-    view(key2, name)       -> mounts to look at it
+    view(key2, name)       then ready(key2) -> mounts to look at it
     remove(key2)           then remove(name), once nothing has it as its parent
 
 The snapshotter keeps the books of one driver (``snapshot/driver.py``) in the database and is safe for any number of
@@ -29,7 +30,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, UsageError
-from fastlayer.snapshot.driver import Driver, Kind, Usage
+from fastlayer.snapshot.driver import NO_OPTIONS, Driver, Kind, Options, Usage
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fastlayer.mounts.mount import Mount
 
 _MAX_KEY = 1024  # characters
+_OPTION = "storage-opt."  # begins the labels that hold options
 
 
 class Info(NamedTuple):
@@ -51,6 +53,11 @@ class Info(NamedTuple):
     parent: str | None
     labels: Mapping[str, str]
     created_ns: int
+
+    @property
+    def options(self) -> Options:
+        """How it is mounted: what it was made with; a committed one has none, they were for writing to it."""
+        return NO_OPTIONS if self.kind == "committed" else options_in(self.labels)
 
 
 class Snapshotter:
@@ -69,22 +76,30 @@ class Snapshotter:
         parent: str | None = None,
         *,
         labels: Mapping[str, str] | None = None,
+        options: Options = NO_OPTIONS,
         size: int | None = None,
         lease: Lease | None = None,
-    ) -> list[Mount]:
-        """Makes the active snapshot ``key`` on the committed ``parent`` (None: an empty tree) and returns its mounts.
+    ) -> None:
+        """Makes the active snapshot ``key`` on the committed ``parent`` (None: an empty tree).
 
-        ``size``: bytes it may take for itself, where the driver can limit. ``lease``: until it is committed the
-        snapshot lives no longer than its holder. Raises ``AlreadyExistsError``, ``NotFoundError`` for the parent, and
-        what the driver raises; then nothing is left.
+        ``options``: how it is mounted, each time, in the driver's words (``Driver.check_options``). ``size``: bytes it
+        may take for itself, where the driver can limit. ``lease``: until it is committed the snapshot lives no longer
+        than its holder. Raises ``AlreadyExistsError``, ``NotFoundError`` for the parent, and what the driver raises;
+        then nothing is left.
         """
-        return self._make(key, parent, "active", labels or {}, size, lease)
+        self._make(key, parent, "active", labels or {}, options, size, lease)
 
     def view(
-        self, key: str, parent: str, *, labels: Mapping[str, str] | None = None, lease: Lease | None = None
-    ) -> list[Mount]:
-        """Makes the read-only snapshot ``key`` of the committed ``parent`` and returns its mounts."""
-        return self._make(key, parent, "view", labels or {}, None, lease)
+        self,
+        key: str,
+        parent: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        options: Options = NO_OPTIONS,
+        lease: Lease | None = None,
+    ) -> None:
+        """Makes the read-only snapshot ``key`` of the committed ``parent``."""
+        self._make(key, parent, "view", labels or {}, options, None, lease)
 
     def _make(
         self,
@@ -92,10 +107,13 @@ class Snapshotter:
         parent: str | None,
         kind: Kind,
         labels: Mapping[str, str],
+        options: Options,
         size: int | None,
         keeper: Lease | None,
-    ) -> list[Mount]:
+    ) -> None:
         _check_key(key)
+        self.driver.check_options(options, kind)
+        labels = {**labels, **{_OPTION + name: value for name, value in options.items()}}
         floor = self._floor
         with nullcontext(keeper) if keeper else self.leases.hold(f"{kind} snapshot {key}") as lease:
             with self.database.write() as db:
@@ -105,9 +123,7 @@ class Snapshotter:
                 parents = [] if above is None else [above, *_ancestors(db, above)]
             with self._undone_on_failure(number):
                 self.driver.create(number, parents, kind, size=size)
-                mounts = self.driver.mounts(number, parents, kind)
                 self._finish(number, keeper)
-        return mounts
 
     def _finish(self, number: int, keeper: Lease | None = None) -> None:
         with self.database.write() as db:
@@ -144,11 +160,22 @@ class Snapshotter:
     # ---- using -------------------------------------------------------------------------------
 
     def mounts(self, key: str) -> list[Mount]:
-        """How to mount the snapshot; a committed one read-only."""
-        with self.database.read() as db:
-            row = self._row(db, key)
-            parents = _ancestors(db, row["number"])
-        return self.driver.mounts(row["number"], parents, row["kind"])
+        """How the snapshot is mounted; a committed one read-only. To look at, also while it is mounted."""
+        number, parents, row = self._place(key)
+        return self.driver.mounts(number, parents, row["kind"], _info(row).options)
+
+    def ready(self, key: str) -> list[Mount]:
+        """The mounts, to be mounted now. Nobody has an active snapshot mounted, or is about to.
+
+        Raises ``DriverError`` when it must not be used any more.
+        """
+        number, parents, row = self._place(key)
+        self.driver.make_ready(number, parents, row["kind"], _info(row).options)
+        return self.driver.mounts(number, parents, row["kind"], _info(row).options)
+
+    def sync(self, key: str) -> None:
+        """What an active snapshot holds, and copies of it, can be relied on: see ``Driver.sync``."""
+        self.driver.sync(self.number(key)[0])
 
     def stat(self, key: str) -> Info:
         """Raises ``NotFoundError``."""
@@ -204,6 +231,7 @@ class Snapshotter:
         Raises ``AlreadyExistsError`` when the name is taken, and what the driver raises; it stays active then.
         """
         _check_key(name)
+        self.sync(key)
         with self.leases.hold(f"commit snapshot {name}") as sealer:
             with self.database.write() as db:
                 row = self._active(db, key)
@@ -254,7 +282,23 @@ class Snapshotter:
                 number = self._insert(db, name, "committed", row["parent"], holder.id, {}, None, floor)
             with self._undone_on_failure(number):
                 self.driver.duplicate(number, parents, row["number"])
+                self.driver.sync(row["number"])
                 self._finish(number, lease)
+
+    def adopt(self, name: str, number: int, parents: list[int]) -> None:
+        """A snapshot on disk that no row speaks of is the committed one ``name`` on the nearest of ``parents``.
+
+        Whoever says so has looked what it holds. Raises ``AlreadyExistsError``, and what the driver raises.
+        """
+        _check_key(name)
+        self.driver.seal(number, parents)
+        with self.database.write() as db:
+            self._refuse_taken(db, name)
+            db.execute(
+                "INSERT INTO snapshots (number, driver, key, kind, state, parent, created_ns) "
+                "VALUES (?, ?, ?, 'committed', 'ready', ?, ?)",
+                (number, self.driver.name, name, parents[0] if parents else None, time.time_ns()),
+            )
 
     def rename(self, name: str, key: str) -> None:
         """Gives a committed snapshot another name. Raises ``AlreadyExistsError``."""
@@ -422,6 +466,11 @@ def _ancestors(db: sqlite3.Connection, number: int) -> list[int]:
 
 def _info(row: sqlite3.Row) -> Info:
     return Info(row["number"], row["key"], row["kind"], row["parent_key"], json.loads(row["labels"]), row["created_ns"])
+
+
+def options_in(labels: Mapping[str, str]) -> Options:
+    """The options among the labels of a snapshot."""
+    return {name.removeprefix(_OPTION): value for name, value in labels.items() if name.startswith(_OPTION)}
 
 
 def _check_key(key: str) -> None:

@@ -16,7 +16,7 @@ from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
@@ -80,25 +80,52 @@ def clear_dead(store: Store) -> int:
     return cleared + store.leases.sweep()
 
 
-def collect(store: Store, *, dry_run: bool = False) -> Collected:
-    """Removes everything nobody can reach; with ``dry_run`` only tells what would go."""
-    if not dry_run:
-        clear_dead(store)
+def collect(
+    store: Store, *, dry_run: bool = False, as_if_gone: tuple[Sequence[str], Sequence[str]] = ((), ())
+) -> Collected:
+    """Removes everything nobody can reach; with ``dry_run`` only tells what would go.
+
+    ``as_if_gone``: with ``dry_run``: names of images and of writable layers that would be gone by then.
+    """
+    if dry_run:
+        return _what_would_go(store, *as_if_gone)
+    clear_dead(store)
     with store.lease("garbage collection") as lease:
         with store.database.write() as db:
             blobs = _unreachable_blobs(store, db)
             doomed = _unreachable_snapshots(db)
             sizes = sum(store.content.size(digest) for digest in blobs)
-            if not dry_run:
-                _forget(store, db, blobs)
-                _note_blobs(store, db)
-                write_index(store, db, lease)
-                Snapshotter.mark_removed(db, [number for _, number in doomed], lease.id)
-        if not dry_run:
-            for driver in sorted({driver for driver, _ in doomed}):
-                numbers = [number for name, number in doomed if name == driver]
-                store.snapshotter_of(driver).finish_removal(numbers)
+            _forget(store, db, blobs)
+            note_blobs(store, db)
+            write_index(store, db, lease)
+            Snapshotter.mark_removed(db, [number for _, number in doomed], lease.id)
+        for driver in sorted({driver for driver, _ in doomed}):
+            numbers = [number for name, number in doomed if name == driver]
+            store.snapshotter_of(driver).finish_removal(numbers)
     return Collected(tuple(str(digest) for digest in blobs), sizes, len(doomed))
+
+
+class _Undone(Exception):
+    """Ends a transaction that was only tried."""
+
+
+def _what_would_go(store: Store, images: Sequence[str], layers: Sequence[str]) -> Collected:
+    """The same decisions in a transaction that is undone."""
+    found = Collected((), 0, 0)
+    try:
+        with store.database.write() as db:
+            db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in images])
+            db.executemany(
+                "DELETE FROM snapshots WHERE (driver, key) IN (SELECT driver, key FROM writable WHERE name = ?)",
+                [(name,) for name in layers],
+            )
+            db.executemany("DELETE FROM writable WHERE name = ?", [(name,) for name in layers])
+            blobs = _unreachable_blobs(store, db)
+            sizes = sum(store.content.size(digest) for digest in blobs)
+            found = Collected(tuple(map(str, blobs)), sizes, len(_unreachable_snapshots(db)))
+            raise _Undone
+    except _Undone:
+        return found
 
 
 def reachable_blobs(db: sqlite3.Connection) -> set[str]:
@@ -122,8 +149,8 @@ def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
     return [(str(doomed[number]["driver"]), number) for number in order]
 
 
-def _note_blobs(store: Store, db: sqlite3.Connection) -> None:
-    """A process may have been killed between making a blob and noting it."""
+def note_blobs(store: Store, db: sqlite3.Connection) -> None:
+    """Within a write transaction: a process may have been killed between making a blob and noting it."""
     missing = [str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present = 0")]
     there = [(digest,) for digest in missing if store.content.has(digest)]
     db.executemany("UPDATE layers SET present = 1 WHERE digest = ?", there)

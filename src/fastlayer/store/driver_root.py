@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastlayer.errors import DriverError, StorageError, show_path
+from fastlayer.drivers import registry
+from fastlayer.errors import DriverError, FastlayerError, StorageError, show_path
 
 if TYPE_CHECKING:
     import sqlite3
 
     from fastlayer.metadata.database import Database
+    from fastlayer.snapshot.driver import Driver
 
 _NAME = "identity"
 
@@ -40,6 +42,19 @@ def settle(database: Database, driver: str, place: Path, make: Callable[[], None
     with database.write() as db:
         identity = _read(place) or _write(place)
         db.execute("INSERT OR REPLACE INTO driver_roots (driver, identity) VALUES (?, ?)", (driver, identity))
+
+
+def on_disk(root: Path) -> dict[str, set[int]]:
+    """The numbers that drivers have below ``root``, whatever the database says; those that cannot be seen left out."""
+    found = {}
+    for name in registry.names():
+        if (root / name).is_dir():
+            try:
+                make: Callable[[Path], Driver] = registry.driver_class(name)
+                found[name] = make(root / name).numbers()
+            except FastlayerError:
+                continue
+    return {name: numbers for name, numbers in found.items() if numbers}
 
 
 def _known(db: sqlite3.Connection, driver: str) -> tuple[str | None, bool]:

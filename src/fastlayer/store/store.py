@@ -5,6 +5,7 @@
     <root>/
       content/        blobs, in an OCI image layout
       metadata.db     what they are and who uses them (metadata/migrations.py)
+      metadata.db.copy  a spare copy of that, for `store check --repair` (metadata/spare.py)
       reserve         space to work with when the file system is full (store/reserve.py)
       leases/         who works here now (metadata/leases.py)
       overlay2/ ...   the snapshots of each storage driver, and its `identity` (store/driver_root.py)
@@ -23,6 +24,7 @@ from pathlib import Path
 from fastlayer.content.store import ContentStore
 from fastlayer.drivers import registry
 from fastlayer.errors import OperandError, StorageError, StoreError, show_path
+from fastlayer.metadata import spare
 from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Lease, Leases
 from fastlayer.snapshot.driver import Driver
@@ -65,9 +67,12 @@ def may_own_all() -> bool:
 
 
 class Store:
-    """An open store; a context manager. ``root`` is made when it is not there."""
+    """An open store; a context manager. ``root`` is made when it is not there.
 
-    def __init__(self, root: Path, *, driver: str | None = None) -> None:
+    ``recovering``: by who puts back the copy of its database (``maintenance/recover.py``).
+    """
+
+    def __init__(self, root: Path, *, driver: str | None = None, recovering: bool = False) -> None:
         self.root = root
         self._wanted = driver
         self._drivers: dict[str, Snapshotter] = {}
@@ -75,7 +80,7 @@ class Store:
             _make(directory, mode)
         self.content = ContentStore(root / "content")
         reserve.release_if_full(root)
-        self.database = Database(root / "metadata.db")
+        self.database = Database(root / "metadata.db", recovering=recovering)
         self.leases = Leases(self.database, root / "leases")
 
     @cached_property
@@ -122,6 +127,7 @@ class Store:
             self.snapshotter_of(row["driver"]).finish_removal([int(row["number"])])
 
     def close(self) -> None:
+        spare.renew(self.database)
         self.database.close()
         reserve.renew(self.root)
 
@@ -153,11 +159,18 @@ def open_store(root: str | os.PathLike[str] | None = None, *, driver: str | None
 def existing_store(root: str | os.PathLike[str] | None = None, *, driver: str | None = None) -> Store:
     """Like ``open_store``, but a place that is no store raises ``OperandError``: for commands that only look."""
     place = Path(os.path.abspath(os.fspath(root))) if root is not None else default_root()
-    if not (place / "metadata.db").exists():
-        raise OperandError(
-            f"{show_path(os.fspath(place))}: no store there: load or import an image first, or give --root"
-        )
+    require_store(place)
     return Store(place, driver=driver)
+
+
+def require_store(place: Path) -> None:
+    """Raises ``OperandError`` where there is no store, ``CorruptStoreError`` where one has lost its database."""
+    database = place / "metadata.db"
+    if database.exists():
+        return
+    if spare.copy_of(database).exists() or any((place / "content/blobs").glob("*/*")):
+        raise spare.DamagedError(database, "is missing")
+    raise OperandError(f"{show_path(os.fspath(place))}: no store there: load or import an image first, or give --root")
 
 
 def _make(directory: Path, mode: int) -> None:

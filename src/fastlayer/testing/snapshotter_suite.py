@@ -30,7 +30,6 @@ from fastlayer.errors import (
     UnsafeEntryError,
     UsageError,
 )
-from fastlayer.mounts.mount import Mount
 from fastlayer.snapshot.snapshotter import Snapshotter
 from fastlayer.testing.dump import difference, dump
 
@@ -46,10 +45,11 @@ class Bench:
         self.privileged = os.geteuid() == 0
 
     @contextmanager
-    def mounted(self, mounts: list[Mount]) -> Iterator[Path]:
-        """The tree behind the mounts; without the right to mount, the directory a single bind mount names."""
+    def mounted(self, key: str) -> Iterator[Path]:
+        """The tree of a snapshot; without the right to mount, the directory a single bind mount names."""
         from fastlayer.drivers.vfs import may_mount
 
+        mounts = self.snapshotter.ready(key)
         if not may_mount():
             assert len(mounts) == 1 and mounts[0].type == "bind", f"needs mounts: {mounts}"
             yield Path(mounts[0].source)
@@ -59,15 +59,29 @@ class Bench:
         with temporary(mounts) as path:
             yield path
 
+    @contextmanager
+    def prepared(self, key: str, parent: str | None) -> Iterator[Path]:
+        """A new active snapshot, mounted."""
+        self.snapshotter.prepare(key, parent)
+        with self.mounted(key) as tree:
+            yield tree
+
+    @contextmanager
+    def viewed(self, key: str, name: str) -> Iterator[Path]:
+        """A new view, mounted."""
+        self.snapshotter.view(key, name)
+        with self.mounted(key) as tree:
+            yield tree
+
     def commit(self, name: str, parent: str | None, write: Callable[[Path], object]) -> None:
         """A committed snapshot made by ``write`` in the tree of ``parent``."""
-        with self.mounted(self.snapshotter.prepare(f"making {name}", parent)) as tree:
+        with self.prepared(f"making {name}", parent) as tree:
             write(tree)
         self.snapshotter.commit(name, f"making {name}")
 
     def dump(self, name: str) -> dict[str, dict[str, object]]:
         """What a committed snapshot holds."""
-        with self.mounted(self.snapshotter.view(f"dump {name}", name)) as tree:
+        with self.viewed(f"dump {name}", name) as tree:
             found = dump(tree)
         self.snapshotter.remove(f"dump {name}")
         return found
@@ -139,7 +153,7 @@ EDITED = {
 def check_a_child_looks_like_its_parent(bench: Bench) -> None:
     bench.commit("base", None, base)
     wanted = bench.dump("base")
-    with bench.mounted(bench.snapshotter.prepare("child", "base")) as tree:
+    with bench.prepared("child", "base") as tree:
         _same(wanted, dump(tree), "the child and its parent")
     assert "./etc/passwd" in {f"./{name}" for name in wanted}
 
@@ -161,7 +175,7 @@ def check_a_parent_never_changes(bench: Bench) -> None:
     bench.commit("base", None, base)
     before = bench.dump("base")
     bench.commit("edited", "base", edit)
-    with bench.mounted(bench.snapshotter.prepare("other", "base")) as tree:
+    with bench.prepared("other", "base") as tree:
         edit(tree)
     _same(before, bench.dump("base"), "the parent before and after")
     bench.snapshotter.remove("other")
@@ -170,15 +184,14 @@ def check_a_parent_never_changes(bench: Bench) -> None:
 
 def check_children_do_not_see_each_other(bench: Bench) -> None:
     bench.commit("base", None, base)
-    one, two = bench.snapshotter.prepare("one", "base"), bench.snapshotter.prepare("two", "base")
-    with bench.mounted(one) as first, bench.mounted(two) as second:
+    with bench.prepared("one", "base") as first, bench.prepared("two", "base") as second:
         (first / "etc/passwd").write_text("first")
         (second / "etc/passwd").write_text("second")
         (first / "etc/hosts").unlink()
         assert (second / "etc/hosts").exists()
         assert (first / "etc/passwd").read_text() == "first"
         assert (second / "etc/passwd").read_text() == "second"
-    with bench.mounted(bench.snapshotter.mounts("one")) as first:
+    with bench.mounted("one") as first:
         assert (first / "etc/passwd").read_text() == "first", (
             "what an active snapshot holds is there when mounted again"
         )
@@ -187,7 +200,7 @@ def check_children_do_not_see_each_other(bench: Bench) -> None:
 def check_a_view_cannot_be_written(bench: Bench) -> None:
     bench.commit("base", None, base)
     before = bench.dump("base")
-    with bench.mounted(bench.snapshotter.view("look", "base")) as tree:
+    with bench.viewed("look", "base") as tree:
         _same(before, dump(tree), "the view and the snapshot")
         try:
             (tree / "etc/passwd").write_text("changed")
@@ -202,8 +215,7 @@ def check_a_view_cannot_be_written(bench: Bench) -> None:
 
 def check_changes_are_exact(bench: Bench) -> None:
     bench.commit("base", None, base)
-    mounts = bench.snapshotter.prepare("work", "base")
-    with bench.mounted(mounts) as tree:
+    with bench.prepared("work", "base") as tree:
         _no_changes(bench, "work")
         edit(tree)
         _edited(bench, "work")  # while it is mounted
@@ -299,8 +311,7 @@ def check_removal(bench: Bench) -> None:
 
 def check_a_duplicate_is_of_now(bench: Bench) -> None:
     bench.commit("base", None, base)
-    mounts = bench.snapshotter.prepare("work", "base")
-    with bench.mounted(mounts) as tree:
+    with bench.prepared("work", "base") as tree:
         edit(tree)
         wanted = dump(tree)
         bench.snapshotter.duplicate("copy", "work")
@@ -308,7 +319,7 @@ def check_a_duplicate_is_of_now(bench: Bench) -> None:
         (tree / "etc/added").unlink()
     _same(wanted, bench.dump("copy"), "the active snapshot and its duplicate")
     _edited(bench, "copy")
-    with bench.mounted(bench.snapshotter.mounts("work")) as tree:
+    with bench.mounted("work") as tree:
         assert (tree / "etc/passwd").read_text() == "later"
     bench.snapshotter.remove("work")
     _same(wanted, bench.dump("copy"), "the duplicate after its source went")
@@ -316,11 +327,10 @@ def check_a_duplicate_is_of_now(bench: Bench) -> None:
 
 def check_usage_grows_with_what_is_written(bench: Bench) -> None:
     bench.commit("base", None, base)
-    mounts = bench.snapshotter.prepare("work", "base")
-    with bench.mounted(mounts):
+    with bench.prepared("work", "base"):
         pass  # what a file system writes of itself when it is mounted is not asked for
     before = bench.snapshotter.usage("work")
-    with bench.mounted(mounts) as tree:
+    with bench.mounted("work") as tree:
         (tree / "big").write_bytes(os.urandom(4 * MIB))
         os.sync()
     after = bench.snapshotter.usage("work")
@@ -356,7 +366,7 @@ def check_many_at_once(bench: Bench) -> None:
         try:
             for turn in range(3):
                 key = f"work-{number}-{turn}"
-                with bench.mounted(own.prepare(key, "base")) as tree:
+                with bench.prepared(key, "base") as tree:
                     (tree / "who").write_text(key)
                 own.commit(f"done {key}", key)
         except BaseException as exc:
@@ -369,18 +379,18 @@ def check_many_at_once(bench: Bench) -> None:
         thread.join()
     assert not errors, errors
     for number in range(4):
-        with bench.mounted(bench.snapshotter.view(f"v{number}", f"done work-{number}-2")) as tree:
+        with bench.viewed(f"v{number}", f"done work-{number}-2") as tree:
             assert (tree / "who").read_text() == f"work-{number}-2"
 
 
 def check_a_size_limit_holds_or_is_refused(bench: Bench) -> None:
     bench.commit("base", None, base)
     try:
-        mounts = bench.snapshotter.prepare("small", "base", size=64 * MIB)
+        bench.snapshotter.prepare("small", "base", size=64 * MIB)
     except DriverError as exc:
         assert ": " in str(exc) and not bench.snapshotter.exists("small")
         return
-    with bench.mounted(mounts) as tree:
+    with bench.mounted("small") as tree:
         try:
             for number in range(80):
                 with open(tree / f"fill-{number}", "wb") as file:
@@ -392,6 +402,33 @@ def check_a_size_limit_holds_or_is_refused(bench: Bench) -> None:
         else:
             raise AssertionError("80 MiB went into a snapshot limited to 64 MiB")
     bench.snapshotter.remove("small")
+
+
+def check_an_option_it_has_not_is_refused(bench: Bench) -> None:
+    bench.commit("base", None, base)
+    snapshotter, before = bench.snapshotter, bench.snapshotter.driver.numbers()
+    for make in (snapshotter.prepare, snapshotter.view):
+        try:
+            make("odd", "base", options={"no-such-option": "on"})
+        except UsageError as exc:
+            assert "no-such-option" in str(exc) and snapshotter.driver.name in str(exc), exc
+        else:
+            raise AssertionError("an option that nobody knows was taken")
+    assert snapshotter.driver.numbers() == before and not snapshotter.exists("odd")
+
+
+def check_asking_for_mounts_changes_nothing(bench: Bench) -> None:
+    bench.commit("base", None, base)
+    asked = bench.snapshotter.mounts
+    with bench.prepared("work", "base") as tree:
+        first = asked("work")
+        (tree / "etc/passwd").write_text("written")
+        assert asked("work") == first, "the mounts of a snapshot change while it is mounted"
+        assert (tree / "etc/passwd").read_text() == "written"
+    with bench.viewed("look", "base"):
+        assert asked("look") == asked("look")
+    with bench.mounted("work") as tree:
+        assert (tree / "etc/passwd").read_text() == "written", "ready once, ready again"
 
 
 def check_a_failed_creation_leaves_nothing(bench: Bench) -> None:
@@ -419,7 +456,7 @@ def check_prepared_files_are_the_same(bench: Bench) -> None:
     bench.snapshotter.prepare("work", "base")
     number, parents = bench.snapshotter.number("work")
     bench.snapshotter.driver.copy_up(number, parents, [b"etc/passwd", b"bin/tool", b"deep/er/still/f"])
-    with bench.mounted(bench.snapshotter.mounts("work")) as tree:
+    with bench.mounted("work") as tree:
         found = dump(tree)
         for entry in (wanted, found):  # a hard link that overlayfs copies up loses its other names (overlayfs.rst)
             for name in ("bin/tool", "bin/tool2"):

@@ -35,7 +35,7 @@ from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
 from fastlayer.mounts.mount import Mount
-from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, Usage, refuse_options
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -104,9 +104,34 @@ class Btrfs:
 
     # ---- using -------------------------------------------------------------------------------
 
-    def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        return ()
+
+    def check_options(self, options: Options, kind: Kind) -> None:
+        refuse_options(self.name, options)
+
+    def mounts(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> list[Mount]:
         path = self._path(parents[0] if kind == "view" else number)
         return [Mount("bind", os.fspath(path), ("rbind", "rw" if kind == "active" else "ro"))]
+
+    def make_ready(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> None:
+        """Nothing to do: a directory is there."""
+
+    def sync(self, number: int) -> None:
+        """Nothing to do: what programs sync is synced."""
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
         from fastlayer.layer.diff import diff, diff_only
@@ -165,6 +190,10 @@ class Btrfs:
             found: tuple[int, int] | None = _engine().qgroup_usage(fd, _engine().info(fd).id)
             return found
 
+    def own_tree(self, number: int) -> Path | None:
+        """A subvolume has all files of those below it, too: ``usage`` tells what is its own."""
+        return None
+
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
         with refusals("copy-up"):
             require(self._path(number), paths)
@@ -193,10 +222,15 @@ class Btrfs:
         if not folders.is_filled(path):
             return None
         with subvolumes.opened(path) as fd:
-            if _engine().info(fd).readonly:
-                return None
-        with refusals("cannot move the snapshot"):
-            return folders.set_aside(self.root, path)
+            sealed = _engine().info(fd).readonly
+            if sealed:  # cannot go to another directory
+                _engine().set_readonly(fd, False)
+            try:
+                with refusals("cannot move the snapshot"):
+                    return folders.set_aside(self.root, path)
+            finally:
+                if sealed:
+                    _engine().set_readonly(fd, True)
 
     def numbers(self) -> set[int]:
         return folders.numbers(self._subvolumes())

@@ -23,7 +23,8 @@ from fastlayer.drivers.devicemapper.probing import probe
 from fastlayer.drivers.paths import require
 from fastlayer.errors import CorruptStoreError, DriverError, InUseError, StorageError
 from fastlayer.mounts.mount import Mount
-from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Probe, Usage, refuse_options
+from fastlayer.snapshot.driver import Options as StorageOptions
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -166,14 +167,39 @@ class DeviceMapper:
 
     # ---- using -------------------------------------------------------------------------------
 
-    def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
-        """Makes the device usable. The tree is the directory ``rootfs`` of its file system."""
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        return ()
+
+    def check_options(self, options: StorageOptions, kind: Kind) -> None:
+        refuse_options(self.name, options)
+
+    def mounts(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: StorageOptions = NO_OPTIONS,
+    ) -> list[Mount]:
+        """The tree is the directory ``rootfs`` of its file system; ``make_ready`` makes the device."""
+        words = filesystem.mount_options(self._kind, readonly=kind != "active")
+        return [Mount(self._kind, self._pool.path_of(number), words, subdirectory=ROOTFS)]
+
+    def make_ready(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: StorageOptions = NO_OPTIONS,
+    ) -> None:
+        """The device is there, and holds what it should."""
         writable = kind == "active"
         with self._pool.held():
             book = self._snapshot(number) if writable else self._settled(number)
             self._pool.activate(number, book, writable=writable)
-        options = filesystem.mount_options(self._kind, readonly=not writable)
-        return [Mount(self._kind, self._pool.path_of(number), options, subdirectory=ROOTFS)]
+
+    def sync(self, number: int) -> None:
+        """Nothing to do: what programs sync is synced."""
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
         """Walks the two trees; files that inode and ctime prove to be those of the parent are not read.
@@ -269,10 +295,10 @@ class DeviceMapper:
             self._books.drop_snapshot(number)
 
     def set_aside(self, number: int) -> Path | None:
-        """A device cannot be moved: one that may have been written to stays where it is."""
+        """A device cannot be moved: one of its own, which may hold what is nowhere else, stays where it is."""
         book = self._books.snapshot(number)
-        if book is not None and not book.sealed:
-            raise DriverError(f"snapshot {number}: may hold what someone wrote, so it stays in the pool")
+        if book is not None and book.device == number:
+            raise DriverError(f"snapshot {number}: may hold what is nowhere else, so it stays in the pool")
         return None
 
     def numbers(self) -> set[int]:

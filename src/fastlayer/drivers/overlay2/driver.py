@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer.drivers import folders
 from fastlayer.drivers.attributes import drop_trusted
-from fastlayer.drivers.overlay2 import layout, settings
+from fastlayer.drivers.overlay2 import layout, settings, unsynced
 from fastlayer.drivers.overlay2.lookup import decides, provider
 from fastlayer.drivers.overlay2.whiteouts import drop_pointless
 from fastlayer.drivers.paths import with_parents
@@ -19,7 +19,7 @@ from fastlayer.drivers.system import refusals
 from fastlayer.errors import DriverError
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.overlay import MAX_LOWERS
-from fastlayer.snapshot.driver import Kind, LayerTarget, Probe, Usage
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, Usage
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -29,7 +29,7 @@ _IMPLIED_NS = 86_399 * 10**9  # the time of a root that no entry has spoken of y
 
 
 class Overlay2:
-    """Snapshots as overlayfs layers below ``root``; ``layout.py`` describes the directory, ``settings.py`` the options.
+    """Snapshots as overlayfs layers below ``root``: ``layout.py`` describes it, ``settings.py`` their options.
 
     In a user namespace (``unshare -Urm``) the marks are ``user.*`` attributes (``userxattr``).
     """
@@ -37,15 +37,20 @@ class Overlay2:
     name = "overlay2"
     independent = True
 
-    def __init__(self, root: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
-        self.settings = settings.settings(options or {})
 
     @classmethod
     def probe(cls, root: Path) -> Probe:
         from fastlayer.drivers.overlay2.probe import probe
 
         return probe(root)
+
+    @classmethod
+    def working_options(cls, root: Path) -> tuple[str, ...]:
+        from fastlayer.drivers.overlay2.probe import working_options
+
+        return working_options(root)
 
     # ---- places ------------------------------------------------------------------------------
 
@@ -61,17 +66,13 @@ class Overlay2:
         return tuple(f"{base}/{number}/diff" for number in parents) or (f"{base}/empty",)
 
     def _layout(self) -> layout.Layout:
-        wanted = self.settings
-        known = layout.read(self.root)
-        if known is None or (wanted.metacopy, wanted.redirect_dir) > (False, False):
-            fresh = layout.Layout(
-                layout.natural_format() if known is None else known.format,
-                wanted.metacopy,
-                wanted.redirect_dir or wanted.metacopy,  # a renamed file says where its data are by a redirect
-            )
-            settings.check(wanted, fresh)
-            known = layout.settle(self.root, fresh)
-        return known
+        """As it is, or as the first snapshot will make it."""
+        return layout.read(self.root) or layout.Layout(layout.natural_format())
+
+    def _marks(self, known: layout.Layout, numbers: Sequence[int]) -> layout.Marks:
+        if not (known.metacopy or known.redirect_dir):
+            return layout.NO_MARKS
+        return layout.marks_in(self._place(number) for number in numbers)
 
     # ---- making ------------------------------------------------------------------------------
 
@@ -79,7 +80,8 @@ class Overlay2:
         if len(parents) >= MAX_LOWERS:
             raise DriverError(f"{len(parents)} layers: overlayfs stacks at most {MAX_LOWERS}: squash the image")
         with refusals("cannot make the snapshot"):
-            self._layout()
+            if layout.read(self.root) is None:
+                layout.settle(self.root, self._layout())
             place = self._place(number)
             os.mkdir(place, 0o700)
             if kind == "view":
@@ -127,13 +129,14 @@ class Overlay2:
             if project := quota.project(diff):
                 quota.unlimit(diff, project)
             folders.remove(place, b"work")
-            (place / "boot").unlink(missing_ok=True)
+            unsynced.forget(place)
 
     def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
         from fastlayer.layer.clone import clone
 
         with refusals("cannot copy the snapshot"):
             os.mkdir(self._place(number), 0o700)
+            layout.note_marks(self._place(number), self._marks(self._layout(), [source]))
             stats = clone(self._diff(source), self._diff(number))
             drop_trusted(self._diff(number), keep=("trusted.overlay.",))
         lost = [warning for warning in stats.warnings if "socket" not in warning]
@@ -142,37 +145,55 @@ class Overlay2:
 
     # ---- using -------------------------------------------------------------------------------
 
-    def mounts(self, number: int, parents: Sequence[int], kind: Literal["active", "view", "committed"]) -> list[Mount]:
-        found = self._layout()
-        options = settings.mount_options(found, writable=kind == "active")
-        id_map = self.settings.id_map
+    def check_options(self, options: Options, kind: Kind) -> None:
+        chosen = settings.settings(options)
+        if kind == "view":
+            settings.check_view(options)
+        settings.check(chosen, self._layout())
+
+    def mounts(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> list[Mount]:
+        known, chosen = self._layout(), settings.settings(options)
+        there = self._marks(known, [number, *parents])
         if kind == "active":
             place = self._place(number)
-            uppers = (f"upperdir={place}/diff", f"workdir={place}/work")
-            if self.settings.volatile:
-                self._make_ready(place)
-                options = (*options, "volatile")
-            return [Mount("overlay", "overlay", ("rw", *uppers, *options), self._lowers(parents), id_map)]
+            words = settings.mount_options(known.format, there, settings.may_make(chosen, there))
+            uppers = (f"upperdir={place}/diff", f"workdir={place}/work", *words)
+            last = ("volatile",) if chosen.volatile else ()
+            return [Mount("overlay", "overlay", ("rw", *uppers, *last), self._lowers(parents), chosen.id_map)]
         lowers = self._lowers([number, *parents] if kind == "committed" else parents)
         if len(lowers) == 1:  # the kernel wants two; a bind mount would show whiteouts and marks
             lowers = (*lowers, os.fspath(self.root / "empty"))
-        return [Mount("overlay", "overlay", ("ro", *options), lowers, id_map)]
+        words = settings.mount_options(known.format, there)
+        return [Mount("overlay", "overlay", ("ro", *words), lowers, chosen.id_map)]
 
-    def _make_ready(self, place: Path) -> None:
-        """The kernel refuses a directory that was mounted ``volatile`` before; in the same boot nothing was lost."""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        note = place / "boot"
+    def make_ready(
+        self,
+        number: int,
+        parents: Sequence[int],
+        kind: Literal["active", "view", "committed"],
+        options: Options = NO_OPTIONS,
+    ) -> None:
+        """Remembers which marks will be made, before there are any, and that nothing is synced from now on."""
+        if kind != "active":
+            return
+        place, known, chosen = self._place(number), self._layout(), settings.settings(options)
+        made = settings.may_make(chosen, self._marks(known, [number, *parents]))
         with refusals("cannot prepare the mount"):
-            last = note.read_text().strip() if note.exists() else None
-            if last not in (None, boot):
-                raise DriverError(
-                    f"snapshot {place.name}: the machine went down while it was volatile, parts may be lost: remove it"
-                )
-            if last is None:
-                note.write_text(boot + "\n")
-            import shutil
+            if made != layout.NO_MARKS:
+                layout.settle(self.root, layout.Layout(known.format, made.metacopy, made.redirects))
+                layout.note_marks(place, made)
+            if chosen.volatile:
+                unsynced.begin(place)
 
-            shutil.rmtree(place / "work" / "work" / "incompat", ignore_errors=True)
+    def sync(self, number: int) -> None:
+        with refusals("cannot sync the snapshot"):
+            unsynced.settle(self._place(number))
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
         from fastlayer.layer.diff import diff_upper
@@ -223,11 +244,9 @@ class Overlay2:
                 quota.unlimit(self.root, project)
 
     def set_aside(self, number: int) -> Path | None:
-        """Only what is not sealed was written to by anyone: that has a ``work``."""
         place = self._place(number)
         with refusals("cannot move the snapshot"):
-            written = (place / "work").exists() and folders.is_filled(place / "diff")
-            return folders.set_aside(self.root, place) if written else None
+            return folders.set_aside(self.root, place) if folders.is_filled(place / "diff") else None
 
     def numbers(self) -> set[int]:
         with refusals("cannot list the snapshots"):

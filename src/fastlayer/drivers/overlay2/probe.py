@@ -5,15 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastlayer.drivers import folders
 from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.errors import DriverError, FastlayerError, StorageError
 from fastlayer.mounts import mounting, overlay
 from fastlayer.mounts.mount import Mount
-from fastlayer.snapshot.driver import Probe
+from fastlayer.snapshot.driver import Options, Probe
 
+if TYPE_CHECKING:
+    from fastlayer.drivers.overlay2.driver import Overlay2
+
+_VALUES = {"metacopy": "on", "redirect_dir": "on", "volatile": "on", "id_map": "0:0:1"}
 _ELSEWHERE = "keep the store on ext4, XFS, btrfs or tmpfs (--root), or use the driver vfs"
 _NO_KERNEL = Probe(False, "this kernel has no overlayfs", "load its module (modprobe overlay), or use the driver vfs")
 _NO_RIGHT = Probe(False, "not permitted to mount", "run as root, or inside `unshare -Urm`, or use the driver vfs")
@@ -25,15 +32,48 @@ def probe(root: Path) -> Probe:
         return verdict
     place = root
     try:
-        while not _exists(place):
-            place = place.parent
-        directory = tempfile.mkdtemp(prefix=".fastlayer-probe-", dir=place)
+        place = _place(root)
+        with _scratch(place) as directory:
+            return _try(directory, place)
     except OSError as exc:
         return Probe(False, f"{place}: {exc.strerror}", "use a directory that can be written to (--root)")
+
+
+def working_options(root: Path) -> tuple[str, ...]:
+    """Those options of a layer that are taken below a root where the driver works. Leaves nothing behind."""
+    from fastlayer.drivers.overlay2.driver import Overlay2
+
+    with _scratch(_place(root)) as directory:
+        driver = Overlay2(directory)
+        return tuple(name for number, name in enumerate(_VALUES, 1) if _takes(driver, number, {name: _VALUES[name]}))
+
+
+def _takes(driver: Overlay2, number: int, options: Options) -> bool:
     try:
-        return _try(Path(directory), place)
+        driver.check_options(options, "active")
+        driver.create(number, [], "active")
+        driver.make_ready(number, [], "active", options)
+        (value,) = driver.mounts(number, [], "active", options)
+        with mounting.private(value):
+            return True
+    except FastlayerError:
+        return False
+
+
+def _place(root: Path) -> Path:
+    """The root, or the directory it would be made in."""
+    while not _exists(root):
+        root = root.parent
+    return root
+
+
+@contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix=".fastlayer-probe-", dir=place))
+    try:
+        yield directory
     finally:
-        folders.remove(place, os.path.basename(os.fsencode(directory)))
+        folders.remove(place, os.fsencode(directory.name))
 
 
 def _exists(place: Path) -> bool:
@@ -62,7 +102,7 @@ def _try(directory: Path, place: Path) -> Probe:
         (directory / name).mkdir()
     (directory / "lower/file").touch()
     (directory / "lower/dir/inner").touch()
-    options = settings.mount_options(layout.Layout(layout.natural_format()), writable=True)
+    options = settings.mount_options(layout.natural_format())
     uppers = (f"upperdir={directory}/upper", f"workdir={directory}/work")
     value = Mount("overlay", "overlay", (*uppers, *options), (os.fspath(directory / "lower"),))
     try:
