@@ -194,7 +194,9 @@ def understand(found: Instruction) -> From | Command:
     """The instruction with its meaning. Raises ``DockerfileError``, without file and line."""
     reader = _READERS.get(found.keyword)
     if reader is None:
-        raise DockerfileError(f"unknown instruction {found.keyword.upper()!r}{nearest(found.keyword, _READERS)}")
+        raise DockerfileError(
+            f"unknown instruction {found.keyword.upper()!r}{nearest(found.keyword.upper(), _READERS)}"
+        )
     return reader(found)
 
 
