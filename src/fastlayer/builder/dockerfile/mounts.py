@@ -87,6 +87,11 @@ def parse_mount(text: str, expand: Callable[[str], str]) -> RunMount:
     return mount
 
 
+def source_of(text: str) -> str:
+    """What ``from`` says, in which there are no variables; empty when it is not there."""
+    return _fields(text).get("from", "")
+
+
 def _fields(text: str) -> dict[str, str]:
     """As comma-separated values, with their quotes; later ones win. Switches alone mean true."""
     try:
