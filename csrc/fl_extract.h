@@ -31,6 +31,10 @@
  *     get new attributes, either;
  *   - with ignore_chown an owner that may not be set is left, and then the
  *     setuid and setgid bits are left out;
+ *   - with skip_devices a character or block device that may not be made (EPERM)
+ *     is left out, counted and reported, and so are hard links to it in the same
+ *     layer; what was in their places goes, but on formats with markers what
+ *     lower layers have there shows (needs_lower);
  *   - overlay formats: a directory that takes the place of anything else, a
  *     whiteout included, is opaque; an entry for device 0:0 is refused; no
  *     whiteout is made below an opaque directory.
@@ -66,6 +70,7 @@ struct fl_id_map {
 struct fl_extract_options {
     int format;             /* enum fl_extract_format                           */
     bool ignore_chown;
+    bool skip_devices;
     bool fsync;             /* every file and directory, before fl_extract_end returns */
     uint32_t max_pax;
     uint64_t max_entries;   /* per layer; 0 = no limit                          */
@@ -75,13 +80,14 @@ struct fl_extract_options {
     struct fl_id_map gid_map;
 };
 
-/* Why extended attributes were not set. */
+/* What was left out, and why. */
 enum fl_extract_loss {
     FL_LOSS_POLICY = 0,  /* not taken from layers                              */
     FL_LOSS_EPERM = 1,
     FL_LOSS_ENOTSUP = 2,
     FL_LOSS_SETID = 3,   /* set-id bits left out because the owner was          */
-    FL_LOSS_KINDS = 4,
+    FL_LOSS_DEVICE = 4,  /* no attribute: a name that was left out             */
+    FL_LOSS_KINDS = 5,
 };
 
 struct fl_extract_lost {

@@ -76,6 +76,10 @@ int fl_extract_vacate(struct fl_extract *x, struct fl_place at, struct fl_error 
 
 /* ---- fl_owner.c ---- */
 
+/* Counts what was left out of the entry; the first is the example. `name`: of an attribute, or "". */
+int fl_owner_lose(struct fl_extract *x, enum fl_extract_loss kind, const char *name, const struct fl_tar_entry *e,
+                  struct fl_error *err);
+
 /* Owner, mode and attributes of a regular file just written, then its times. */
 int fl_owner_file(struct fl_extract *x, const struct fl_writing *w, const struct fl_tar_entry *e, struct fl_error *err);
 
@@ -97,6 +101,9 @@ int fl_whiteout_apply(struct fl_extract *x, struct fl_error *err);
 
 /* Lower layers do not show through the directory. */
 int fl_whiteout_set_opaque(struct fl_extract *x, uint32_t dir, struct fl_error *err);
+
+/* Something in the directory is no name of this layer: a later marker above must look, and remove what it leaves empty. */
+void fl_whiteout_note(struct fl_extract *x, uint32_t dir);
 
 /* aufs: takes the marker of a name away. 1 = there was one, 0, -1. */
 int fl_whiteout_reveal(struct fl_extract *x, struct fl_place at, struct fl_error *err);

@@ -18,12 +18,13 @@ static struct fl_dir *touch(struct fl_extract *x, uint32_t dir)
     return d;
 }
 
-/* A directory that has nothing but this layer's entries need not know which they are - unless markers may come. */
+/* A directory that has nothing but this layer's entries need not know which they are - unless markers may come,
+ * or it may lose that property because a device is left out. */
 static int remember(struct fl_extract *x, struct fl_place at, struct fl_error *err)
 {
     struct fl_seen_slot *slot;
 
-    if ((touch(x, at.dir)->flags & FL_DIR_CLEAN) && !x->keeps_markers)
+    if ((touch(x, at.dir)->flags & FL_DIR_CLEAN) && !x->keeps_markers && !x->opt.skip_devices)
         return 0;
     slot = fl_seen_get(&x->path.seen, at.dir, at.name, at.len, err);
     if (slot == NULL)
@@ -202,6 +203,20 @@ static int make_symlink(struct fl_extract *x, struct fl_place at, const struct f
     }
 }
 
+/* The entry is not made. Nothing of this layer is in its place, which is free now. 1, or -1. */
+static int leave_out(struct fl_extract *x, struct fl_place at, const struct fl_tar_entry *e, struct fl_error *err)
+{
+    struct fl_seen_slot *slot = fl_seen_get(&x->path.seen, at.dir, at.name, at.len, err);
+
+    if (slot == NULL)
+        return -1;
+    slot->flags |= FL_SEEN_LEFT | FL_SEEN_MADE;
+    fl_whiteout_note(x, at.dir); /* directories made for nothing else go with a marker */
+    x->stats.needs_lower |= x->keeps_markers; /* which may have something there that the entry replaces */
+    return fl_owner_lose(x, FL_LOSS_DEVICE, "", e, err) < 0 ? -1 : 1;
+}
+
+/* 0 = made, 1 = left out, -1. */
 static int make_node(struct fl_extract *x, struct fl_place at, mode_t type, dev_t rdev, const struct fl_tar_entry *e,
                      struct fl_error *err)
 {
@@ -216,7 +231,9 @@ static int make_node(struct fl_extract *x, struct fl_place at, mode_t type, dev_
             return -1;
         if (mknodat(fd, at.name, type | created, rdev) == 0)
             return fl_owner_node(x, at, created, e, err);
-        if (make_room(x, at, "mknod", tries, err) < 0)
+        if (errno == EPERM && type != S_IFIFO && x->opt.skip_devices)
+            return leave_out(x, at, e, err);
+        if (make_room(x, at, type == S_IFIFO ? "mkfifo" : "mknod", tries, err) < 0)
             return -1;
     }
 }
@@ -237,7 +254,20 @@ static int refuse_link(const char *why, struct fl_error *err)
     return fl_error_set(err, FL_ERR_UNSAFE, NULL, 0, "%s", why);
 }
 
-/* The place of the link's target: it must be something that can be linked. */
+static bool was_left_out(const struct fl_extract *x, const struct fl_place *at)
+{
+    const struct fl_seen_slot *slot = fl_seen_find(&x->path.seen, at->dir, at->name, at->len);
+
+    return slot != NULL && (slot->flags & FL_SEEN_LEFT);
+}
+
+/* The link's target is not there. 1 = because it was left out, -1. */
+static int miss_target(const struct fl_extract *x, const struct fl_place *at, struct fl_error *err)
+{
+    return was_left_out(x, at) ? 1 : refuse_link("hard link to a file that is not there", err);
+}
+
+/* The place of the link's target: it must be something that can be linked. 1 = it was left out, 0, -1. */
 static int find_target(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_place *ret, struct fl_error *err)
 {
     struct stat st;
@@ -256,8 +286,7 @@ static int find_target(struct fl_extract *x, const struct fl_tar_entry *e, struc
     if (fd < 0)
         return -1;
     if (fstatat(fd, ret->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT ? refuse_link("hard link to a file that is not there", err)
-                               : fl_error_os(err, errno, "fstatat", NULL, 0);
+        return errno == ENOENT ? miss_target(x, ret, err) : fl_error_os(err, errno, "fstatat", NULL, 0);
     r = S_ISDIR(st.st_mode) ? 1 : fl_whiteout_is_hidden(x, *ret, err);
     return r <= 0 ? r : refuse_link(S_ISDIR(st.st_mode) ? "hard link to a directory" : "hard link to a whiteout", err);
 }
@@ -265,13 +294,16 @@ static int find_target(struct fl_extract *x, const struct fl_tar_entry *e, struc
 static int make_hardlink(struct fl_extract *x, struct fl_place at, const struct fl_tar_entry *e, struct fl_error *err)
 {
     struct fl_place target = {0};
+    int missing = find_target(x, e, &target, err);
 
-    if (find_target(x, e, &target, err) < 0)
+    if (missing < 0)
         return -1;
     if (target.dir == at.dir && target.len == at.len && memcmp(target.name, at.name, at.len) == 0)
         return refuse_link("hard link to itself", err);
     if (fl_whiteout_reveal(x, at, err) < 0)
         return -1;
+    if (missing)
+        return fl_extract_vacate(x, at, err) < 0 ? -1 : leave_out(x, at, e, err);
     for (int tries = TRIES; ; tries--) {
         int from = fl_path_fd(&x->path, target.dir, err);
         int to = from < 0 ? -1 : fl_path_fd(&x->path, at.dir, err);
@@ -291,6 +323,7 @@ static int make_hardlink(struct fl_extract *x, struct fl_place at, const struct 
 
 /* ---- dispatch --------------------------------------------------------- */
 
+/* 0 = made, 1 = left out, -1. */
 static int make_other(struct fl_extract *x, struct fl_place at, const struct fl_tar_entry *e, struct fl_error *err)
 {
     if (e->type != FL_TAR_HARDLINK && fl_whiteout_reveal(x, at, err) < 0) /* it looks at its target first */
@@ -315,6 +348,7 @@ static int make_other(struct fl_extract *x, struct fl_place at, const struct fl_
 int fl_extract_entry(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
 {
     struct fl_place at = {0, x->name.base, x->name.base_len};
+    int r;
 
     if (x->name.kind == FL_NAME_ROOT)
         return make_root(x, e, err);
@@ -322,5 +356,8 @@ int fl_extract_entry(struct fl_extract *x, const struct fl_tar_entry *e, struct 
         return -1;
     if (e->type == FL_TAR_DIR)
         return make_dir(x, at, e, err);
-    return make_other(x, at, e, err) < 0 ? -1 : remember(x, at, err);
+    r = make_other(x, at, e, err);
+    if (r != 0)
+        return r < 0 ? -1 : 0;
+    return remember(x, at, err);
 }

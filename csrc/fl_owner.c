@@ -50,12 +50,12 @@ static int thing_stat(struct thing t, struct stat *st)
 
 /* ---- what was lost ---------------------------------------------------- */
 
-static int lose(struct fl_extract *x, enum fl_extract_loss kind, const char *name, const struct fl_tar_entry *e,
-                struct fl_error *err)
+int fl_owner_lose(struct fl_extract *x, enum fl_extract_loss kind, const char *name, const struct fl_tar_entry *e,
+                  struct fl_error *err)
 {
     struct fl_extract_lost *lost = &x->stats.lost[kind];
 
-    if (kind != FL_LOSS_SETID)
+    if (kind != FL_LOSS_SETID && kind != FL_LOSS_DEVICE)
         x->stats.skipped_xattrs++;
     if (lost->count++ != 0)
         return 0;
@@ -69,9 +69,9 @@ static int lose_or_fail(struct fl_extract *x, const char *op, const char *name, 
                         struct fl_error *err)
 {
     if (errno == EPERM)
-        return lose(x, FL_LOSS_EPERM, name, e, err);
+        return fl_owner_lose(x, FL_LOSS_EPERM, name, e, err);
     if (errno == EOPNOTSUPP)
-        return lose(x, FL_LOSS_ENOTSUP, name, e, err);
+        return fl_owner_lose(x, FL_LOSS_ENOTSUP, name, e, err);
     return fl_error_os(err, errno, op, NULL, 0);
 }
 
@@ -119,7 +119,7 @@ static int give(struct fl_extract *x, struct thing t, struct owner *have, struct
     if ((*mode & SET_IDS) == 0)
         return 0;
     *mode &= ~(mode_t)SET_IDS;
-    return lose(x, FL_LOSS_SETID, "", e, err);
+    return fl_owner_lose(x, FL_LOSS_SETID, "", e, err);
 }
 
 /* ---- extended attributes ---------------------------------------------- */
@@ -192,7 +192,7 @@ static int set_other_xattrs(struct fl_extract *x, struct thing t, const struct f
 
     while (r == 0 && next_xattr(e, &at, &a)) {
         if (is_hosts(x, a.name))
-            r = lose(x, FL_LOSS_POLICY, a.name, e, err);
+            r = fl_owner_lose(x, FL_LOSS_POLICY, a.name, e, err);
         else if (!has_prefix(a.name, "user."))
             r = set_one(x, t, &a, e, err);
     }

@@ -128,7 +128,7 @@ void fl_path_forget(struct fl_path *p, uint32_t dir, const char *name, size_t le
     if (slot->dir != 0)
         p->dirs[slot->dir].flags |= FL_DIR_GONE;
     slot->dir = 0;
-    slot->flags &= ~FL_SEEN_MADE;
+    slot->flags &= ~(FL_SEEN_MADE | FL_SEEN_LEFT);
 }
 
 /* ---- descriptors ------------------------------------------------------ */

@@ -12,6 +12,7 @@
 #include "fl_buf.h"
 
 #define FL_SEEN_MADE 1u   /* something that is no directory, made by this layer   */
+#define FL_SEEN_LEFT 4u   /* a device of this layer that could not be made        */
 #define FL_SEEN_USED 2u   /* private: the slot is taken                           */
 
 struct fl_seen_slot {

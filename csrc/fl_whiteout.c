@@ -132,7 +132,7 @@ static int make_empty(int dir, const char *name, struct fl_error *err)
 }
 
 /* What was written down, and the directories made for it, a later marker above must find and remove. */
-static void note_marker(struct fl_extract *x, uint32_t dir)
+void fl_whiteout_note(struct fl_extract *x, uint32_t dir)
 {
     fl_extract_dir(x, dir)->flags |= FL_DIR_TOUCHED;
     for (; dir != 0; dir = fl_extract_dir(x, dir)->parent)
@@ -149,7 +149,7 @@ int fl_whiteout_set_opaque(struct fl_extract *x, uint32_t dir, struct fl_error *
     fl_extract_dir(x, dir)->flags |= FL_DIR_OPAQUE | FL_DIR_OPAQUE_KNOWN;
     if (x->is_overlay)
         return fsetxattr(fd, x->xattr_opaque, "y", 1, 0) < 0 ? fl_error_os(err, errno, "setxattr", NULL, 0) : 0;
-    note_marker(x, dir);
+    fl_whiteout_note(x, dir);
     return make_empty(fd, OPAQUE_MARKER, err);
 }
 
@@ -316,6 +316,6 @@ int fl_whiteout_apply(struct fl_extract *x, struct fl_error *err)
         return r;
     r = x->name.kind == FL_NAME_OPAQUE ? hide_children(x, at.dir, err) : hide_name(x, at, err);
     if (x->keeps_markers)
-        note_marker(x, at.dir);
+        fl_whiteout_note(x, at.dir);
     return r;
 }

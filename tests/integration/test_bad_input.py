@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -169,7 +170,6 @@ def test_places_that_are_not_there(place: Place, trees: tuple[Path, Path]) -> No
         ("apply", layer, missing / "new"),
         ("apply", layer, layer),
         ("apply", layer, layer / "new"),
-        ("apply", layer, ""),
         ("clone", trees[0], missing / "copy"),
         ("clone", trees[0], trees[1]),
         ("clone", trees[0], layer),
@@ -182,6 +182,13 @@ def test_places_that_are_not_there(place: Place, trees: tuple[Path, Path]) -> No
 # ---- operands ----------------------------------------------------------------------------------
 
 
+def test_empty_names(place: Place, trees: tuple[Path, Path]) -> None:
+    """What an unset variable of a script becomes is not the current directory."""
+    layer = make_layer(place, trees)
+    for words in (("apply", layer, ""), ("diff", "", trees[0]), ("diff", *trees, "-o", ""), ("clone", trees[0], "")):
+        assert "it is empty" in place.refused(*words, code=2)
+
+
 def test_operands_that_are_no_trees(place: Place, trees: tuple[Path, Path]) -> None:
     layer, missing, text = make_layer(place, trees), place.root / "missing", place.root / "text"
     text.write_bytes(b"not a tar at all\n" * 100)
@@ -189,7 +196,6 @@ def test_operands_that_are_no_trees(place: Place, trees: tuple[Path, Path]) -> N
         ("diff", trees[0], missing),
         ("diff", missing, trees[0]),
         ("diff", trees[0], text),
-        ("diff", "", trees[0]),
         ("apply", missing, place.root / "new"),
         ("apply", trees[0], place.root / "new"),
         ("apply", text, place.root / "new"),
@@ -297,6 +303,23 @@ def test_owners_that_may_not_be_given(place: Place, trees: tuple[Path, Path], lo
     assert "not permitted" in line
     place.good("apply", "--ignore-chown", layer, new, before=lowly)
     assert (new / "data0").read_bytes() == (trees[1] / "data0").read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["native", "baseline"])
+def test_devices_that_may_not_be_made(place: Place, lowly: tuple[str, ...], backend: str) -> None:
+    layer, new, env = place.root / "devices.tar", place.root / "new", {"FASTLAYER_BACKEND": backend}
+    os.makedirs(place.root / "from/dev")
+    os.mknod(place.root / "from/dev/null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    (place.root / "from/file").write_bytes(b"x")
+    (place.root / "nothing").mkdir()
+    place.good("diff", place.root / "nothing", place.root / "from", "-o", layer)
+    line = place.refused("apply", "--ignore-chown", layer, new, before=lowly, env=env)
+    assert "dev/null: mknod: Operation not permitted: run as root, or leave devices out (`--skip-devices`)" in line
+    done = place.run("apply", "--ignore-chown", "--skip-devices", layer, new, before=lowly, env=env)
+    assert done.returncode == 0
+    said = done.stderr if isinstance(done.stderr, str) else done.stderr.decode()
+    assert said == "fastlayer: warning: 1 devices not made: Operation not permitted (first: dev/null)\n"
+    assert sorted(path.name for path in new.rglob("*")) == ["dev", "file"]
 
 
 def test_permissions_that_would_stop_their_own_writer(place: Place, lowly: tuple[str, ...]) -> None:

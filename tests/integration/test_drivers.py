@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,9 @@ from fastlayer.snapshot.snapshotter import Snapshotter
 from fastlayer.store.store import open_store
 from fastlayer.testing import snapshotter_suite as suite
 from fastlayer.testing.dump import difference, dump
+from tests.applying import char, file, folder, hardlink
 from tests.conftest import require
+from tests.corpus.tarparts import END
 from tests.filesystems import loop_fs, need_root
 from tests.integration import judges
 from tests.integration.userns import unshared
@@ -307,6 +311,64 @@ fl store check
     assert done.returncode == 0, done.stderr
     assert os.path.isdir(home / "plain/vfs") and "app" in done.stdout and "sound" in done.stdout
     assert "C /etc/passwd" in done.stdout
+
+
+@pytest.mark.parametrize("driver", ["overlay2", "vfs"])
+def test_images_with_devices_in_a_user_namespace(tmp_path: Path, driver: str) -> None:
+    """They are left out and told; what they replace is hidden; save gives the layers as they came."""
+    need_root()
+    layout = Layout(tmp_path / "layout")
+    layers = [
+        folder(b"dev") + char(b"dev/null", 1, 3) + hardlink(b"dev/zero", b"dev/null") + file(b"etc/old", b"1"),
+        char(b"etc/old", 1, 5) + file(b"etc/new", b"2"),
+    ]
+    for number, layer in enumerate(layers):
+        (tmp_path / f"layer{number}").write_bytes(gzip.compress(layer + END))
+    layout.image_of_files("dev:1", [tmp_path / "layer0", tmp_path / "layer1"])
+    tmp_path.chmod(0o755)
+    subprocess.run(["chmod", "-R", "a+rX", layout.path], check=True)
+    home = tmp_path / "home"
+    (home / "tree/sub").mkdir(parents=True)
+    (home / "tree/sub/file").write_text("x")
+    os.mknod(home / "tree/sub/null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    subprocess.run(["chown", "-R", "54321:54321", home], check=True)
+    os.chown(home / "tree/sub/null", 54321, 54321)
+    script = f"""
+set -e
+export FASTLAYER_ROOT={home}/store FASTLAYER_DRIVER={driver}
+fl() {{ {sys.executable} -m fastlayer "$@"; }}
+fl load -i {layout.path}
+mkdir {home}/mnt
+fl mount dev:1 {home}/mnt
+(cd {home}/mnt; find . | sort)
+fl umount {home}/mnt
+fl save dev:1 -o {home}/saved.tar
+fl import {home}/tree tree:1 >/dev/null
+fl save tree:1 -o {home}/tree.tar
+fl mount --rw --name work dev:1 {home}/mnt
+echo 3 >{home}/mnt/etc/new
+fl umount work
+fl diff work
+fl store check
+"""
+    done = unshared(["bash", "-c", script], home)
+    assert done.returncode == 0, done.stderr
+    assert "./dev\n./etc\n./etc/new\n" in done.stdout and "C /etc/new" in done.stdout and "sound" in done.stdout
+    assert "dev/null" not in done.stdout and "./etc/old" not in done.stdout
+    refused = [line for line in done.stderr.splitlines() if "devices not made" in line]
+    assert refused == [
+        "fastlayer: warning: 2 devices not made: Operation not permitted (first: dev/null)",
+        "fastlayer: warning: 1 devices not made: Operation not permitted (first: etc/old)",
+        "fastlayer: warning: 1 devices not made: Operation not permitted (first: sub/null)",
+    ]
+    with open_store(tmp_path / "root", driver=driver) as store:
+        load(store, home / "saved.tar")
+        load(store, home / "tree.tar")
+        with temporary(store, Images(store).find("dev:1")) as path:
+            assert stat.S_ISCHR((path / "dev/null").lstat().st_mode) and (path / "dev/zero").stat().st_rdev
+            assert (path / "etc/old").lstat().st_rdev == os.makedev(1, 5)
+        with temporary(store, Images(store).find("tree:1")) as path:
+            assert (path / "sub/null").lstat().st_rdev == os.makedev(1, 3)
 
 
 def test_mount_in_python(tmp_path: Path) -> None:

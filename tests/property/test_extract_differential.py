@@ -56,7 +56,7 @@ class Layers:
         choices.append({"uid_map": ((0, 100000, 1001), (2097151, 7, 1)), "gid_map": ((0, 5, 51),)})
         choices.append({"uid_map": ((1000, 0, 1),)})
         choices.append({"max_entries": 9, "max_size": 2000, "max_file_size": 600, "max_pax": 100})
-        choices.append({"fsync": True, "ignore_chown": True})
+        choices.append({"fsync": True, "ignore_chown": True, "skip_devices": True})
         return self.rng.choice(choices)
 
     def layer(self) -> bytes:

@@ -43,7 +43,12 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
         for value in ([(0, 1)], [5], 5, "0:1:2", [("0", 1, 2)], [(0, 1, 2.5)], {0: 1})
     ],
     *[("apply", {"limits": value}) for value in ({}, None, (1, 2), fastlayer.Limits(max_size="1"))],  # type: ignore[arg-type]
-    *[("apply", {"ignore_chown": "no"}), ("apply", {"format": 5}), ("apply", {"durability": []})],
+    *[
+        ("apply", {"ignore_chown": "no"}),
+        ("apply", {"skip_devices": "no"}),
+        ("apply", {"format": 5}),
+        ("apply", {"durability": []}),
+    ],
     *[("index", {"path": value}) for value in (3.5, None, True, {})],
     *[("index", {"content": "no"}), ("index", {"xattrs": 5})],
     *[("open", {"path": value}) for value in (3.5, None, True, {})],

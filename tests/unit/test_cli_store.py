@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import fastlayer
-from fastlayer.container import writable
-from fastlayer.errors import DriverError, InUseError, NotFoundError
+from fastlayer.cli import options
+from fastlayer.container import mounting, writable
+from fastlayer.errors import DriverError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Images
 from fastlayer.store.store import Store, existing_store, open_store
 from tests.conftest import needs_root
@@ -94,6 +95,11 @@ def test_changes_of_the_configuration(shell: Shell, tmp_path: Path) -> None:
     assert config["Cmd"] == ["a", "b"] and config["Env"] == ["X=1", "Y=2 3"] and config["WorkingDir"] == "/srv"
     assert config["Labels"] == {"l": "v"} and list(config["ExposedPorts"]) == ["80/tcp"]
     assert "RUN cannot be used" in shell.refused("import", place, "it", "-c", "RUN x", code=2)
+    for bad in ("ENV a", "LABEL a", "EXPOSE 99999999", "EXPOSE 0", "EXPOSE 9-8", "EXPOSE 80/icmp", "EXPOSE web"):
+        assert "--change" in shell.refused("import", place, "it", "-c", bad, code=2)
+    shell.good("import", place, "ports", "-c", "EXPOSE 80-82 53/UDP")
+    config = json.loads(shell.good("inspect", "ports"))[0]["Config"]
+    assert list(config["ExposedPorts"]) == ["53/udp", "80/tcp", "81/tcp", "82/tcp"]
 
 
 def test_tag_rmi_prune(filled: Shell) -> None:
@@ -172,6 +178,59 @@ def test_a_writable_layer_without_any_right(filled: Shell) -> None:
 
 
 @needs_root
+def test_a_target_that_is_no_utf_8(filled: Shell, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"mnt\xff")
+    place.mkdir()
+    for words in (["base:1"], ["--rw", "--name", "w", "base:1"]):
+        filled.good("mount", *words, place)
+        assert os.listdir(place) and len(filled.rows("mounts")) >= 1
+        assert "is mounted" in filled.refused("mount", "base:1", place)
+        filled.good("umount", place)
+        assert not os.listdir(place)
+    filled.good("rm", "w")
+
+
+@needs_root
+def test_pruning_goes_by_what_is_mounted(filled: Shell, tmp_path: Path) -> None:
+    """Not by the name that it had when it was mounted."""
+    (tmp_path / "mnt").mkdir()
+    filled.good("import", tree(tmp_path / "other", {"o": "o"}), "other:1")
+    filled.good("mount", "base:1", tmp_path / "mnt")
+    filled.good("tag", "base:1", "kept:1")
+    filled.good("tag", "other:1", "base:1")
+    filled.good("image", "prune", "-a", "-f")
+    assert [str(row["Repository"]) for row in filled.rows("images")] == ["kept"]
+    assert os.listdir(tmp_path / "mnt")
+    filled.good("umount", tmp_path / "mnt")
+    filled.good("image", "prune", "-a", "-f")
+    assert not filled.rows("images")
+
+
+def test_text_that_is_no_utf_8(filled: Shell, tmp_path: Path) -> None:
+    filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1")
+    odd = os.fsdecode(b"a\xff")
+    for words in (["-m", odd], ["-a", odd], ["-c", f"ENV a={odd}"]):
+        assert "is not UTF-8" in filled.refused("commit", "w", "next:1", *words, code=2)
+    assert "sound" in filled.good("store", "check") and len(filled.rows("images")) == 1
+    filled.good("import", tree(tmp_path / odd, {"n": "n"}), "odd:1")
+    assert filled.rows("history", "odd:1")[0]["Comment"] == "imported from a\\xff"
+
+
+def test_what_is_made_of_an_image_outlives_its_name(filled: Shell) -> None:
+    place = Path(filled.good("mount", "--rw", "--no-mount", "--name", "w", "base:1").rstrip("\n"))
+    (place / "new").write_text("x")
+    assert "made of it" in filled.refused("rmi", "base:1")
+    filled.good("rmi", "-f", "base:1")
+    filled.good("store", "gc")
+    filled.good("commit", "-c", "CMD sh", "w", "next:1")
+    filled.good("rm", "w")
+    filled.good("store", "gc")
+    again = Path(filled.good("mount", "--rw", "--no-mount", "next:1").rstrip("\n"))
+    assert (again / "new").read_text() == "x" and (again / "etc/passwd").exists()
+    assert len(filled.rows("history", "next:1")) == 2 and "sound" in filled.good("store", "check")
+
+
+@needs_root
 def test_a_driver_that_must_mount_says_so(tmp_path: Path) -> None:
     shell = Shell(tmp_path / "overlay2", "overlay2")
     shell.good("import", tree(tmp_path / "root", {"a": "1"}), "base:1")
@@ -201,6 +260,27 @@ def test_save_and_load(filled: Shell, tmp_path: Path) -> None:
     assert json.loads(fourth.good("inspect", "base:1"))[0]["Layers"][0]["Present"] is False
     fourth.good("image", "materialize", "base:1")
     assert json.loads(fourth.good("inspect", "base:1"))[0]["Layers"][0]["Present"] is True
+
+
+def test_the_layout_lists_images_that_have_their_blobs(filled: Shell, tmp_path: Path) -> None:
+    """docs/images.md: those imported or committed here when their blobs have been written; those loaded at once."""
+
+    def names(shell: Shell) -> list[str]:
+        value = json.loads((shell.root / "content/index.json").read_text())
+        return [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in value["manifests"]]
+
+    with existing_store(filled.root) as store:
+        writable.create(store, Images(store).find("base:1"), "work")
+    filled.good("commit", "work", "second:1")
+    assert names(filled) == []
+    filled.good("image", "materialize", "base:1")
+    assert names(filled) == ["docker.io/library/base:1"]
+    filled.good("save", "-o", tmp_path / "image.tar", "second:1")
+    assert names(filled) == ["docker.io/library/base:1", "docker.io/library/second:1"]
+    for words, wanted in (([], ["docker.io/library/second:1"]), (["--discard-blobs"], [])):
+        other = Shell(tmp_path / f"other{len(words)}")
+        other.good("load", "-q", *words, "-i", tmp_path / "image.tar")
+        assert names(other) == wanted
 
 
 def test_an_image_that_lost_its_name(filled: Shell, tmp_path: Path) -> None:
@@ -292,7 +372,7 @@ def test_errors_are_one_line(shell: Shell, tmp_path: Path) -> None:
     assert "capitals" in shell.refused("tag", "app:1", "App", code=2)
     assert "not for linux/s390x" in shell.refused("history", "--platform", "linux/s390x", "app:1")
     assert "no field Nothing" in shell.refused("images", "--format", "{{.Nothing}}", code=2)
-    assert "not understood" in shell.refused("images", "--format", "{{range .}}", code=2)
+    assert "{{range}} without {{end}}" in shell.refused("images", "--format", "{{range .}}", code=2)
     shell.env["FASTLAYER_DRIVER"] = "nfs"
     assert "unknown" in shell.refused("import", tmp_path / "layout", "x", code=2)
     shell.env["FASTLAYER_DRIVER"] = "aufs"
@@ -371,3 +451,81 @@ def test_prune_passes_over_what_others_take(
 def test_prune_counts_in_words(filled: Shell) -> None:
     out = filled.good("system", "prune", "-a", "-f")
     assert " and 1 snapshot were removed" in out
+
+
+EMPTY = [
+    ("mount", "base:1", ""),
+    ("mount", "--rw", "base:1", ""),
+    ("mount", "--rw", "--name", "", "base:1", "."),
+    ("umount", ""),
+    ("save", "-o", "", "base:1"),
+    ("save", "--format", "oci-dir", "-o", "", "base:1"),
+    ("load", "-i", ""),
+    ("import", "", "x"),
+    ("apply", "layer.tar", ""),
+    ("apply", "", "new"),
+    ("diff", "", "."),
+    ("diff", ".", ""),
+    ("diff", ".", ".", "-o", ""),
+    ("diff", "--from", "", "--to", "."),
+    ("diff", "--from", ".", "--to", ""),
+    ("diff", "--upper", "", "--lower", "."),
+    ("diff", "--upper", ".", "--lower", ""),
+    ("clone", "", "new"),
+    ("clone", ".", ""),
+    ("index", "", "-o", "new"),
+    ("index", ".", "-o", ""),
+    ("chunks", ""),
+    ("copy-up", "", ".", "a"),
+    ("copy-up", ".", ".", ""),
+    ("images", "--root", ""),
+    ("doctor", "--root", ""),
+]
+
+
+@pytest.mark.parametrize("words", EMPTY, ids=[" ".join(word or "''" for word in words) for words in EMPTY])
+def test_an_empty_name_is_not_the_current_directory(
+    filled: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert "it is empty: give a name" in filled.refused(*words, code=2)
+    assert not os.listdir(".") and not filled.rows("mounts")
+
+
+def test_an_empty_target_of_the_library(filled: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    with existing_store(filled.root, driver="vfs") as store:
+        image = Images(store).find("base:1")
+        with pytest.raises(UsageError, match="empty name"):
+            mounting.mount_image(store, image, "")
+        with pytest.raises(NotFoundError):
+            mounting.unmount(store, "")
+        for size in (1 << 63, 0, -1):
+            with pytest.raises(UsageError, match="2\\^63"):
+                writable.create(store, image, size=size)
+
+
+def test_sizes(filled: Shell, tmp_path: Path) -> None:
+    for text in ("99999999999999999999g", "9223372036854775808", "9223373t", "8" * 5000):
+        assert "too large a size" in filled.refused("mount", "--rw", "--size", text, "base:1", tmp_path, code=2)
+    for text in ("0", "000", "1x", "-1", "1.5g", "", "k"):
+        assert "is not a size" in filled.refused("mount", "--rw", "--size", text, "base:1", tmp_path, code=2)
+    assert options.size("9223372036854775807") == (1 << 63) - 1
+    assert options.size("0" * 30 + "2k") == 2000
+    assert not filled.rows("mounts")
+
+
+def test_options_of_a_writable_layer_need_one(filled: Shell, tmp_path: Path) -> None:
+    assert "--size is of the writable layer" in filled.refused("mount", "--size", "5m", "base:1", tmp_path, code=2)
+    for word, value in (("--size", "5m"), ("--storage-opt", "volatile=on")):
+        assert "give --rw" in filled.refused("mount", "--name", "one", word, value, tmp_path, code=2)
+    (tmp_path / "m").mkdir()
+    words = ("mount", "--storage-opt", "volatile=on", "base:1", tmp_path / "m")
+    assert "no option volatile" in filled.refused(*words, code=2)
+
+
+def test_a_date_beyond_all_dates(filled: Shell, tmp_path: Path) -> None:
+    words = ("import", tmp_path / "root", "x", "--source-date-epoch", "9" * 23)
+    assert "is no time" in filled.refused(*words, code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,17 +17,23 @@ from fastlayer.errors import (
     LayerFormatError,
     LimitError,
     StorageError,
+    UnsafeEntryError,
     UsageError,
 )
 from tests.applying import (
     apply,
+    char,
     directory,
+    fifo,
     file,
     folder,
+    hardlink,
     mode,
+    named,
     names,
     owner,
     put,
+    symlink,
     with_xattrs,
     xattrs,
 )
@@ -199,6 +206,89 @@ def test_closed_directories_do_not_stop_their_owner(engine: Any, target: Path) -
     assert (xattrs(target / "ro"), xattrs(target / "r/x2")) == ({"user.a": b"1"}, {"user.b": b"2"})
     as_nobody(target, lambda place: apply(engine, place, file(b".wh.r"), ignore_chown=True))
     assert names(target) == ["ro"]
+
+
+DEVICES = (
+    folder(b"dev", uid=65534, gid=65534, mtime=5)
+    + char(b"dev/null", 1, 3)
+    + named(b"dev/disk", b"4", major=8, minor=0)
+    + hardlink(b"dev/other", b"dev/null")
+    + hardlink(b"again", b"dev/other")
+    + fifo(b"pipe")
+    + file(b"last", b"x")
+)
+
+
+def test_devices_that_may_not_be_made_are_left_out_with_their_links(engine: Any, target: Path) -> None:
+    put(target / "again")
+    put(target / "dev/null")
+    os.chown(target / "dev", 65534, 65534)
+
+    def action(place: Path) -> None:
+        with pytest.raises(StorageError) as failed:
+            apply(engine, place, DEVICES, ignore_chown=True)
+        assert (failed.value.errno, failed.value.op, failed.value.filename) == (errno.EPERM, "mknod", b"dev/null")
+        stats = apply(engine, place, DEVICES, ignore_chown=True, skip_devices=True)[0]
+        assert stats.warnings == ("4 devices not made: Operation not permitted (first: dev/null)",)
+        assert (stats.entries, stats.skipped_xattrs, stats.needs_lower) == (7, 0, False)
+
+    apply(engine, target)
+    as_nobody(target, action)
+    assert names(target) == ["dev", "last", "pipe"]
+    assert (target / "dev").stat().st_mtime == 5
+
+
+def test_devices_are_made_where_they_can_be(engine: Any, target: Path) -> None:
+    (stats,) = apply(engine, target, DEVICES, skip_devices=True)
+    assert stats.warnings == ()
+    assert names(target) == ["again", "dev", "dev/disk", "dev/null", "dev/other", "last", "pipe"]
+    assert (target / "again").stat().st_nlink == 3
+
+
+def test_what_takes_the_place_of_a_device_that_was_left_out(engine: Any, target: Path) -> None:
+    layer = char(b"a", 1, 3) + file(b"a", b"x") + hardlink(b"b", b"a")
+    layer += char(b"d", 1, 3) + folder(b"d") + char(b"e", 1, 3) + symlink(b"e", b"a") + hardlink(b"f", b"e")
+    layer += char(b"g", 1, 3) + file(b".wh.g")
+
+    def action(place: Path) -> None:
+        (stats,) = apply(engine, place, layer, ignore_chown=True, skip_devices=True)
+        assert stats.warnings == ("4 devices not made: Operation not permitted (first: a)",)
+        for wrong in (hardlink(b"x", b"never"), char(b"n", 1, 3) + hardlink(b"n", b"n")):
+            with pytest.raises(UnsafeEntryError):
+                apply(engine, place, wrong, ignore_chown=True, skip_devices=True)
+
+    apply(engine, target)
+    as_nobody(target, action)
+    assert names(target) == ["a", "b", "d", "e", "f"]
+    assert (target / "b").read_bytes() == b"x" and (target / "f").is_symlink()
+
+
+def test_markers_after_a_device_that_was_left_out(engine: Any, target: Path) -> None:
+    """They spare what the layer made; a directory that was made for nothing else goes."""
+    layer = file(b"top") + file(b"d/own") + char(b"d/null", 1, 3) + file(b".wh.d") + char(b"e/f/null", 1, 3)
+    layer += file(b".wh.e") + char(b"n", 1, 3) + file(b".wh.n") + hardlink(b"again", b"n") + file(b".wh..wh..opq")
+
+    def action(place: Path) -> None:
+        (stats,) = apply(engine, place, layer, ignore_chown=True, skip_devices=True)
+        assert stats.warnings == ("4 devices not made: Operation not permitted (first: d/null)",)
+
+    apply(engine, target)
+    as_nobody(target, action)
+    assert names(target) == ["d", "d/own", "top"]
+
+
+@pytest.mark.parametrize("format", ["overlay-userxattr", "aufs"])
+def test_with_markers_a_device_that_was_left_out_hides_nothing_and_that_is_said(
+    engine: Any, target: Path, format: str
+) -> None:
+    def action(place: Path) -> None:
+        options: dict[str, Any] = {"format": format, "ignore_chown": True, "skip_devices": True}
+        assert apply(engine, place, file(b"x"), **options)[0].needs_lower is False
+        assert apply(engine, place, char(b"null", 1, 3), **options)[0].needs_lower is True
+
+    apply(engine, target)
+    as_nobody(target, action)
+    assert names(target) == ["x"]
 
 
 # ---- without openat2 -------------------------------------------------------------------------------------------------

@@ -212,6 +212,21 @@ def test_json_traps(reader: str, trap: bytes) -> None:
     refused(lambda: READERS[reader](trap))
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_json_traps_are_named_in_our_words(reader: str) -> None:
+    words = {
+        b'{"a": ' + b"9" * 5000 + b"}": "a number of 5000 digits is too large",
+        b'{"a": -' + b"9" * 400 + b"}": "digits is too large",
+        b'{"a": 1e999}': "a number is too large",
+        b'{"a": ' + b"[" * 65 + b"]" * 65 + b"}": "nests more than 64 objects and arrays",
+        b'{"a": {"b": 1, "b": 2}}': "key 'b' occurs twice",
+        b'{"a": NaN}': "NaN is no number of JSON",
+    }
+    for data, why in words.items():
+        line = refused(lambda data=data: READERS[reader](data))
+        assert why in line and "sys." not in line
+
+
 def test_braces_in_strings_do_not_count_as_depth() -> None:
     data = dumps({**OCI, "annotations": {"a": "[{" * 500 + '\\"[' * 100}})
     assert parse_manifest(data).annotations["a"].startswith("[{")

@@ -40,7 +40,7 @@ class Attributes:
         self._causes: dict[str, tuple[int, str]] = {}  # what was lost: how often, and of what first
 
     def warnings(self) -> tuple[str, ...]:
-        """One line per cause."""
+        """One line per cause; devices that were left out are one, too."""
         return tuple(f"{count} {cause} (first: {example})" for cause, (count, example) in self._causes.items())
 
     def apply(self, fd: int, item: TarItem) -> None:
@@ -72,7 +72,7 @@ class Attributes:
             if not self._ignore_chown or exc.errno not in (errno.EPERM, errno.EINVAL):
                 raise
             if mode & _SET_IDS:
-                self._lose("files without their set-id bits, because the owner is not the entry's", show_path(path))
+                self.lose("files without their set-id bits, because the owner is not the entry's", show_path(path))
             return mode & ~_SET_IDS
         return mode
 
@@ -119,9 +119,9 @@ class Attributes:
 
     def _skip(self, path: bytes, name: bytes, cause: str) -> None:
         self.skipped_xattrs += 1
-        self._lose(f"extended attributes not set: {cause}", f"{show_path(name)} of {show_path(path)}")
+        self.lose(f"extended attributes not set: {cause}", f"{show_path(name)} of {show_path(path)}")
 
-    def _lose(self, cause: str, example: str) -> None:
+    def lose(self, cause: str, example: str) -> None:
         count, first = self._causes.get(cause, (0, example))
         self._causes[cause] = (count + 1, first)
 

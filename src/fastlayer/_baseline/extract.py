@@ -10,6 +10,7 @@ Directories that no entry speaks of are made 0755, owner 0:0.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -51,7 +52,8 @@ class Extractor:
     """See ``fastlayer._backend.Extractor``.
 
     ``uid_map``, ``gid_map``: ``(inside, outside, count)`` ranges; an id outside them is refused. ``ignore_chown``:
-    owners that may not be set are left. Limits of 0 are none; ``max_size`` counts the bytes of a layer's regular files
+    owners that may not be set are left. ``skip_devices``: devices that may not be made are left out, with the hard
+    links to them in the same layer. Limits of 0 are none; ``max_size`` counts the bytes of a layer's regular files
     as they will be read (holes included).
     """
 
@@ -63,6 +65,7 @@ class Extractor:
         uid_map: tuple[tuple[int, int, int], ...] | None = None,
         gid_map: tuple[tuple[int, int, int], ...] | None = None,
         ignore_chown: bool = False,
+        skip_devices: bool = False,
         max_entries: int = 0,
         max_size: int = 0,
         max_file_size: int = 0,
@@ -76,6 +79,7 @@ class Extractor:
         self._is_free = overrides_permissions()
         self._attributes = Attributes(uid_map, gid_map, ignore_chown, self._storage.xattr_prefix)
         self._max_entries, self._max_size, self._max_file_size = max_entries, max_size, max_file_size
+        self._skip_devices = skip_devices
         self._max_pax = max_pax
         self._fsync = fsync
         self._parser: TarParser | None = None
@@ -178,7 +182,8 @@ class Extractor:
         with self._place(parts[:-1], self._imply) as (parent, at):
             self._keep_times(parent, at)
             _MAKERS[item.type](self, parent, at, parts[-1], item)
-            at.child(parts[-1]).made = True
+            made = at.child(parts[-1])
+            made.made = not made.left_out
 
     def _make_file(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
         self._vacate(parent, at, name)
@@ -202,8 +207,20 @@ class Extractor:
             raise UnsafeEntryError(f"{show_path(item.path)}: device 0:0 would be a whiteout on overlay")
         kind = stat.S_IFCHR if item.type == "3" else stat.S_IFBLK
         self._vacate(parent, at, name)
-        os.mknod(name, kind | 0o600, os.makedev(*item.rdev), dir_fd=parent)
+        try:
+            os.mknod(name, kind | 0o600, os.makedev(*item.rdev), dir_fd=parent)
+        except OSError as exc:
+            if exc.errno != errno.EPERM or not self._skip_devices:
+                raise StorageError(exc.errno or 0, "mknod", self._path) from exc
+            self._leave_out(at, name, item)
+            return
         self._describe(parent, name, item)
+
+    def _leave_out(self, at: Node, name: bytes, item: TarItem) -> None:
+        """The entry is not made; its place is free."""
+        at.child(name).left_out = True
+        self._needs_lower = self._needs_lower or self._storage.stores_markers  # it may have something to hide there
+        self._attributes.lose(f"devices not made: {os.strerror(errno.EPERM)}", show_path(item.path))
 
     def _make_fifo(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
         self._vacate(parent, at, name)
@@ -216,15 +233,23 @@ class Extractor:
         if any(part.startswith(whiteouts.PREFIX) for part in target):
             raise UnsafeEntryError(f"{show_path(item.path)}: hard link to a whiteout")
         with self._place(target[:-1], _no_directory) as (directory, there):
-            if not target or directory < 0 or not self._can_be_linked(directory, target[-1]):
+            missing = bool(target) and directory >= 0 and self._was_left_out(directory, there, target[-1])
+            if not missing and (not target or directory < 0 or not self._can_be_linked(directory, target[-1])):
                 raise UnsafeEntryError(f"{show_path(item.path)}: hard link to {show_path(item.link)}, which is no file")
             if there is at and target[-1] == name:
                 raise UnsafeEntryError(f"{show_path(item.path)}: hard link to itself")
             self._vacate(parent, at, name)
+            if missing:
+                self._leave_out(at, name, item)
+                return
             try:
                 os.link(target[-1], name, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
             except FileNotFoundError:  # it was below what the link replaces
                 raise UnsafeEntryError(f"{show_path(item.path)}: hard link to what it replaces") from None
+
+    def _was_left_out(self, directory: int, there: Node, name: bytes) -> bool:
+        node = there.find(name)
+        return node is not None and node.left_out and _lstat(directory, name) is None
 
     def _can_be_linked(self, directory: int, name: bytes) -> bool:
         found = _lstat(directory, name)

@@ -18,15 +18,19 @@ class Settle(NamedTuple):
 
 
 class Node:
-    """A name in a directory. ``made``: an entry of the layer is there; ``settle``: what the directory is to become."""
+    """A name in a directory. ``made``: an entry of the layer is there; ``settle``: what the directory is to become.
 
-    __slots__ = ("above", "below", "made", "name", "settle")
+    ``left_out``: a device of the layer could not be made there.
+    """
+
+    __slots__ = ("above", "below", "left_out", "made", "name", "settle")
 
     def __init__(self, name: bytes = b"", above: Node | None = None) -> None:
         self.name = name
         self.above = above
         self.below: dict[bytes, Node] | None = None
         self.made = False
+        self.left_out = False
         self.settle: Settle | None = None
 
     def child(self, name: bytes) -> Node:

@@ -16,8 +16,10 @@ class Extractor:
     """See ``fastlayer._backend.Extractor``; what it decides in odd cases is written in csrc/fl_extract.h.
 
     ``uid_map``, ``gid_map``: ``(inside, outside, count)`` ranges; an id outside them is refused. ``ignore_chown``:
-    owners that may not be set are left, and then set-id bits are, too. Limits of 0 are none and count per layer;
-    ``max_size``: bytes of all regular files, holes included. ``entries`` and ``payload`` count over all layers.
+    owners that may not be set are left, and then set-id bits are, too. ``skip_devices``: devices that may not be made
+    are left out, with the hard links to them in the same layer, and counted in one warning. Limits of 0 are none and
+    count per layer; ``max_size``: bytes of all regular files, holes included. ``entries`` and ``payload`` count over
+    all layers.
     """
 
     entries: int
@@ -30,6 +32,7 @@ class Extractor:
         uid_map: tuple[tuple[int, int, int], ...] | None = None,
         gid_map: tuple[tuple[int, int, int], ...] | None = None,
         ignore_chown: bool = False,
+        skip_devices: bool = False,
         max_entries: int = 0,
         max_size: int = 0,
         max_file_size: int = 0,

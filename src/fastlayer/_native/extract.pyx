@@ -8,8 +8,8 @@ from libc.stdlib cimport calloc, free
 from fastlayer import errors as _errors
 from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
-    FL_FORMAT_AUFS, FL_FORMAT_DIR, FL_FORMAT_OVERLAY, FL_FORMAT_OVERLAY_USERXATTR, FL_LOSS_ENOTSUP, FL_LOSS_EPERM,
-    FL_LOSS_POLICY, FL_LOSS_SETID, fl_error, fl_extract, fl_extract_begin, fl_extract_end, fl_extract_feed,
+    FL_FORMAT_AUFS, FL_FORMAT_DIR, FL_FORMAT_OVERLAY, FL_FORMAT_OVERLAY_USERXATTR, FL_LOSS_DEVICE, FL_LOSS_ENOTSUP,
+    FL_LOSS_EPERM, FL_LOSS_POLICY, FL_LOSS_SETID, fl_error, fl_extract, fl_extract_begin, fl_extract_end, fl_extract_feed,
     fl_extract_free, fl_extract_lost, fl_extract_new, fl_extract_options, fl_extract_read_stats, fl_extract_stats,
     fl_extract_stop, fl_extract_wait, fl_id_map, fl_id_range,
 )
@@ -93,6 +93,9 @@ cdef tuple _warnings(const fl_extract_stats *stats):
     if lost.count:
         found.append(f"{lost.count} files without their set-id bits, because the owner is not the entry's"
                      f" (first: {_example(lost)[1]})")
+    lost = &stats.lost[<int>FL_LOSS_DEVICE]
+    if lost.count:
+        found.append(f"{lost.count} devices not made: {os.strerror(errno.EPERM)} (first: {_example(lost)[1]})")
     return tuple(found)
 
 
@@ -104,8 +107,8 @@ cdef class Extractor:
     cdef unsigned long long _entries_before, _payload_before
 
     def __cinit__(
-        self, int target_fd, *, format="dir", uid_map=None, gid_map=None, ignore_chown=False, max_entries=0, max_size=0,
-        max_file_size=0, max_pax=1 << 20, fsync=False,
+        self, int target_fd, *, format="dir", uid_map=None, gid_map=None, ignore_chown=False, skip_devices=False,
+        max_entries=0, max_size=0, max_file_size=0, max_pax=1 << 20, fsync=False,
     ):
         cdef fl_extract_options options
         cdef fl_id_range *uids = NULL
@@ -118,6 +121,7 @@ cdef class Extractor:
             raise _errors.UsageError("max_pax must be 1 to 2**30")
         options.format = _FORMATS[format]
         options.ignore_chown = ignore_chown
+        options.skip_devices = skip_devices
         options.fsync = fsync
         options.max_pax = max_pax
         options.max_entries, options.max_size, options.max_file_size = max_entries, max_size, max_file_size

@@ -300,6 +300,7 @@ cdef extern from "fl_extract.h" nogil:
         FL_LOSS_EPERM
         FL_LOSS_ENOTSUP
         FL_LOSS_SETID
+        FL_LOSS_DEVICE
     struct fl_id_range:
         uint32_t inside
         uint32_t outside
@@ -310,6 +311,7 @@ cdef extern from "fl_extract.h" nogil:
     struct fl_extract_options:
         int format
         bint ignore_chown
+        bint skip_devices
         bint fsync
         uint32_t max_pax
         uint64_t max_entries
@@ -327,7 +329,7 @@ cdef extern from "fl_extract.h" nogil:
         uint64_t skipped_xattrs
         bint root_is_opaque
         bint needs_lower
-        fl_extract_lost lost[4]
+        fl_extract_lost lost[5]
     struct fl_extract:
         pass
     fl_extract *fl_extract_new(int target, const fl_extract_options *options, fl_error *err)

@@ -49,6 +49,7 @@ class IdMap(click.ParamType[tuple[int, int, int]]):
 @click.option("--uid-map", multiple=True, type=IdMap(), help="Map owner ids (repeat).")
 @click.option("--gid-map", multiple=True, type=IdMap(), help="Map group ids (repeat).")
 @click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
+@click.option("--skip-devices", is_flag=True, help="Leave devices out where making them is not allowed.")
 @click.option(
     "--durability",
     type=click.Choice(["none", "syncfs", "fsync"]),
@@ -79,6 +80,7 @@ def command(**given: Any) -> int:
             uid_map=given["uid_map"] or None,
             gid_map=given["gid_map"] or None,
             ignore_chown=given["ignore_chown"],
+            skip_devices=given["skip_devices"],
             durability=given["durability"],
             jobs=given["jobs"],
             limits=options.limits(given),

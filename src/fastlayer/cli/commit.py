@@ -12,6 +12,7 @@ from fastlayer.cli.progress import Reporter
 EPILOG = """\b
 Examples:
   fastlayer commit work debian:patched -m 'security fixes'
+  fastlayer commit work app:2 -c 'HEALTHCHECK --interval=30s CMD curl -f http://localhost/'
 """
 
 
@@ -21,7 +22,11 @@ Examples:
 @click.option("-m", "--message", default="", help="What was done; shown by `fastlayer history`.")
 @click.option("-a", "--author", default="", help="Who did it.")
 @click.option(
-    "-c", "--change", multiple=True, metavar="INSTRUCTION", help="CMD, ENTRYPOINT, ENV, LABEL, USER, WORKDIR ..."
+    "-c",
+    "--change",
+    multiple=True,
+    metavar="INSTRUCTION",
+    help="CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR.",
 )
 @click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
 @click.option("--json", "as_json", is_flag=True, help="Print the image as JSON.")
@@ -43,7 +48,7 @@ def command(**given: Any) -> int:
         run = None
         if given["change"]:
             images = Images(store)
-            run = apply_changes(images.config(images.find(str(layer.manifest))).run, given["change"])
+            run = apply_changes(images.config(images.of_manifest(layer.manifest)).run, given["change"])
         image = commit(
             store,
             layer,

@@ -40,13 +40,25 @@ Examples:
 
 @click.command("diff", epilog=EPILOG)
 @click.argument("operands", nargs=-1, metavar="[A B]", type=options.PATH)
-@click.option("--from", "from_", multiple=True, metavar="LAYER", help="A as a stack: repeat, lowest layer first.")
-@click.option("--to", multiple=True, metavar="LAYER", help="B as a stack: repeat, lowest layer first.")
-@click.option("--upper", metavar="DIR", help="Read only this overlay upper directory (with --lower).")
+@click.option(
+    "--from",
+    "from_",
+    multiple=True,
+    metavar="LAYER",
+    type=options.WORD,
+    help="A as a stack: repeat, lowest layer first.",
+)
+@click.option(
+    "--to", multiple=True, metavar="LAYER", type=options.WORD, help="B as a stack: repeat, lowest layer first."
+)
+@click.option(
+    "--upper", metavar="DIR", type=options.WORD, help="Read only this overlay upper directory (with --lower)."
+)
 @click.option(
     "--lower",
     multiple=True,
     metavar="L1[:L2...]",
+    type=options.WORD,
     help=r"The lower directories below --upper, top first; \: is a colon.",
 )
 @click.option(
@@ -54,7 +66,7 @@ Examples:
     default=None,
     help="--upper's marks are user.overlay.* or trusted.overlay.* (default: trusted for root, else user).",
 )
-@click.option("-o", "--output", metavar="FILE|-", help="Write the layer; print its descriptor.")
+@click.option("-o", "--output", metavar="FILE|-", type=options.WORD, help="Write the layer; print its descriptor.")
 @click.option("--compression", type=click.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
 @click.option("--level", type=click.IntRange(0, 22), help="Compression level.")
 @click.option(

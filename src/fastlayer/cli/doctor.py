@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastlayer.cli import rows
+from fastlayer.cli import options, rows
 
 if TYPE_CHECKING:
     from fastlayer.drivers.registry import Verdict
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 @click.command("doctor")
-@click.option("--root", metavar="DIR", help="The store, which need not exist yet.")
+@click.option("--root", metavar="DIR", type=options.WORD, help="The store, which need not exist yet.")
 @rows.format_option
 def command(root: str | None, format_: str) -> int:
     """Try every storage driver for the store, for real, and tell why one cannot be used and what would help.

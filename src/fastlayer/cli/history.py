@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import output, plain, rows, stores
+from fastlayer.cli import output, rows, stores
 
 if TYPE_CHECKING:
     from fastlayer.image.history import Step
@@ -48,20 +48,25 @@ def command(**given: Any) -> int:
     if given["quiet"]:
         output.write_lines(stores.short(step.id, full=given["no_trunc"]).encode() for step in steps)
         return 0
-    full = given["no_trunc"] or given["format_"] == "json"
-    found = [plain.row(_row(step, full=full, human=given["human"]), given["format_"]) for step in steps]
+    found = [_row(step, given) for step in steps]
     rows.show(given["format_"], COLUMNS, found, frozenset({"Size"}))
     return 0
 
 
-def _row(step: Step, *, full: bool, human: bool) -> rows.Row:
-    text = " ".join(step.created_by.split())
+def _row(step: Step, given: dict[str, Any]) -> rows.Row:
+    human, table = given["human"], rows.is_table(given["format_"])
     return {
-        "ID": stores.short(step.id, full=full),
+        "ID": stores.short(step.id, full=given["no_trunc"] or given["format_"] == "json"),
         "CreatedSince": stores.ago(step.created) if human else step.created,
         "CreatedAt": step.created,
-        "CreatedBy": text if full or len(text) <= _WIDTH else text[: _WIDTH - 1] + "…",
+        "CreatedBy": _shortened(step.created_by, full=given["no_trunc"]) if table else step.created_by,
         "Size": output.human(step.size) if human else step.size,
         "Comment": step.comment,
         "Layer": str(step.layer or ""),
     }
+
+
+def _shortened(text: str, *, full: bool) -> str:
+    """On one line of a table; elsewhere it is what the image says."""
+    text = " ".join(text.split())
+    return text if full or len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import output, plain, rows, stores
+from fastlayer.cli import filters, output, rows, stores
 
 if TYPE_CHECKING:
     from fastlayer.image.images import Image
+    from fastlayer.store.store import Store
 
 COLUMNS: rows.Columns = (
     ("REPOSITORY", "Repository"),
@@ -23,6 +25,7 @@ Examples:
   fastlayer images
   fastlayer images debian                 one repository
   fastlayer images 'me/app-*:1.?'         a pattern; no wildcard stands for a slash
+  fastlayer images --filter label=stage=test --filter before=debian:12
   fastlayer images --format json
   fastlayer images --format '{{.ID}} {{.Repository}}:{{.Tag}}'
 """
@@ -32,18 +35,14 @@ Examples:
 @click.argument("repository", required=False)
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
+@filters.filter_option("dangling", "reference", "label", "before", "since")
 @click.option("--digests", is_flag=True, help="Show what the names name, too.")
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:
     """List images, or those of one REPOSITORY[:TAG], which may be a pattern (`*`, `?`, `[...]`)."""
-    from fastlayer.image.images import Images
-
     with stores.store_if_any(given) as store:
-        images = Images(store).all() if store is not None else []
-        found = [plain.row(row, given["format_"]) for image in images for row in _rows(image, given["no_trunc"])]
-    if given["repository"]:
-        found = [row for row in found if _matches(row, given["repository"])]
+        found = [] if store is None else _found(store, given)
     if given["quiet"]:
         output.write_lines(dict.fromkeys(row["ID"].encode() for row in found))
         return 0
@@ -52,6 +51,22 @@ def command(**given: Any) -> int:
         columns = (*COLUMNS[:2], ("DIGEST", "Digest"), *COLUMNS[2:])
     rows.show(given["format_"], columns, found, frozenset({"Size"}))
     return 0
+
+
+def _found(store: Store, given: dict[str, Any]) -> list[rows.Row]:
+    from fastlayer.image.images import Images
+
+    images = Images(store)
+    meant = filters.ImageFilter(images, given["filters"])
+    patterns = [filters.path_match(value) for value in given["filters"].get("reference", ())]
+    named = _named(given["repository"])
+    return [
+        row
+        for image in images.all()
+        if meant(image)
+        for row in _rows(image, given["no_trunc"])
+        if named(row) and (not patterns or any(_fits(row, pattern) for pattern in patterns))
+    ]
 
 
 def _rows(image: Image, full: bool) -> list[rows.Row]:
@@ -71,18 +86,19 @@ def _rows(image: Image, full: bool) -> list[rows.Row]:
     ]
 
 
-def _matches(row: rows.Row, wanted: str) -> bool:
+def _named(wanted: str | None) -> Callable[[rows.Row], bool]:
+    """Whether a row is of REPOSITORY[:TAG], which may be a pattern."""
     from fastlayer.oci.reference import parse_reference
 
+    if not wanted:
+        return lambda _row: True
     if set(wanted) & set("*?["):
-        return any(_fits(name, wanted) for name in (row["Repository"], f"{row['Repository']}:{row['Tag']}"))
+        pattern = filters.path_match(wanted)
+        return lambda row: _fits(row, pattern)
     reference = parse_reference(wanted)
-    return row["Repository"] == reference.familiar_name and reference.tag in ("", row["Tag"])
+    return lambda row: row["Repository"] == reference.familiar_name and reference.tag in ("", row["Tag"])
 
 
-def _fits(name: str, pattern: str) -> bool:
-    """As in Docker, no wildcard stands for a slash."""
-    from fnmatch import fnmatchcase
-
-    parts, patterns = name.split("/"), pattern.split("/")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+def _fits(row: rows.Row, pattern: Callable[[str], bool]) -> bool:
+    """The name, with its tag or without."""
+    return pattern(row["Repository"]) or pattern(f"{row['Repository']}:{row['Tag']}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fastlayer.cli import options, stores
+from fastlayer.cli import options, output, stores
 from fastlayer.cli.progress import Reporter
 
 EPILOG = """\b
@@ -21,7 +21,13 @@ Examples:
 @click.argument("source", type=options.PATH)
 @click.argument("image", required=False)
 @click.option("-m", "--message", default="", help="Shown by `fastlayer history`.")
-@click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="CMD, ENTRYPOINT, ENV, LABEL, USER, ...")
+@click.option(
+    "-c",
+    "--change",
+    multiple=True,
+    metavar="INSTRUCTION",
+    help="CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR.",
+)
 @click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
 @click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
 @stores.platform_option
@@ -40,6 +46,7 @@ def command(**given: Any) -> int:
             raise click.UsageError("a tar is expected on stdin, which is a terminal: redirect it")
         source = 0
     run = apply_changes(RunConfig(), given["change"])
+    warnings: list[str] = []
     with stores.open_store(given, create=True) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         image = import_image(
             store,
@@ -52,6 +59,8 @@ def command(**given: Any) -> int:
             ignore_chown=given["ignore_chown"],
             jobs=given["jobs"],
             progress=report.callback,
+            warnings=warnings,
         )
+    output.warn(warnings, given["quiet"])
     print(image.id)
     return 0

@@ -1,62 +1,154 @@
-"""``fastlayer inspect``: everything that is known of a thing, as a JSON array."""
+"""``fastlayer inspect``: everything that is known of a thing, as a JSON array, or through a template."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import stores
+from fastlayer.cli import output, stores
 
 if TYPE_CHECKING:
+    from fastlayer.cli.template import Template
+    from fastlayer.container.mounted import Mounted
+    from fastlayer.container.writable import Writable
+    from fastlayer.errors import FastlayerError
     from fastlayer.image.images import Image, Images
-    from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
 
+EPILOG = """\b
+Examples:
+  fastlayer inspect debian:12
+  fastlayer inspect -f '{{.Id}}' debian:12
+  fastlayer inspect -f '{{json .Config.Cmd}} {{index .RepoTags 0}}' debian:12
+  fastlayer inspect --type mount -f '{{.Image}}' /mnt
+"""
+# What a template finds where the image says nothing, as in Docker; the JSON leaves it out.
+_EMPTY_CONFIG: dict[str, Any] = {
+    **dict.fromkeys(("User", "WorkingDir", "StopSignal"), ""),
+    **dict.fromkeys(("Env", "Entrypoint", "Cmd", "Shell", "OnBuild"), ()),
+    **{key: {} for key in ("ExposedPorts", "Volumes", "Labels", "Healthcheck")},
+}
+_NO_SNAPSHOT: dict[str, Any] = {"Name": "", "Snapshot": "", "Mounts": ()}
 
-@click.command("inspect")
+
+class _Object(dict[str, Any]):
+    """A JSON object with fields that can be asked for though they are not shown."""
+
+    def __init__(self, shown: dict[str, Any], hidden: dict[str, Any]) -> None:
+        super().__init__(shown)
+        self._hidden = hidden
+
+    def __missing__(self, key: str) -> Any:
+        return self._hidden[key]
+
+
+@click.command("inspect", epilog=EPILOG)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-f", "--format", "format_", default="json", metavar="TEMPLATE", help="Go-style; a line for each NAME.")
+@click.option(
+    "--type", "type_", type=click.Choice(["image", "container", "mount"]), help="Look among these only (default: all)."
+)
 @stores.platform_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """Show images, or writable layers, as a JSON array with an object for each NAME."""
+    """Show images, writable layers (containers) or mounts (by their target): a JSON array, an object for each NAME."""
     from fastlayer.errors import FastlayerError
 
+    template = _template(given["format_"])
     failed: list[FastlayerError] = []
-    found = []
+    found: list[dict[str, Any]] = []
+    lines: list[str] = []
     with stores.open_store(given) as store:
         for name in given["names"]:
             try:
-                found.append(_inspect(store, name, stores.platform(given)))
+                thing = _inspect(store, name, given)
+                if template is None:
+                    found.append(thing)
+                else:
+                    lines.append(_filled(template, name, thing))
             except FastlayerError as exc:
                 failed.append(exc)
-    print(json.dumps(found, indent=4))
+    if template is None:
+        print(json.dumps(found, indent=4))
+    else:
+        output.write_lines(line.encode("utf-8", "surrogateescape") for line in lines)
     return stores.all_failed(failed)
 
 
-def _inspect(store: Store, name: str, platform: Platform | None) -> dict[str, Any]:
-    from fastlayer.container import writable
+def _template(text: str) -> Template | None:
+    """None for JSON. Raises ``click.UsageError`` for what is no template."""
+    from fastlayer.cli.plain import printable
+    from fastlayer.cli.template import TemplateSyntaxError, compile_template
+
+    if text in ("", "json"):
+        return None
+    try:
+        return compile_template(text)
+    except TemplateSyntaxError as exc:
+        raise click.UsageError(f"--format {printable(text[:200])}: {exc}") from None
+
+
+def _filled(template: Template, name: str, thing: dict[str, Any]) -> str:
+    from fastlayer.cli.template import TemplateValueError
+    from fastlayer.errors import NotFoundError, show_path
+
+    try:
+        return template.render(thing)
+    except TemplateValueError as exc:
+        raise NotFoundError(f"{show_path(name)}: {exc}") from None
+
+
+def _inspect(store: Store, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The first thing of that name: an image, a writable layer, a mount. Else what was said of the first kind."""
     from fastlayer.errors import NotFoundError
+
+    said: list[FastlayerError] = []
+    for look in _kinds(given["type_"]):
+        try:
+            return look(store, name, given)
+        except NotFoundError as exc:
+            said.append(exc)
+    raise said[0]
+
+
+def _kinds(type_: str | None) -> Iterator[Callable[[Store, str, dict[str, Any]], dict[str, Any]]]:
+    for kind, look in (("image", _image_of), ("container", _layer_of), ("mount", _mount_of)):
+        if type_ in (None, kind):
+            yield look
+
+
+def _image_of(store: Store, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    from fastlayer.errors import NotFoundError, ReferenceFormatError
     from fastlayer.image.images import Images
 
     images = Images(store)
     try:
-        return _image(images, images.find(name, platform))
-    except NotFoundError:
-        try:
-            layer = writable.find(store, name)
-        except NotFoundError:
-            pass
-        else:
-            return _writable(store, layer)
+        return _image(images, images.find(name, stores.platform(given)))
+    except ReferenceFormatError:
+        if given["type_"] is None and name.startswith(("/", "./", "../")):
+            raise NotFoundError(f"{name}: no image, and nothing of ours is mounted there") from None
         raise
+
+
+def _layer_of(store: Store, name: str, _given: dict[str, Any]) -> dict[str, Any]:
+    from fastlayer.container import writable
+
+    return _writable(store, writable.find(store, name))
+
+
+def _mount_of(store: Store, name: str, _given: dict[str, Any]) -> dict[str, Any]:
+    from fastlayer.container import mounted
+
+    return _mount(store, mounted.find(store, name))
 
 
 def _image(images: Images, image: Image) -> dict[str, Any]:
     """Docker's names where Docker has the thing."""
     config = images.config(image)
-    return {
+    shown = {
         "Id": image.id,
         "RepoTags": [":".join(stores.familiar(name)) for name in image.names],
         "RepoDigests": sorted({f"{stores.familiar(name)[0]}@{image.target.digest}" for name in image.names}),
@@ -68,7 +160,7 @@ def _image(images: Images, image: Image) -> dict[str, Any]:
         "Os": config.platform.os,
         "Architecture": config.platform.architecture,
         "Variant": config.platform.variant,
-        "Config": config.run.to_dict(),
+        "Config": _Object(config.run.to_dict(), _EMPTY_CONFIG),
         "Size": image.size,
         "ChainId": image.chain_id,
         "RootFS": {"Type": "layers", "Layers": list(config.diff_ids)},
@@ -84,8 +176,9 @@ def _image(images: Images, image: Image) -> dict[str, Any]:
             }
             for layer in image.layers
         ],
-        "GraphDriver": _snapshots(images.store, image),
+        "GraphDriver": _Object(_snapshots(images.store, image), _NO_SNAPSHOT),
     }
+    return _Object(shown, {"ID": image.id})  # Docker's templates know both
 
 
 def _snapshots(store: Store, image: Image) -> dict[str, Any]:
@@ -102,7 +195,7 @@ def _snapshots(store: Store, image: Image) -> dict[str, Any]:
     return {}
 
 
-def _writable(store: Store, layer: Any) -> dict[str, Any]:
+def _writable(store: Store, layer: Writable) -> dict[str, Any]:
     from fastlayer.container import writable
     from fastlayer.container.mounted import all_mounts
 
@@ -119,4 +212,20 @@ def _writable(store: Store, layer: Any) -> dict[str, Any]:
             "Snapshot": layer.key,
             "Mounts": [mount.to_dict() for mount in snapshotter.mounts(layer.key)],
         },
+    }
+
+
+def _mount(store: Store, found: Mounted) -> dict[str, Any]:
+    """``Name``: of the writable layer, if it is one."""
+    from fastlayer.container import writable
+
+    return {
+        "Target": found.target,
+        "Name": found.writable or "",
+        "Image": found.image,
+        "Mode": "rw" if found.writable else "ro",
+        "CreatedNs": found.created_ns,
+        "Here": found.here,
+        "StorageOptions": writable.storage_options(store, found),
+        "GraphDriver": {"Name": found.driver, "Snapshot": found.key},
     }

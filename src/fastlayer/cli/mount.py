@@ -23,9 +23,14 @@ Examples:
 
 
 @click.command("mount", epilog=EPILOG)
-@click.argument("words", nargs=-1, metavar="[IMAGE] TARGET")
+@click.argument("words", nargs=-1, metavar="[IMAGE] TARGET", type=options.WORD)
 @click.option("--rw", is_flag=True, help="With a writable layer.")
-@click.option("--name", metavar="NAME", help="Of the writable layer (made with --rw); one that exists is used again.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    type=options.WORD,
+    help="Of the writable layer (made with --rw); one that exists is used again.",
+)
 @click.option("--size", metavar="SIZE", help="Bytes the new writable layer may take (k, m, g).")
 @click.option(
     "--storage-opt",
@@ -41,7 +46,6 @@ Examples:
 def command(**given: Any) -> int:
     """Mount IMAGE (a name, id, digest, or the chain id of layers) at TARGET, an existing directory."""
     from fastlayer.container import mounting, writable
-    from fastlayer.errors import show_path
     from fastlayer.image.images import Images
 
     if given["no_mount"]:
@@ -50,11 +54,16 @@ def command(**given: Any) -> int:
     chosen = options.pairs("--storage-opt", given["storage_options"])
     if "size" in chosen:
         raise click.UsageError("--storage-opt size: give --size instead")
+    size = options.size(given["size"])
+    if size is not None and not given["rw"]:
+        raise click.UsageError("--size is of the writable layer that --rw makes: give --rw, or leave out --size")
+    if chosen and given["name"] and not given["rw"]:
+        raise click.UsageError("--storage-opt is for a layer that --rw makes: give --rw, or leave it out")
     with stores.open_store(given) as store:
         if given["rw"] or given["name"]:
             if not given["rw"]:
                 _known(store, given["name"])
-            size, platform = options.size(given["size"]), stores.platform(given)
+            platform = stores.platform(given)
             found = mounting.mount_layer(
                 store, image, given["name"], target, size=size, storage_options=chosen, platform=platform
             )
@@ -66,14 +75,13 @@ def command(**given: Any) -> int:
     if given["as_json"]:
         print(output.json_line({"schema": 1, **found._asdict(), "storage_options": used}).decode())
     else:
-        print(found.writable or show_path(found.target))
+        print(found.writable or output.display_name(found.target))
     return 0
 
 
 def _in_place(given: dict[str, Any]) -> int:
     """Nothing is mounted: who has no right to works in the layer's own directory."""
     from fastlayer.container import mounting
-    from fastlayer.errors import show_path
 
     words = list(given["words"])
     if not given["rw"] or len(words) > 1 or not (words or given["name"]):
@@ -91,7 +99,7 @@ def _in_place(given: dict[str, Any]) -> int:
     if given["as_json"]:
         print(output.json_line({"schema": 1, "directory": str(place), **layer._asdict()}).decode())
     else:
-        print(show_path(str(place)))
+        print(output.display_name(str(place)))
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import output, rows, stores
+from fastlayer.cli import filters, output, rows, stores
 
 if TYPE_CHECKING:
     from fastlayer.container.mounted import Mounted
@@ -26,6 +26,7 @@ USAGE = (("COPIED UP", "Changes"), ("SIZE", "Size"), ("SHARED", "Shared"))
 EPILOG = """\b
 Examples:
   fastlayer mounts
+  fastlayer mounts --filter image=debian:12 --filter writable=true
   fastlayer mounts --usage         how much was copied up, and how much of it is shared with the image
 """
 
@@ -33,6 +34,7 @@ Examples:
 @click.command("mounts", epilog=EPILOG)
 @click.option("-q", "--quiet", is_flag=True, help="Only the targets.")
 @click.option("--usage", is_flag=True, help="Measure the writable layers: files copied up or added, bytes on disk.")
+@filters.filter_option("name", "image", "driver", "writable")
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:
@@ -40,7 +42,7 @@ def command(**given: Any) -> int:
     from fastlayer.errors import show_path
 
     with stores.store_if_any(given) as store:
-        found = [] if store is None else _found(store, usage=given["usage"])
+        found = [] if store is None else _found(store, given["filters"], usage=given["usage"])
     if given["quiet"]:
         output.write_lines(
             show_path(row["Target"]).encode("utf-8", "surrogateescape") for row in found if row["Target"]
@@ -52,16 +54,18 @@ def command(**given: Any) -> int:
     return 0
 
 
-def _found(store: Store, *, usage: bool) -> list[rows.Row]:
+def _found(store: Store, wanted: filters.Filters, *, usage: bool) -> list[rows.Row]:
     from fastlayer.container import writable
     from fastlayer.container.mounted import all_mounts
 
     mounted = all_mounts(store)
     places = {mount.writable: mount for mount in mounted if mount.writable}
-    found = [_row(store, None, mount) for mount in mounted if not mount.writable]
+    meant = filters.MountFilter(store, wanted)
+    found = [_row(store, None, mount) for mount in mounted if not mount.writable and meant(mount)]
     for layer in writable.all_of(store):
-        row = _row(store, layer, places.get(layer.name))
-        found.append({**row, **(_usage(store, layer) if usage else {})})
+        if meant(layer):
+            row = _row(store, layer, places.get(layer.name))
+            found.append({**row, **(_usage(store, layer) if usage else {})})
     return found
 
 
@@ -79,6 +83,7 @@ def _row(store: Store, layer: Writable | None, mount: Mounted | None) -> rows.Ro
         "CreatedAt": thing.created_ns,
         "Target": mount.target if mount else "",
         "Here": bool(mount and mount.here),
+        "Process": mount.process if mount else 0,
         "StorageOptions": writable.storage_options(store, thing),
     }
 

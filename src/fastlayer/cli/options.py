@@ -10,8 +10,31 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_MAX_SIZE = (1 << 63) - 1  # what the kernel, and the database, can count
+
+
+class _Path(click.Path):
+    """An empty name would mean the current directory, which a script with an unset variable does not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail(_EMPTY, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Word(click.types.StringParamType):
+    """The same for what is a path or a name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail(_EMPTY, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_EMPTY = "it is empty: give a name (`.` is the current directory)"
 # The library opens what it is given and says what is wrong; click would call an unreadable file wrong usage.
-PATH = click.Path(path_type=bytes, readable=False)
+PATH = _Path(path_type=bytes, readable=False)
+WORD = _Word()
 PROGRESS = click.Choice(["auto", "plain", "tty", "rawjson", "quiet", "none"])
 
 
@@ -104,9 +127,12 @@ def size(text: str | None) -> int | None:
     number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = text[len(number) :].lower()
     unit = unit if unit in _UNITS else unit.removesuffix("b")
-    if not (number.isascii() and number.isdecimal()) or unit not in _UNITS or not int(number):
+    digits = number.lstrip("0")
+    if not (number.isascii() and number.isdecimal()) or unit not in _UNITS or not digits:
         raise click.UsageError(f"{text!r} is not a size: give bytes, or a number with k, m, g, t (or kib, mib, gib)")
-    return int(number) * _UNITS[unit]
+    if len(digits) > 19 or int(digits) * _UNITS[unit] > _MAX_SIZE:
+        raise click.UsageError(f"{text!r} is too large a size: give less than 8 EiB (2^63 bytes)")
+    return int(digits) * _UNITS[unit]
 
 
 def pairs(option: str, words: Iterable[str]) -> dict[str, str]:

@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import output, stores
+from fastlayer.cli import filters, output, stores
 
 if TYPE_CHECKING:
     from fastlayer.store.collect import Collected
 
+EPILOG = """\b
+Examples:
+  fastlayer image prune -a --filter until=240h --filter 'label!=keep'
+"""
 
-@click.command("prune")
+
+@click.command("prune", epilog=EPILOG)
 @click.option("-a", "--all", "all_", is_flag=True, help="Also images that no writable layer or mount is made of.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@filters.filter_option("until", "label", "label!")
 @stores.store_options
 def image_prune(**given: Any) -> int:
-    """Remove what no image uses any more: layers and blobs without a name; with --all also unused images."""
+    """Remove what no image uses any more: layers and blobs without a name; with --all also unused images.
+
+    With --filter only images that fit: made before `until` (24h, or a time), with a label, without one (`label!=`).
+    """
     what = "all images without a writable layer or mount" if given["all_"] else "everything that no image uses"
     return _prune(given, what, layers=False)
 
@@ -36,12 +45,14 @@ def system_prune(**given: Any) -> int:
 
 
 def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
+    from fastlayer.image.images import Images
     from fastlayer.maintenance.prune import prune
 
     dry_run = given["dry_run"]
     with stores.open_store(given) as store:
         _confirm(given, what)
-        gone = prune(store, layers=layers, named=given["all_"], dry_run=dry_run)
+        meant = filters.ImageFilter(Images(store), given.get("filters", {}))
+        gone = prune(store, layers=layers, named=given["all_"], dry_run=dry_run, meant=meant)
     removed, untagged = ("Would remove", "Would untag") if dry_run else ("Removed", "Untagged")
     for name in gone.layers:
         print(f"{removed}: {name}")
@@ -57,9 +68,11 @@ def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
 @stores.store_options
 def collect_garbage(**given: Any) -> int:
     """Remove what nobody can reach, and what killed processes left behind. Safe while others work in the store."""
+    from fastlayer.container.mounted import all_mounts
     from fastlayer.store.collect import collect
 
     with stores.open_store(given) as store:
+        all_mounts(store)  # forgets those that are gone, and what only they kept
         gone = collect(store, dry_run=given["dry_run"])
     return _tell(gone, given["dry_run"])
 

@@ -22,6 +22,7 @@ Examples:
 @stores.store_options
 def command(**given: Any) -> int:
     """Remove IMAGEs by name or id."""
+    from fastlayer.container.mounted import all_mounts
     from fastlayer.errors import FastlayerError
     from fastlayer.image.images import Images
     from fastlayer.store.collect import collect
@@ -35,6 +36,7 @@ def command(**given: Any) -> int:
             except FastlayerError as exc:
                 failed.append(exc)
         if not given["no_prune"]:
+            all_mounts(store)  # forgets those that are gone, and what only they kept
             for digest in collect(store).blobs:
                 print(f"Deleted: {digest}")
     return stores.all_failed(failed)

@@ -1,74 +1,77 @@
-"""Lists of things: ``--format table``, ``json``, or a template in the subset of Go's that people use with Docker.
+"""Lists of things: ``--format table``, ``json``, or a template in Go's manner (``template.py``).
 
-``{{.Field}}``, ``{{json .}}``, ``{{json .Field}}``, ``{{upper .Field}}``, ``{{lower .Field}}``; ``table`` before a
-template makes a table of it. ``\\t`` and ``\\n`` are understood.
+``table`` before a template makes a table of it. JSON has the text as it is; tables and templates show what could steer
+a terminal instead of sending it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 
 from fastlayer.cli import output
+from fastlayer.cli.plain import printable
 
 SCHEMA = 1
 Row = dict[str, Any]  # field -> value, in Docker's field names
 Columns = Sequence[tuple[str, str]]  # (heading, field) of a table
-
-_ACTION = re.compile(r"\{\{\s*(?:(json|upper|lower)\s+)?\.([A-Za-z]*)\s*\}\}")
-_ANY_ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+_TABLE = "table "
+_SHOWN = 200  # characters of a template that a message shows
 
 
 def format_option(function: Any) -> Any:
-    """--format."""
+    """--format. What is no template is refused before any work."""
     return click.option(
         "--format",
         "format_",
         default="table",
         metavar="table|json|TEMPLATE",
+        callback=lambda _ctx, _param, value: _checked(value),
         help="json: an object per line; or Go-style.",
     )(function)
 
 
-def show(
-    format_: str, columns: Sequence[tuple[str, str]], rows: Iterable[Row], right: frozenset[str] = frozenset()
-) -> None:
+def is_table(format_: str) -> bool:
+    """Whether the list is for people: columns, in which long text may be shortened."""
+    return format_ == "table" or format_.startswith(_TABLE)
+
+
+def show(format_: str, columns: Columns, rows: Iterable[Row], right: frozenset[str] = frozenset()) -> None:
     """Prints rows. ``columns``: (heading, field) of the table; ``right``: fields to the right."""
     if format_ == "json":
         output.write_lines(output.json_line({"schema": SCHEMA, **row}) for row in rows)
     elif format_ == "table":
-        _table(columns, [[str(row[field]) for _, field in columns] for row in rows], right)
-    elif format_.startswith("table "):
-        _table_of(format_.removeprefix("table ").strip(), columns, rows)
+        _table(columns, [[printable(str(row[field])) for _, field in columns] for row in rows], right)
+    elif format_.startswith(_TABLE):
+        _table_of(format_.removeprefix(_TABLE).strip(), columns, rows)
     else:
-        fill = template(format_)
-        output.write_lines(fill(row).encode("utf-8", "surrogateescape") for row in rows)
+        filled = _filled(format_, rows)
+        output.write_lines(line.encode("utf-8", "surrogateescape") for line in filled)
 
 
-def template(text: str) -> Callable[[Row], str]:
-    """Compiles a template. Raises ``click.UsageError`` for what is not understood."""
-    text = text.replace("\\t", "\t").replace("\\n", "\n")
-    for action in _ANY_ACTION.findall(text):
-        if not _ACTION.fullmatch(action):
-            raise click.UsageError(f"--format: {action} is not understood: use {{{{.Field}}}} or {{{{json .Field}}}}")
+def _checked(format_: str) -> str:
+    """Nothing is the table, as in Docker. Raises ``click.UsageError`` for what is no template."""
+    if format_ in ("", "table", "json"):
+        return format_ or "table"
+    from fastlayer.cli.template import TemplateSyntaxError, compile_template
 
-    def fill(row: Row) -> str:
-        return _ACTION.sub(lambda found: _value(row, found[1], found[2]), text)
+    try:
+        compile_template(format_.removeprefix(_TABLE))
+    except TemplateSyntaxError as exc:
+        raise click.UsageError(f"--format {printable(format_[:_SHOWN])}: {exc}") from None
+    return format_
 
-    return fill
 
+def _filled(text: str, rows: Iterable[Row]) -> Iterable[str]:
+    from fastlayer.cli.template import TemplateValueError, compile_template
 
-def _value(row: Row, function: str | None, field: str) -> str:
-    if field and field not in row:
-        raise click.UsageError(f"--format: there is no field {field}: use {', '.join(row)}")
-    value = row[field] if field else row
-    if function == "json":
-        return output.json_line(value).decode()
-    text = str(value)
-    return text.upper() if function == "upper" else text.lower() if function == "lower" else text
+    fill = compile_template(text).render
+    try:
+        yield from map(fill, rows)
+    except TemplateValueError as exc:
+        raise click.UsageError(f"--format: {exc}") from None
 
 
 def _table(columns: Columns, cells: list[list[str]], right: frozenset[str]) -> None:
@@ -77,10 +80,10 @@ def _table(columns: Columns, cells: list[list[str]], right: frozenset[str]) -> N
 
 
 def _table_of(text: str, columns: Columns, rows: Iterable[Row]) -> None:
+    from fastlayer.cli.template import HEADINGS, compile_template
+
     headings = {field: heading for heading, field in columns}
-    fill = template(text)
-    fields = [found[2] for found in _ACTION.finditer(text)]
-    lines = [tuple(fill(row).split("\t")) for row in rows]
-    first = fill({field: headings.get(field, field.upper()) for field in fields}) if fields else text
-    heading = tuple(first.split("\t"))
-    output.table(heading, lines, frozenset())
+    titles = compile_template(text, HEADINGS)
+    lines = [tuple(line.split("\t")) for line in _filled(text, rows)]
+    heading = titles.render({field: headings.get(field, field.upper()) for field in titles.fields})
+    output.table(tuple(heading.split("\t")), lines, frozenset())

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fastlayer.cli import options
+
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from fastlayer.errors import FastlayerError
     from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
@@ -22,7 +26,10 @@ def store_options(function: F) -> F:
         "--driver", metavar="NAME", help="Storage driver (default: FASTLAYER_DRIVER, or the first that works)."
     )(function)
     return click.option(
-        "--root", metavar="DIR", help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory)."
+        "--root",
+        metavar="DIR",
+        type=options.WORD,
+        help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory).",
     )(function)
 
 
@@ -46,10 +53,11 @@ def store_if_any(given: dict[str, Any]) -> Iterator[Store | None]:
     """For lists: where there is no store there is nothing to list."""
     from pathlib import Path
 
+    from fastlayer.store import access
     from fastlayer.store.store import default_root
 
     root = Path(given["root"]) if given["root"] else default_root()
-    if not root.exists():
+    if not access.exists(root) and not root.exists():
         yield None
         return
     with open_store(given) as store:
@@ -80,17 +88,23 @@ def familiar(name: str) -> tuple[str, str]:
     return reference.familiar_name, reference.tag or "<none>"
 
 
+def moment(created: str) -> datetime | None:
+    """An RFC 3339 time; None for what is none."""
+    from datetime import UTC, datetime
+
+    try:
+        found = datetime.fromisoformat(created.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
 def ago(created: str) -> str:
     """An RFC 3339 time as people say it: ``3 hours ago``."""
     from datetime import UTC, datetime
 
-    try:
-        moment = datetime.fromisoformat(created.replace("Z", "+00:00"))
-    except ValueError:
-        return "N/A"
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return f"{elapsed((datetime.now(UTC) - moment).total_seconds())} ago"
+    made = moment(created)
+    return "N/A" if made is None else f"{elapsed((datetime.now(UTC) - made).total_seconds())} ago"
 
 
 def elapsed(seconds: float) -> str:

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import stores
+from fastlayer.cli import options, output, stores
+
+if TYPE_CHECKING:
+    from fastlayer.store.store import Store
 
 
 @click.command("umount")
-@click.argument("targets", nargs=-1, metavar="TARGET|NAME...")
+@click.argument("targets", nargs=-1, metavar="TARGET|NAME...", type=options.WORD)
 @click.option("-a", "--all", "all_", is_flag=True, help="Everything of the store that is mounted here.")
 @click.option("-l", "--lazy", is_flag=True, help="Also when it is in use: it goes away with its last user.")
 @click.option("--rm", is_flag=True, help="Remove the writable layer, too.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Unmount TARGETs, or what is mounted of the writable layers NAMEd. The layers stay, unless --rm."""
-    from fastlayer.container.mounted import all_mounts
     from fastlayer.container.mounting import unmount
-    from fastlayer.errors import FastlayerError, show_path
+    from fastlayer.errors import FastlayerError
 
     if bool(given["targets"]) == given["all_"]:
         raise click.UsageError("name what is to be unmounted, or give --all")
     failed: list[FastlayerError] = []
     with stores.open_store(given) as store:
-        names = [m.target for m in all_mounts(store) if m.here] if given["all_"] else given["targets"]
-        for name in names:
-            try:
-                print(show_path(unmount(store, name, detach=given["lazy"], remove=given["rm"]).target))
-            except FastlayerError as exc:
-                failed.append(exc)
+        tried: set[str] = set()
+        names = _here(store) if given["all_"] else given["targets"]
+        while names:
+            for name in names:
+                try:
+                    gone = unmount(store, name, detach=given["lazy"], remove=given["rm"])
+                    print(output.display_name(gone.target))
+                except FastlayerError as exc:
+                    failed.append(exc)
+            tried.update(names)
+            names = [name for name in _here(store) if name not in tried] if given["all_"] else []  # copies of them
     return stores.all_failed(failed)
+
+
+def _here(store: Store) -> list[str]:
+    from fastlayer.container.mounted import all_mounts
+
+    return [found.target for found in all_mounts(store) if found.here]

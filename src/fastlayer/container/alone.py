@@ -22,8 +22,12 @@ _PATIENCE = 5.0  # seconds: a mount is made in milliseconds
 def alone(store: Store, name: str, *, shared: bool = False) -> Iterator[None]:
     """The lock of the layer ``name`` for the block; ``shared``: with others who only read it.
 
-    The kernel drops it when the process ends. Raises ``InUseError`` when others do not come to an end.
+    The kernel drops it when the process ends. Raises ``InUseError`` when others do not come to an end. In a store that
+    cannot be written nobody works.
     """
+    if store.read_only:
+        yield
+        return
     path = _place(store, name)
     end = time.monotonic() + _PATIENCE
     fd = -1

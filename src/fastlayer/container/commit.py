@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fastlayer.container import writable
 from fastlayer.container.alone import alone
 from fastlayer.container.mounted import all_mounts
-from fastlayer.errors import AlreadyExistsError
+from fastlayer.errors import AlreadyExistsError, FileChangedError, InUseError, StorageError
 from fastlayer.image.images import Image, Images
 from fastlayer.image.materialize import Nowhere
 from fastlayer.image.pipe import stream_layer
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from fastlayer.oci.config import ImageConfig, RunConfig
     from fastlayer.snapshot.snapshotter import Snapshotter
     from fastlayer.store.store import Store
+
+
+_ATTEMPTS = 8  # to copy a layer that is written to meanwhile
+_PAUSE = 0.05  # seconds more after each of them
 
 
 def commit(
@@ -45,7 +51,7 @@ def commit(
     """
     full = new_name(name)
     images, snapshotter = Images(store), writable.snapshotter_of(store, layer)
-    base = images.find(str(layer.manifest))
+    base = images.of_manifest(layer.manifest)
     config = images.config(base)
     with store.lease(f"commit {layer.name}") as lease:
         copy = f"commit-{os.urandom(8).hex()}"
@@ -82,6 +88,7 @@ def _freeze(
                 lambda out: changes.write(
                     out, compression="none", source_date_epoch=source_date_epoch, jobs=jobs, progress=progress
                 ),
+                about=layer.name,
             )
         snapshotter.sync(layer.key)
         return clamped
@@ -93,8 +100,25 @@ def _freeze(
     with alone(store, layer.name, shared=True):
         if not any(found.writable == layer.name for found in all_mounts(store)):
             return _copy_and_hash(snapshotter, lease, layer, copy, digest)
-    snapshotter.duplicate(copy, layer.key, lease=lease)
+    _copy_while_written(snapshotter, lease, layer, copy)
     return digest(copy)
+
+
+def _copy_while_written(snapshotter: Snapshotter, lease: Lease, layer: Writable, copy: str) -> None:
+    """A file that changes or goes while it is copied makes a copy of no moment: then the whole is copied again."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return snapshotter.duplicate(copy, layer.key, lease=lease)
+        except (FileChangedError, StorageError) as exc:
+            if isinstance(exc, StorageError) and exc.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            if attempt == _ATTEMPTS - 1:
+                raise InUseError(
+                    f"{layer.name}: {exc}: files change faster than they can be copied: stop what writes to them, "
+                    "or unmount it"
+                ) from exc
+            time.sleep(attempt * _PAUSE)
+    raise AssertionError("unreachable")
 
 
 def _copy_and_hash(

@@ -2,18 +2,18 @@
 
 A mount is written down before it is made (``announce``), in the transaction that looks whether its layer or its target
 is taken, and completed afterwards (``complete``). Whether it is there, the kernel says: its sign (``mounts/signs.py``)
-is looked for among all mounts of its namespace, so that it is found moved, copied and covered, too. What is gone - the
-machine was started anew, someone used umount(8), its maker was killed before - is forgotten when it is looked at. What
-cannot be told counts as there.
+is looked for, so that it is found moved, copied and covered, too, and before it is forgotten in all mount namespaces
+that can be seen (``search.py``). What is gone - the machine was started anew, someone used umount(8), its maker was
+killed before - is forgotten when it is looked at. What cannot be told counts as there.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastlayer.container.search import Key, Place, key_of, places
 from fastlayer.errors import InUseError, NotFoundError, show_path
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from fastlayer.container.writable import Writable
     from fastlayer.metadata.leases import Lease
-    from fastlayer.mounts.table import Entry
     from fastlayer.store.store import Store
 
 
@@ -31,7 +30,8 @@ _SELECT = "SELECT * FROM mounts WHERE driver = ? AND key = ?"
 class Mounted(NamedTuple):
     """A mount of ours. ``writable``: the name of the layer that is written to, or None for a read-only one.
 
-    ``here``: it can be seen in this mount namespace. ``depth``: mounts on top of each other.
+    ``here``: it can be seen in this mount namespace; otherwise ``process`` is one that sees it, or 0, and ``target``
+    what it is called there. ``depth``: mounts on top of each other.
     """
 
     target: str
@@ -42,21 +42,18 @@ class Mounted(NamedTuple):
     created_ns: int
     depth: int
     here: bool
+    process: int = 0
 
 
 def all_mounts(store: Store) -> list[Mounted]:
     """All mounts, by target; those that are gone are forgotten."""
     with store.database.read() as db:
-        rows = db.execute("SELECT * FROM mounts").fetchall()
-    looked = Look(store)
-    alive = []
-    for row in rows:
-        found = looked.at(row)
-        if found is not None:
-            alive.append(found)
-        elif not looked.being_made(row):
-            _forget(store, row)
-    return sorted(alive)
+        rows = _rows(db)
+    look = Look(store, rows)
+    gone = [key_of(row) for row in rows if key_of(row) not in look.found and key_of(row) not in look.making]
+    if gone:
+        _forget(store, gone)
+    return sorted(look.found.values())
 
 
 def refuse_mounted(store: Store, layer: Writable) -> None:
@@ -76,20 +73,31 @@ def announce(store: Store, lease: Lease, new: Mounted, sign: str) -> None:
     with store.database.write() as db:
         if new.writable and not db.execute("SELECT 1 FROM writable WHERE name = ?", (new.writable,)).fetchone():
             raise NotFoundError(f"{new.writable}: has been removed meanwhile")
-        looked = Look(store)
-        for row in db.execute("SELECT * FROM mounts").fetchall():
-            found = looked.at(row)
-            if (row["driver"], row["key"]) == (new.driver, new.key):
+        rows = _rows(db)
+        look = Look(store, rows, everywhere=False)
+        for row in rows:
+            found = look.found.get(key_of(row))
+            if key_of(row) == (new.driver, new.key):
                 raise _in_use(found or _of_row(row))
-            if (found or _of_row(row)).target == new.target and row["mount_ns"] == _namespace():
+            there = found or (_of_row(row) if key_of(row) in look.making else None)
+            if there is not None and there.here and there.target == new.target:
                 place = show_path(new.target)
                 raise InUseError(f"{place}: something of ours is mounted there already: `fastlayer umount` it first")
         db.execute(
             "INSERT INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number, boot_id,"
             " mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)",
-            (*new[:-1], _boot_id(), _namespace(), sign, lease.id),
+            (_stored(new.target), *new[1:7], _boot_id(), _namespace(), sign, lease.id),
         )
         db.execute("UPDATE snapshots SET lease = NULL WHERE driver = ? AND key = ?", (new.driver, new.key))
+
+
+def _stored(target: str) -> str | bytes:
+    """SQLite takes no text that is not UTF-8; the column takes bytes as well."""
+    raw = os.fsencode(target)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def complete(store: Store, new: Mounted) -> None:
@@ -130,7 +138,7 @@ def _insert(store: Store, new: Mounted, sign: str, number: int) -> bool:
         added = db.execute(
             "INSERT OR IGNORE INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number,"
             " boot_id, mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            (*new[:-1], number, _boot_id(), _namespace(), sign),
+            (_stored(new.target), *new[1:7], number, _boot_id(), _namespace(), sign),
         )
         return added.rowcount == 1
 
@@ -142,7 +150,7 @@ def proposed(target: str, driver: str, key: str, image: str, layer: str | None, 
 
 def find(store: Store, text: str) -> Mounted:
     """By its target - here, if one is mounted there - or by the name of its writable layer."""
-    place = os.path.realpath(text)
+    place = os.path.realpath(text) if text else ""
     found = [mount for mount in all_mounts(store) if mount.target == place or mount.writable == text]
     if not found:
         raise NotFoundError(f"{show_path(text)}: nothing of ours is mounted there: `fastlayer mounts` lists what is")
@@ -150,45 +158,21 @@ def find(store: Store, text: str) -> Mounted:
 
 
 class Look:
-    """One look at what the kernel has mounted; every namespace is read once."""
+    """One look at what the kernel has mounted of all ``rows``. ``found``: what is there, where it is now.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._boot_id = _boot_id()
-        self._seen: dict[int, list[Entry] | None] = {}
+    ``making``: someone is about to mount them. ``everywhere``: as of ``search.places``.
+    """
 
-    def at(self, row: sqlite3.Row) -> Mounted | None:
-        """The mount, where it is now; None when it is not there."""
-        if row["boot_id"] != self._boot_id:
-            return None
-        entries = self._entries(row["mount_ns"])
-        if entries is None:
-            return _of_row(row)
-        found = _entry_of(row, entries)
-        return None if found is None else _of_row(row)._replace(target=os.fsdecode(found.target))
+    def __init__(self, store: Store, rows: list[sqlite3.Row], *, everywhere: bool = True) -> None:
+        boot_id = _boot_id()
+        self.making = {key_of(row) for row in rows if row["lease"] is not None and store.leases.alive(row["lease"])}
+        now = [row for row in rows if row["boot_id"] == boot_id]
+        self._places = places(now, self.making, everywhere=everywhere)
+        self.found = {key_of(row): _at(row, self._places[key_of(row)]) for row in now if key_of(row) in self._places}
 
-    def being_made(self, row: sqlite3.Row) -> bool:
-        """Someone is about to mount it."""
-        return row["lease"] is not None and self._store.leases.alive(row["lease"])
-
-    def _entries(self, namespace: int) -> list[Entry] | None:
-        from fastlayer.mounts.namespaces import entries_of
-
-        if namespace not in self._seen:
-            self._seen[namespace] = entries_of(namespace)
-        return self._seen[namespace]
-
-
-def _entry_of(row: sqlite3.Row, entries: Sequence[Entry]) -> Entry | None:
-    """The mount itself if it is there, else a copy of it; a read-only one has no sign of its own, so no copies."""
-    from fastlayer.mounts.signs import matches
-
-    target = os.fsencode(row["target"])
-    found = [entry for entry in reversed(entries) if matches(row["sign"], entry)]
-    for entry in found:
-        if entry.number == row["mount_number"] or (not row["mount_number"] and entry.target == target):
-            return entry
-    return found[0] if found and row["writable"] and row["sign"] else None
+    def number(self, key: Key) -> int:
+        """Of the mount; 0 when it is not seen."""
+        return self._places[key].number if key in self._places else 0
 
 
 def is_on_top(store: Store, found: Mounted) -> bool:
@@ -196,23 +180,37 @@ def is_on_top(store: Store, found: Mounted) -> bool:
     from fastlayer.errors import OperandError
     from fastlayer.mounts.table import find as top_of
 
-    row = _row(store, found)
+    with store.database.read() as db:
+        look = Look(store, _rows(db), everywhere=False)
     try:
         top = top_of(found.target)
     except OperandError:
         return False
-    return row is not None and top is not None and _entry_of(row, [top]) is not None
+    return top is not None and top.number == look.number((found.driver, found.key))
 
 
 def _in_use(found: Mounted) -> InUseError:
-    name = found.writable or found.key
-    where = "" if found.here else ", in another mount namespace"
-    return InUseError(f"{name}: is mounted at {show_path(found.target)}{where}: `fastlayer umount` it first")
+    name, place = found.writable or found.key, show_path(found.target)
+    if found.here:
+        return InUseError(f"{name}: is mounted at {place}: `fastlayer umount` it first")
+    return InUseError(f"{name}: is mounted at {elsewhere(found)}")
+
+
+def elsewhere(found: Mounted) -> str:
+    """Where a mount of another namespace is, and what to do."""
+    of = f" (process {found.process} is in it)" if found.process else ""
+    return f"{show_path(found.target)}, in another mount namespace{of}: unmount it there, or end its processes"
+
+
+def _at(row: sqlite3.Row, place: Place) -> Mounted:
+    found = _of_row(row)
+    depth = 1 if place.copy else found.depth
+    return found._replace(target=place.target, here=place.here, process=place.process, depth=depth)
 
 
 def _of_row(row: sqlite3.Row) -> Mounted:
     return Mounted(
-        row["target"],
+        os.fsdecode(row["target"]),
         row["driver"],
         row["key"],
         row["image"],
@@ -223,17 +221,13 @@ def _of_row(row: sqlite3.Row) -> Mounted:
     )
 
 
-def _row(store: Store, found: Mounted) -> sqlite3.Row | None:
-    with store.database.read() as db:
-        row: sqlite3.Row | None = db.execute(_SELECT, (found.driver, found.key)).fetchone()
-    return row
+def _rows(db: sqlite3.Connection) -> list[sqlite3.Row]:
+    return list(db.execute("SELECT * FROM mounts"))
 
 
 def forget_if_gone(store: Store, found: Mounted) -> None:
     """After an unmount. A copy of the mount elsewhere keeps it in the books."""
-    row = _row(store, found)
-    if row is not None:
-        _forget(store, row)
+    _forget(store, [(found.driver, found.key)])
 
 
 def withdraw(store: Store, lease: Lease, new: Mounted) -> None:
@@ -244,25 +238,37 @@ def withdraw(store: Store, lease: Lease, new: Mounted) -> None:
             db.execute("UPDATE snapshots SET lease = ? WHERE driver = ? AND key = ?", (lease.id, new.driver, new.key))
 
 
-def _forget(store: Store, row: sqlite3.Row) -> None:
-    """The mount is over; a view made for it goes, too, in the same transaction.
+def _forget(store: Store, gone: list[Key]) -> None:
+    """These mounts are over; views made for them go, too, in the same transaction.
 
-    It is looked at again within it: its maker may just have finished.
+    They are looked for again within it: a maker may just have finished, and of several that look the same one must
+    stay while any of them is somewhere.
     """
-    place = (row["driver"], row["key"])
-    with store.lease(f"forget {row['key']}") as lease:
-        snapshotter = store.snapshotter_of(row["driver"])
-        numbers: list[int] = []
+    if store.read_only:
+        return
+    from fastlayer.snapshot.snapshotter import Snapshotter
+
+    views: dict[str, list[int]] = {}
+    with store.lease("forget mounts") as lease:
         with store.database.write() as db:
-            now, looked = db.execute(_SELECT, place).fetchone(), Look(store)
-            if now is None or looked.being_made(now) or looked.at(now) is not None:
-                return
-            db.execute("DELETE FROM mounts WHERE driver = ? AND key = ?", place)
-            if now["writable"] is None:
-                views = "SELECT number FROM snapshots WHERE driver = ? AND key = ? AND state = 'ready'"
-                numbers = [int(view["number"]) for view in db.execute(views, place)]
-                snapshotter.mark_removed(db, numbers, lease.id)
-        snapshotter.finish_removal(numbers)
+            rows = _rows(db)
+            look = Look(store, rows)
+            for row in rows:
+                key = key_of(row)
+                if key not in gone or key in look.found or key in look.making:
+                    continue
+                db.execute("DELETE FROM mounts WHERE driver = ? AND key = ?", key)
+                if row["writable"] is None:
+                    views.setdefault(row["driver"], []).extend(_views(db, key))
+            for numbers in views.values():
+                Snapshotter.mark_removed(db, numbers, lease.id)
+        for driver, numbers in views.items():
+            store.snapshotter_of(driver).finish_removal(numbers)
+
+
+def _views(db: sqlite3.Connection, key: Key) -> list[int]:
+    found = db.execute("SELECT number FROM snapshots WHERE driver = ? AND key = ? AND state = 'ready'", key)
+    return [int(row["number"]) for row in found]
 
 
 def _boot_id() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastlayer.container.mounted import (
     Mounted,
     announce,
     complete,
+    elsewhere,
     find,
     forget_if_gone,
     is_on_top,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 
-_PATIENCE = 1.0  # seconds: whoever lists mounts at this moment keeps them busy for microseconds
+_PATIENCE = 1.0  # seconds: others keep mounts busy, or copies of them, for a moment
 
 
 def mount_image(
@@ -76,21 +78,37 @@ def unmount(store: Store, text: str, *, detach: bool = False, remove: bool = Fal
     found = find(store, text)
     place = show_path(found.target)
     if not found.here:
-        raise InUseError(f"{place}: is mounted in another mount namespace: unmount it there, or end its processes")
+        raise InUseError(f"{text}: is mounted at {elsewhere(found)}")
     if not is_on_top(store, found):
         raise InUseError(f"{place}: another mount lies over it: unmount that first")
     for _ in range(found.depth):
         umount(found.target, detach=detach, patience=_PATIENCE)
     forget_if_gone(store, found)
     if remove and found.writable:
-        writable.remove(store, found.writable)
+        _remove_soon(store, found.writable)
     return found
+
+
+def _remove_soon(store: Store, name: str) -> None:
+    """Whoever makes a mount namespace at this moment (a sandbox that starts) has a copy until it has dropped it."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return writable.remove(store, name)
+        except InUseError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
 
 
 @contextmanager
 def temporary(store: Store, image: Image) -> Iterator[Path]:
     """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory."""
     snapshotter = store.snapshotter
+    if store.read_only:  # no view can be made, and none is needed
+        with _as_directory(snapshotter.mounts(_chain(store, image))) as path:
+            yield path
+        return
     with store.lease(f"look at {image.name}") as lease:
         key = f"look-{lease.id}"
         snapshotter.view(key, _chain(store, image), lease=lease)
@@ -285,6 +303,8 @@ def _chain(store: Store, image: Image) -> str:
 
 
 def _place(store: Store, target: str | os.PathLike[str]) -> str:
+    if not os.fspath(target):
+        raise UsageError("the target has an empty name: give a directory")
     path = os.path.realpath(os.fspath(target))
     if not os.path.isdir(path):
         raise UsageError(f"{show_path(path)}: is no directory: make one to mount at")

@@ -52,6 +52,8 @@ def create(
     ``storage_options``: how it is mounted, each time, in the driver's words: ``{"volatile": "on"}``.
     Raises ``UsageError`` for what is no name or no option of the driver, ``AlreadyExistsError`` when it is taken.
     """
+    if size is not None and not 0 < size < 1 << 63:
+        raise UsageError(f"size={size}: give 1 to 2^63 - 1 bytes, or leave it out")
     name = name or f"layer-{os.urandom(4).hex()}"
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r}: not a name: letters, digits, `_`, `.` and `-`, at most 128")

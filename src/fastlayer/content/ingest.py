@@ -98,7 +98,7 @@ class Ingest:
             hashed.result()  # the caller may use its buffer again
 
     def _write(self, data: Any) -> None:
-        with explained("cannot write", self._path):
+        with explained("cannot write", self._store):  # the temporary name would tell nobody anything
             write_all(self._fd, data)
 
     def _thread(self) -> ThreadPoolExecutor:

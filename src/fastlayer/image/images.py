@@ -154,6 +154,17 @@ class Images:
         with self.store.database.read() as db:
             return _choose(str(target.digest), list(_images(db, target, names)), None, demanded=False)
 
+    def of_manifest(self, digest: Digest) -> Image:
+        """The image of a manifest that a name or a writable layer keeps, even when it has no name any more."""
+        from fastlayer.oci.manifest import parse_manifest
+
+        target = parse_manifest(self.store.content.read(digest)).descriptor
+        with self.store.database.read() as db:
+            found = list(_images(db, target, _real(_names(db, digest))))
+        if not found:
+            raise CorruptStoreError(f"{digest}: is not known: run `fastlayer store check --repair`")
+        return found[0]
+
     def manifest(self, image: Image) -> Manifest:
         """The manifest of an image. Raises ``CorruptStoreError`` when its blob is damaged."""
         from fastlayer.oci.manifest import parse_manifest

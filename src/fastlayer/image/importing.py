@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.content.files import write_all
-from fastlayer.errors import AlreadyExistsError
+from fastlayer.errors import AlreadyExistsError, StorageError, show_path
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.record import new_name, of_applied, of_written, record, timestamp
 from fastlayer.oci.config import History, RunConfig, new_config
@@ -17,6 +18,7 @@ from fastlayer.oci.platform import Platform, host_platform
 
 if TYPE_CHECKING:
     from fastlayer.layer.progress import ProgressCallback
+    from fastlayer.layer.writer import Layer
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
 
@@ -33,23 +35,25 @@ def import_image(
     ignore_chown: bool = False,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
+    warnings: list[str] | None = None,
 ) -> Image:
     """An image of one layer. ``source``: a directory, or a tar (a path, descriptor or file object), compressed or not.
 
     A tar is kept as it came, but expanded from xz or bzip2, which no layer may be compressed with; the layer of a
     directory is made again when its bytes are needed. Raises what ``fastlayer.apply`` and ``fastlayer.diff`` raise; a
-    failure leaves no image.
+    failure leaves no image. Where nobody may make devices they are left out; what was, is added to ``warnings``.
     """
     from fastlayer.store.store import may_own_all
 
     full = new_name(name)
     ignore_chown = ignore_chown or not may_own_all()
     created = timestamp(source_date_epoch)
+    lost: list[str] = [] if warnings is None else warnings
     with store.lease(f"import {full or ''}".strip()) as lease:
         if isinstance(source, (str, bytes, os.PathLike)) and os.path.isdir(source):
-            layer = _directory(store, lease, source, source_date_epoch, ignore_chown, jobs, progress)
+            layer = _directory(store, lease, source, source_date_epoch, ignore_chown, jobs, progress, lost)
         else:
-            layer = _tar(store, lease, source, ignore_chown, jobs, progress)
+            layer = _tar(store, lease, source, ignore_chown, jobs, progress, lost)
         step = History(created=created, comment=message or f"imported from {_last_part(source)}")
         config = new_config(platform or host_platform(), [layer.diff_id], run=run, history=[step], created=created)
         target = record(store, lease, full, config, [layer])
@@ -64,19 +68,21 @@ def _directory(
     ignore_chown: bool,
     jobs: int | None,
     progress: ProgressCallback | None,
+    lost: list[str],
 ) -> LayerInfo:
-    """The layer streams into the snapshot and is hashed on the way."""
-    from fastlayer.image.pipe import stream_layer
+    """The layer streams into the snapshot and is hashed on the way.
+
+    A snapshot without the devices of the directory would not give the layer again: then its blob is kept.
+    """
+    from fastlayer.image.pipe import piped, stream_layer
     from fastlayer.layer.diff import diff
+    from fastlayer.store.store import may_make_devices
 
     name = f"import-{lease.id}"
     with tempfile.TemporaryDirectory(prefix="fastlayer-") as empty:
-        written = stream_layer(
-            store.snapshotter,
-            lease,
-            name,
-            None,
-            lambda out: diff(
+
+        def write(out: int) -> Layer:
+            return diff(
                 empty,
                 source,
                 out,
@@ -84,9 +90,16 @@ def _directory(
                 source_date_epoch=source_date_epoch,
                 jobs=jobs,
                 progress=progress,
-            ),
-            ignore_chown=ignore_chown,
-        )
+            )
+
+        about = show_path(source).rstrip("/")
+        try:
+            written = stream_layer(store.snapshotter, lease, name, None, write, about=about, ignore_chown=ignore_chown)
+        except StorageError as exc:
+            if exc.errno != errno.EPERM or exc.op != "mknod" or may_make_devices():
+                raise
+            with piped(write) as layer_tar:
+                return _tar(store, lease, layer_tar, ignore_chown, jobs, None, lost)
     _name(store, lease, name, str(written.diff_id))
     return of_written(written, present=store.content.has(written.digest))
 
@@ -98,10 +111,12 @@ def _tar(
     ignore_chown: bool,
     jobs: int | None,
     progress: ProgressCallback | None,
+    lost: list[str],
 ) -> LayerInfo:
     """Extracted while its blob is kept; both are named when the whole has been seen."""
     from fastlayer.image.tee import Tee
-    from fastlayer.layer.apply import apply
+    from fastlayer.layer.apply import ROOT_IS_OPAQUE, apply
+    from fastlayer.store.store import may_make_devices
 
     key = f"import-{lease.id}"
     store.snapshotter.prepare(key, lease=lease)
@@ -113,9 +128,11 @@ def _tar(
                 target.path,
                 format=target.format,
                 ignore_chown=ignore_chown,
+                skip_devices=not may_make_devices(),
                 jobs=jobs,
                 progress=progress,
             )
+        lost += [warning for warning in stats.warnings if warning != ROOT_IS_OPAQUE]  # there is nothing below
         layer = stats.layers[0]
         with store.database.write() as db:
             lease.add(db, "blob", [layer.digest])
@@ -160,5 +177,5 @@ def _name(store: Store, lease: Lease, name: str, chain_id: str) -> None:
 def _last_part(source: Any) -> str:
     """Of the source's name: where it lay on this machine is nobody's business."""
     if isinstance(source, (str, bytes, os.PathLike)):
-        return os.path.basename(os.path.abspath(os.fsdecode(source))) or "/"
+        return show_path(os.path.basename(os.path.abspath(os.fsencode(source))) or b"/")
     return "-"

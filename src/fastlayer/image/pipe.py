@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
+    from fastlayer.snapshot.driver import LayerTarget
     from fastlayer.snapshot.snapshotter import Snapshotter
 
 T = TypeVar("T")
@@ -70,22 +72,35 @@ def stream_layer(
     parent: str | None,
     write: Callable[[int], T],
     *,
+    about: str,
     ignore_chown: bool = False,
 ) -> T:
-    """The committed snapshot ``name`` on ``parent``, extracted from the layer that ``write`` writes to a descriptor."""
-    from fastlayer.layer.apply import apply
+    """The committed snapshot ``name`` on ``parent``, extracted from the layer that ``write`` writes to a descriptor.
 
+    ``about``: the tree that the layer is of, for messages.
+    """
     key = f"stream-{name}"
     rebase = snapshotter.driver.independent
     snapshotter.prepare(key, None if rebase else parent, lease=lease)
     number, parents = snapshotter.number(key)
     with snapshotter.driver.layer_target(number, parents) as target:
         place = target
-        result, _ = through_pipe(
-            write, lambda layer: apply([layer], place.path, format=place.format, ignore_chown=ignore_chown)
-        )
+        result, _ = through_pipe(write, lambda layer: _extract(layer, place, about, ignore_chown))
     snapshotter.commit(name, key, parent=parent if rebase else None, lease=lease)
     return result
+
+
+def _extract(layer: int, target: LayerTarget, about: str, ignore_chown: bool) -> None:
+    from fastlayer.errors import UnsafeEntryError
+    from fastlayer.layer.apply import apply
+
+    with io.FileIO(layer, closefd=False) as file:
+        file.name = about
+        try:
+            apply([file], target.path, format=target.format, ignore_chown=ignore_chown)
+        except UnsafeEntryError as exc:  # that the tree can have and the driver's format cannot
+            entry = str(exc).removeprefix(f"{about}: ")
+            raise UnsafeEntryError(f"{about}/{entry}: leave it out, or use another driver (`--driver vfs`)") from exc
 
 
 def _widen(fd: int) -> None:

@@ -67,5 +67,8 @@ def new_name(name: str | None) -> str | None:
 
 def timestamp(source_date_epoch: int | None = None) -> str:
     """For ``created`` fields (RFC 3339): now, or what ``SOURCE_DATE_EPOCH`` says."""
-    moment = datetime.now(UTC) if source_date_epoch is None else datetime.fromtimestamp(source_date_epoch, UTC)
+    try:
+        moment = datetime.now(UTC) if source_date_epoch is None else datetime.fromtimestamp(source_date_epoch, UTC)
+    except (OverflowError, ValueError, OSError) as exc:
+        raise UsageError(f"source_date_epoch={source_date_epoch} is no time: give seconds since 1970") from exc
     return moment.isoformat().replace("+00:00", "Z")

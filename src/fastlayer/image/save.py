@@ -50,8 +50,9 @@ def save(
             target = manifest.descriptor
         chosen.append(ArchivedImage(_names(name, image.names), target))
     with store.lease("save") as lease:
-        with store.database.write() as db:
-            lease.add(db, "blob", [image.descriptor.digest for image in chosen])
+        if not store.read_only:
+            with store.database.write() as db:
+                lease.add(db, "blob", [image.descriptor.digest for image in chosen])
         _verify(store, [images.find(name, platform) for name in names], chosen, jobs)
         if format == "oci-dir":
             save_oci_layout(output, chosen, store.content)

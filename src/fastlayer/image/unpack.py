@@ -99,17 +99,26 @@ def unpack(
 ) -> Unpacked:
     """Makes the snapshots of a stack of layers, lowest first. What others have made already is used.
 
-    Owners that may not be set are left with ``ignore_chown``, and where most ids cannot be owned at all.
+    Owners that may not be set are left with ``ignore_chown``, and where most ids cannot be owned at all. Devices are
+    left out, with a warning, where nobody may make them.
 
     Raises what ``fastlayer.apply`` raises; the snapshots that are complete by then stay.
     """
-    from fastlayer.store.store import may_own_all
+    from fastlayer.store.store import may_make_devices, may_own_all
 
     chain = [str(name) for name in chain_ids(layer.diff_id for layer in layers)]
     snapshotter = store.snapshotter
     present = claim_snapshots(store, lease, snapshotter.driver.name, chain)
     first = max((number + 1 for number, name in enumerate(chain) if name in present), default=0)
-    work = _Unpacking(snapshotter, lease, layers, chain, ignore_chown or not may_own_all(), progress)
+    work = _Unpacking(
+        snapshotter,
+        lease,
+        layers,
+        chain,
+        ignore_chown=ignore_chown or not may_own_all(),
+        skip_devices=not may_make_devices(),
+        progress=progress,
+    )
     numbers = range(first, len(layers))
     if snapshotter.driver.independent and len(numbers) > 1 and default_jobs(jobs) > 1:
         work.all_at_once(numbers, default_jobs(jobs))
@@ -127,7 +136,9 @@ class _Unpacking:
         lease: Lease,
         layers: Sequence[LayerSource],
         chain: Sequence[str],
+        *,
         ignore_chown: bool,
+        skip_devices: bool,
         progress: ProgressCallback | None,
     ) -> None:
         self.applied: list[AppliedLayer | None] = [None] * len(layers)
@@ -138,6 +149,7 @@ class _Unpacking:
         self._layers = layers
         self._chain = chain
         self._ignore_chown = ignore_chown
+        self._skip_devices = skip_devices
         self._progress = progress
 
     def all_at_once(self, numbers: range, jobs: int) -> None:
@@ -193,6 +205,7 @@ class _Unpacking:
                 digest=[layer.digest],
                 diff_id=[layer.diff_id],
                 ignore_chown=self._ignore_chown,
+                skip_devices=self._skip_devices,
                 progress=self._report,
             )
 

@@ -43,8 +43,9 @@ _NEXT_STEPS = {
 class AppliedLayer(NamedTuple):
     """One layer as it was applied. ``digest`` and ``size`` are of the blob, ``diff_id`` and ``tar_size`` of the tar.
 
-    ``needs_lower``: in a format with markers: it has entries in directories that it does not describe, or an opaque
-    root. Mounted on lower layers that have those directories, it is not what applying it onto them would make.
+    ``needs_lower``: in a format with markers: it has entries in directories that it does not describe, an opaque root,
+    or devices that were left out. Mounted on lower layers that have something there, it is not what applying it onto
+    them would make.
     """
 
     media_type: str
@@ -101,6 +102,7 @@ def apply(
     uid_map: IdMap | None = None,
     gid_map: IdMap | None = None,
     ignore_chown: bool = False,
+    skip_devices: bool = False,
     durability: Durability = "none",
     jobs: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
@@ -115,8 +117,10 @@ def apply(
 
     ``format``: ``dir`` carries whiteouts out; the others convert them to that storage format. ``digest`` (of the blob)
     and ``diff_id`` (of the tar): what each layer must hash to, else ``DigestMismatchError``. ``uid_map``, ``gid_map``:
-    ``(inside, outside, count)`` ranges. ``ignore_chown``: owners that may not be set are left. ``durability``: what has
-    reached the disk at return: nothing in particular, the whole file system (``syncfs``), or each file (``fsync``).
+    ``(inside, outside, count)`` ranges. ``ignore_chown``: owners that may not be set are left. ``skip_devices``:
+    devices that may not be made (``EPERM``, as in user namespaces) are left out, with the hard links to them in the
+    same layer, and counted in a warning. ``durability``: what has reached the disk at return: nothing in particular,
+    the whole file system (``syncfs``), or each file (``fsync``).
     """
     check(
         target=(target, DIRECTORY),
@@ -125,6 +129,7 @@ def apply(
         uid_map=(uid_map, ID_MAP),
         gid_map=(gid_map, ID_MAP),
         ignore_chown=(ignore_chown, FLAG),
+        skip_devices=(skip_devices, FLAG),
         jobs=(jobs, NUMBER),
         limits=(limits, LIMITS),
         progress=(progress, CALLBACK),
@@ -146,6 +151,7 @@ def apply(
             uid_map=uids,
             gid_map=gids,
             ignore_chown=ignore_chown,
+            skip_devices=skip_devices,
             max_entries=limits.max_entries,
             max_size=limits.max_size,
             max_file_size=limits.max_file_size,
@@ -249,6 +255,8 @@ def _explained(source: Source, target: str, extractor: _backend.Extractor) -> It
         hint = _NEXT_STEPS.get(exc.errno or 0, "")
         if exc.errno == errno.EBUSY and exc.op == "remove a mount point":
             hint = "unmount what is mounted there first"
+        elif exc.errno == errno.EPERM and exc.op == "mknod":
+            hint = "run as root, or leave devices out (`--skip-devices`)"
         raise StorageError(exc.errno or 0, exc.op, exc.filename, within=f"{layer} onto {target}", hint=hint) from exc
 
 

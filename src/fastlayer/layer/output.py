@@ -74,7 +74,7 @@ class Output:
             while len(view):
                 count = self._file.write(view) if self._file is not None else os.write(self._fd, view)
                 view = view[len(view) if count is None else count :]
-        except BrokenPipeError:
+        except (BrokenPipeError, StorageError):  # the latter of a file object of ours: it names what was refused
             raise
         except OSError as exc:
             raise StorageError(exc.errno or 0, "write", self.name) from exc

@@ -72,6 +72,8 @@ class Source:
             return self._read_fd(buffer, check)
         except io.UnsupportedOperation as exc:
             raise OperandError(f"{self.name}: not open for reading: open it in mode `rb`") from exc
+        except StorageError:  # of a file object of ours: it names what was refused
+            raise
         except OSError as exc:
             raise StorageError(exc.errno or 0, "read", self.name) from exc
 

@@ -316,7 +316,11 @@ class _Checker:
 
     def index(self) -> None:
         """The layout's own list of images."""
-        with self.store.lease("check index.json") as lease, self.store.database.write() as db:
+        database = self.store.database
+        with (
+            self.store.lease("check index.json") as lease,
+            database.write() if self.repair else database.read() as db,
+        ):
             wanted = index_bytes(db)
             try:
                 with open(self.store.content.path / "index.json", "rb") as file:

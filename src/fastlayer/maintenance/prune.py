@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.container import writable
 from fastlayer.container.mounted import all_mounts
 from fastlayer.errors import InUseError, NotFoundError
-from fastlayer.image.images import Images
+from fastlayer.image.images import Image, Images
 from fastlayer.store.collect import Collected, collect
 
 if TYPE_CHECKING:
@@ -25,21 +25,28 @@ class Pruned(NamedTuple):
     collected: Collected
 
 
-def prune(store: Store, *, layers: bool = False, named: bool = False, dry_run: bool = False) -> Pruned:
+def prune(
+    store: Store,
+    *,
+    layers: bool = False,
+    named: bool = False,
+    dry_run: bool = False,
+    meant: Callable[[Image], bool] = lambda _image: True,
+) -> Pruned:
     """Removes images without a name that no writable layer or mount is made of; with ``named`` those with a name, too.
 
-    ``layers``: first all writable layers that are not mounted. ``dry_run``: only tells what would go. What others
-    remove or begin to use meanwhile is passed over.
+    ``layers``: first all writable layers that are not mounted. ``dry_run``: only tells what would go. ``meant``:
+    the images that may go at all. What others remove or begin to use meanwhile is passed over.
     """
     gone = _layers(store, dry_run) if layers else []
     images = Images(store)
     used = {layer.manifest for layer in writable.all_of(store) if layer.name not in gone}
-    mounted = {found.image for found in all_mounts(store)}
+    mounted = mounted_chains(store)
     names: list[str] = []
     nameless: list[str] = []
     targets: list[str] = []  # of those without a name
     for image in images.all():
-        if image.manifest in used or mounted & {*image.names, str(image.id)}:
+        if image.manifest in used or str(image.chain_id) in mounted or not meant(image):
             continue
         if not image.names:
             with _unless_taken():
@@ -54,6 +61,12 @@ def prune(store: Store, *, layers: bool = False, named: bool = False, dry_run: b
                 names.append(name)
     collected = collect(store, dry_run=dry_run, as_if_gone=([*names, *targets], gone) if dry_run else ((), ()))
     return Pruned(tuple(gone), tuple(names), tuple(nameless), collected)
+
+
+def mounted_chains(store: Store) -> set[str]:
+    """The stacks of layers that are mounted read-only, whatever the images are called by now."""
+    views = [found for found in all_mounts(store) if found.writable is None]
+    return {str(store.snapshotter_of(found.driver).stat(found.key).parent) for found in views}
 
 
 def _layers(store: Store, dry_run: bool) -> list[str]:

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastlayer.errors import NoSpaceError, StoreError, show_path
-from fastlayer.metadata import spare
+from fastlayer.errors import NoSpaceError, StorageError, StoreError, show_path
+from fastlayer.metadata import readonly, spare
 from fastlayer.metadata.migrations import MIGRATIONS
 
 _WAIT_SECONDS = 60.0  # for the write lock, which is held for milliseconds
-_BESIDE = 128 << 10  # -wal and -shm
+_BESIDE, _FILES_BESIDE = 128 << 10, 2  # -wal and -shm
+_READ_ONLY = "make its file system writable again, or `save` its images to another one"
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LOST = ("no such", "Could not decode")  # tables, columns, text: what we ask for is there unless it was damaged
 
@@ -28,12 +29,14 @@ _LOST = ("no such", "Could not decode")  # tables, columns, text: what we ask fo
 class Database:
     """An open ``metadata.db``; every thread that uses it gets a connection of its own.
 
-    ``changed``: by this process; what concerns leases only, which end with it, does not count. ``recovering``: by who
-    puts a copy back, while all others are refused. Raises ``CorruptStoreError`` when it is damaged, or lost.
+    ``changed``: by this process; what concerns leases only, which end with it, does not count. ``read_only``: its file
+    system cannot be written; ``write`` raises ``StorageError`` then. ``recovering``: by who puts a copy back, while all
+    others are refused. Raises ``CorruptStoreError`` when it is damaged, or lost.
     """
 
-    def __init__(self, path: Path, *, recovering: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, recovering: bool = False) -> None:
         self.path = path
+        self.read_only = read_only
         self.changed = False
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -51,7 +54,7 @@ class Database:
         found: sqlite3.Connection | None = getattr(self._local, "db", None)
         if found is None:
             with _explained(self.path):
-                found = _connect(self.path)
+                found = readonly.connect(self.path) if self.read_only else _connect(self.path)
             self._local.db = found
             self._opened.append(found)
         return found
@@ -62,6 +65,8 @@ class Database:
 
         ``passing``: what it changes is worth nothing when this process has ended.
         """
+        if self.read_only:
+            raise StorageError(errno.EROFS, "cannot change the store", os.fspath(self.path), hint=_READ_ONLY)
         with _explained(self.path):
             before = self._db.total_changes
             self._db.execute("BEGIN IMMEDIATE")
@@ -160,7 +165,7 @@ def _is_full(directory: Path) -> bool:
         found = os.statvfs(directory)
     except OSError:
         return False
-    return found.f_bavail * found.f_frsize < _BESIDE
+    return found.f_bavail * found.f_frsize < _BESIDE or (found.f_files > 0 and found.f_favail < _FILES_BESIDE)
 
 
 @contextmanager

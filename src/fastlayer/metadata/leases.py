@@ -47,7 +47,13 @@ class Leases:
 
     @contextmanager
     def hold(self, what: str) -> Iterator[Lease]:
-        """A lease for the block; ``what`` says to others what is being done (``load``, ``commit NAME``)."""
+        """A lease for the block; ``what`` says to others what is being done (``load``, ``commit NAME``).
+
+        Where nothing can be written nothing goes, either: then there is none to be had, and none is needed to read.
+        """
+        if self._database.read_only:
+            yield Lease("read-only")
+            return
         identity, fd = self._lock_new()
         try:
             with self._database.write(passing=True) as db:

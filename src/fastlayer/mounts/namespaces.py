@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from fastlayer.errors import StorageError
 from fastlayer.mounts import table
@@ -16,20 +17,62 @@ def current() -> int:
     return os.stat("/proc/self/ns/mnt").st_ino
 
 
-def entries_of(namespace: int) -> list[table.Entry] | None:
+class View(NamedTuple):
+    """What a process sees mounted. ``process``: its id; 0: the one that asks.
+
+    One that was put into a directory (chroot(2)) sees what lies below it, and names it from there.
+    """
+
+    namespace: int
+    process: int
+    entries: list[table.Entry]
+
+
+def view_of(namespace: int) -> View | None:
     """The mounts of the namespace; none when it is gone for certain; None when that cannot be told."""
     if namespace == current():
-        return list(table.entries())
+        return View(namespace, 0, list(table.entries()))
     wanted, sure = f"mnt:[{namespace}]", _sees_all()
     for task in _tasks():
         found = _link(f"{task}/ns/mnt")
         if found == wanted:
             try:
-                return list(table.entries(f"{task}/mountinfo"))
+                return View(namespace, _process(task), list(table.entries(f"{task}/mountinfo")))
             except (StorageError, OSError):
                 sure = False
         sure = sure and found is not None
-    return [] if sure and not _kept(wanted) else None
+    return View(namespace, 0, []) if sure and not _kept(wanted) else None
+
+
+def others() -> Iterator[View]:
+    """What other processes see: one of each mount namespace, and of each root directory in it, as far as may be read.
+
+    Of ours, too: we may see less of it. Processes may end and start others meanwhile: it is looked again until nothing
+    new is found.
+    """
+    seen: set[tuple[str, str]] = set()
+    fresh = True
+    while fresh:
+        fresh = False
+        for task in _tasks():
+            sight = _sight(task)
+            if sight in seen or not sight[0].startswith("mnt:["):
+                continue
+            try:
+                found = list(table.entries(f"{task}/mountinfo"))
+            except (StorageError, OSError):
+                continue  # another of its kind may tell
+            seen.add(sight)
+            fresh = True
+            yield View(int(sight[0][5:-1]), _process(task), found)
+
+
+def _sight(task: str) -> tuple[str, str]:
+    return _link(f"{task}/ns/mnt") or "", _link(f"{task}/root") or ""
+
+
+def _process(task: str) -> int:
+    return int(task.split("/")[2])
 
 
 def _sees_all() -> bool:

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, cast
 
-from fastlayer.errors import ManifestError
+from fastlayer.errors import ManifestError, UsageError
 
 MAX_DEPTH = 64  # objects and arrays within each other
 MAX_VALUES = 250_000  # in one document: each takes far more memory than its text
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
 _COMMA = ord(",")
+_MAX_DIGITS = 308  # of an integer: one that is longer is no number to readers that take all for floating point
 _SHOWN = 60  # characters of a bad value that a message shows
 
 
@@ -45,7 +46,13 @@ def _parse(data: bytes, what: str, limit: int) -> Any:
         refuse(what, f"has {len(data)} bytes; the limit is {limit}")
     _check_shape(data, what)
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_finite)
+        value = json.loads(
+            data.decode(),
+            object_pairs_hook=_pairs,
+            parse_constant=_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+        )
     except UnicodeDecodeError:
         refuse(what, "is not UTF-8 text")
     except (ValueError, RecursionError) as exc:  # the depth is bounded, but not how deep our caller is
@@ -86,6 +93,12 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits is too large")
+    return int(digits)
 
 
 def _finite(digits: str) -> float:
@@ -187,5 +200,13 @@ def schema_two(value: Mapping[str, Any], what: str) -> None:
 
 
 def write(value: Any) -> bytes:
-    """Compact JSON in UTF-8, keys in the order given, ``<``, ``>`` and ``&`` as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """Compact JSON in UTF-8, keys in the order given, ``<``, ``>`` and ``&`` as they are.
+
+    Raises ``UsageError`` for text that is no UTF-8, which Python holds as lone surrogates.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        part = ascii(text[max(0, exc.start - 20) : exc.end + 20])
+        raise UsageError(f"{part}: is not UTF-8, as all text of an image has to be") from None

@@ -201,7 +201,7 @@ class Snapshotter:
         if row["kind"] == "committed" and row["bytes"] is not None:
             return Usage(row["bytes"], row["inodes"], row["shared"])
         found = self.driver.usage(number, parents)
-        if row["kind"] == "committed":
+        if row["kind"] == "committed" and not self.database.read_only:
             with self.database.write() as db:
                 db.execute("UPDATE snapshots SET bytes = ?, inodes = ?, shared = ? WHERE number = ?", (*found, number))
         return found

@@ -1,7 +1,7 @@
-"""``<root>/reserve``: space that is given up when the file system is full.
+"""``<root>/reserve`` and ``<root>/spare``: space and inodes that are given up when the file system has none left.
 
-The database cannot be opened without room for its ``-wal`` and ``-shm``, so nothing could be removed from a store that
-fills its file system. The file is made again when there is room.
+The database cannot be opened without room for its ``-wal`` and ``-shm``, nor a lease taken without a file, so nothing
+could be removed from a store that fills its file system. Both are made again when there is room.
 """
 
 from __future__ import annotations
@@ -10,23 +10,37 @@ import os
 from pathlib import Path
 
 SIZE = 1 << 20
+INODES = 16  # -wal, -shm, leases, locks, a new index.json; and those of others who work here
 _NAME = "reserve"
+_SPARE = "spare"  # a directory of empty files
 
 
-def release_if_full(root: Path) -> None:
-    """Before the database is opened."""
+def release_if_full(root: Path) -> int:
+    """Before the database is opened. Returns how many inodes were given up."""
+    released = 0
     try:
-        if _free(root) < SIZE:
-            os.unlink(root / _NAME)
+        found = os.statvfs(root)
+        if _bytes(found) < SIZE:
+            (root / _NAME).unlink(missing_ok=True)
+        if _inodes(found) < INODES:
+            for name in os.listdir(root / _SPARE):
+                (root / _SPARE / name).unlink()
+                released += 1
     except OSError:
         pass  # none there, or not ours to remove: opening the database tells
+    return released
 
 
-def renew(root: Path) -> None:
-    """After work: makes the file if it is not there and twice its size is free, or nothing."""
+def renew(root: Path, released: int) -> None:
+    """After work: makes what is not there, if twice as much is free; else takes inodes back that were given up."""
+    _renew_space(root)
+    _renew_inodes(root / _SPARE, released)
+
+
+def _renew_space(root: Path) -> None:
     path = root / _NAME
     try:
-        if path.exists() or _free(root) < 2 * SIZE:
+        if path.exists() or _bytes(os.statvfs(root)) < 2 * SIZE:
             return
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -39,6 +53,25 @@ def renew(root: Path) -> None:
         os.close(fd)
 
 
-def _free(root: Path) -> int:
-    found = os.statvfs(root)
+def _renew_inodes(spare: Path, released: int) -> None:
+    try:
+        there = set(os.listdir(spare)) if spare.exists() else set()
+        missing = sorted({str(number) for number in range(INODES)} - there)
+        if missing and _inodes(os.statvfs(spare.parent)) < 2 * INODES:
+            missing = missing[:released]
+        if not missing:
+            return
+        spare.mkdir(mode=0o700, exist_ok=True)
+        for name in missing:
+            os.close(os.open(spare / name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return
+
+
+def _bytes(found: os.statvfs_result) -> int:
     return found.f_bavail * found.f_frsize
+
+
+def _inodes(found: os.statvfs_result) -> int:
+    """Those that can be made; btrfs does not count them, and never lacks any."""
+    return found.f_favail if found.f_files else INODES  # enough: none is given up, and none kept

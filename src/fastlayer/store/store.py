@@ -6,15 +6,17 @@
       content/        blobs, in an OCI image layout
       metadata.db     what they are and who uses them (metadata/migrations.py)
       metadata.db.copy  a spare copy of that, for `store check --repair` (metadata/spare.py)
-      reserve         space to work with when the file system is full (store/reserve.py)
+      reserve, spare  space and inodes to work with when the file system is full (store/reserve.py)
       leases/         who works here now (metadata/leases.py)
       overlay2/ ...   the snapshots of each storage driver, and its `identity` (store/driver_root.py)
 
-Opening is cheap: nothing is scanned. Any number of processes and threads use one store at once.
+Only its owner may read it (store/access.py). Opening is cheap: nothing is scanned. Any number of processes and threads
+use one store at once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Lease, Leases
 from fastlayer.snapshot.driver import Driver
 from fastlayer.snapshot.snapshotter import Snapshotter
-from fastlayer.store import driver_root, reserve
+from fastlayer.store import access, driver_root, reserve
 
 
 def default_root() -> Path:
@@ -66,9 +68,19 @@ def may_own_all() -> bool:
         return True
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MAKE_ROOM = "`fastlayer system prune` makes room, or give another place for the store with --root"
+
+
+def may_make_devices() -> bool:
+    """Whether device nodes can be made (mknod(2)): by root of the initial user namespace."""
+    return os.geteuid() == 0 and not in_user_namespace()
+
+
 class Store:
     """An open store; a context manager. ``root`` is made when it is not there.
 
+    ``read_only``: it is on a file system that cannot be written; what would change it raises ``StorageError``.
     ``recovering``: by who puts back the copy of its database (``maintenance/recover.py``).
     """
 
@@ -76,12 +88,22 @@ class Store:
         self.root = root
         self._wanted = driver
         self._drivers: dict[str, Snapshotter] = {}
-        for directory, mode in ((root, 0o711), (root / "leases", 0o700)):
-            _make(directory, mode)
-        self.content = ContentStore(root / "content")
-        reserve.release_if_full(root)
-        self.database = Database(root / "metadata.db", recovering=recovering)
+        self.read_only = access.exists(root) and access.is_read_only(root)
+        if not self.read_only:
+            self._settle()
+        self.content = ContentStore(root / "content", create=not self.read_only)
+        self.database = Database(root / "metadata.db", read_only=self.read_only, recovering=recovering)
         self.leases = Leases(self.database, root / "leases")
+
+    def _settle(self) -> None:
+        """Makes what is missing."""
+        root = self.root
+        for directory, mode in ((root, 0o711), (root / "leases", 0o700), (root / "content", 0o700)):
+            _make(directory, mode)
+        if not spare.copy_of(root / "metadata.db").exists():  # else it is lost
+            access.new_database(root)
+        access.make_private(root)
+        self._released = reserve.release_if_full(root)
 
     @cached_property
     def snapshotter(self) -> Snapshotter:
@@ -129,12 +151,15 @@ class Store:
     def close(self) -> None:
         spare.renew(self.database)
         self.database.close()
-        reserve.renew(self.root)
+        if not self.read_only:
+            reserve.renew(self.root, self._released)
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, _kind: object, exc: BaseException | None, _tb: object) -> None:
+        if isinstance(exc, StorageError) and exc.errno in _FULL and os.fspath(self.root) in str(exc):
+            exc.hint = _MAKE_ROOM
         self.close()
 
     def _open(self, driver: Callable[[Path], Driver]) -> Snapshotter:
@@ -166,7 +191,7 @@ def existing_store(root: str | os.PathLike[str] | None = None, *, driver: str | 
 def require_store(place: Path) -> None:
     """Raises ``OperandError`` where there is no store, ``CorruptStoreError`` where one has lost its database."""
     database = place / "metadata.db"
-    if database.exists():
+    if access.exists(place):
         return
     if spare.copy_of(database).exists() or any((place / "content/blobs").glob("*/*")):
         raise spare.DamagedError(database, "is missing")

@@ -1,0 +1,51 @@
+"""The database where nothing can be written, so that SQLite cannot make its files beside it.
+
+Without a ``-wal`` the file is all there is, and nobody changes it: ``immutable``. With ``-wal`` and ``-shm`` SQLite
+reads them as they are. A ``-wal`` that lost its ``-shm`` is read from a copy in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that only reads. Raises ``sqlite3.DatabaseError``, ``OSError``."""
+    import sqlite3
+
+    wal, shm = (Path(f"{path}{end}") for end in ("-wal", "-shm"))
+    has_wal = wal.exists() and wal.stat().st_size > 0
+    if has_wal and not shm.exists():
+        db = _copied(path, wal)
+    else:
+        words = "mode=ro" if has_wal else "mode=ro&immutable=1"
+        db = _open(f"file:{quote(os.path.abspath(path))}?{words}")
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _open(uri: str) -> sqlite3.Connection:
+    import sqlite3
+
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _copied(path: Path, wal: Path) -> sqlite3.Connection:
+    db = _open("file::memory:")
+    with tempfile.TemporaryDirectory(prefix="fastlayer-") as scratch:
+        for file in (path, wal):
+            shutil.copyfile(file, os.path.join(scratch, file.name))
+        copy = _open(f"file:{quote(os.path.join(scratch, path.name))}")
+        try:
+            copy.backup(db)
+        finally:
+            copy.close()
+    return db
