@@ -126,7 +126,7 @@ def test_triggers() -> None:
         ("FROM a\nHEALTHCHECK CMD", 2, "needs a command"),
         ("FROM a\nHEALTHCHECK x", 2, "use HEALTHCHECK CMD"),
         ("FROM a\nHEALTHCHECK NONE x", 2, "no arguments"),
-        ("FROM a\nHEALTHCHECK --interval=5 CMD x", 2, "such as 30s"),
+        ("FROM a\nHEALTHCHECK --interval=5 CMD x", 2, "such as 1h30m"),
         ("FROM a\nHEALTHCHECK --retries=-1 CMD x", 2, "0 or more"),
         ("FROM a\nONBUILD", 2, "needs an instruction"),
         ("FROM a\nONBUILD FROM x", 2, "not allowed"),
