@@ -12,6 +12,7 @@
     │   ├── LimitError               a configured limit was exceeded
     │   └── DigestMismatchError      digest or diff_id is not what was asked for
     ├── IndexFormatError             a tree index is damaged or of another version
+    ├── DockerfileError              a Dockerfile that means nothing: file, line, what is wrong
     ├── FileChangedError             a file changed while it was read
     ├── StoreError                   something about a store of images and snapshots
     │   ├── NotFoundError            no such image, blob, snapshot, mount
@@ -73,6 +74,10 @@ class UsageError(FastlayerError):
 
 class BackendError(FastlayerError):
     """The demanded engine is not there."""
+
+
+class DockerfileError(FastlayerError):
+    """A Dockerfile that means nothing: file, line, what is wrong."""
 
 
 class OperandError(FastlayerError):

@@ -28,6 +28,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "snapshot": {"metadata", "mounts", "oci", "layer"},
     "drivers": {"snapshot", "layer", "mounts", "_backend"},
     "store": {"content", "metadata", "snapshot", "drivers", "oci"},
+    "builder": {"oci"},
     "image": {"store", "content", "metadata", "snapshot", "mounts", "layer", "oci", "_backend"},
     "container": {"image", "store", "snapshot", "metadata", "mounts", "drivers", "layer", "oci"},
     "maintenance": {"container", "image", "store", "content", "snapshot", "metadata", "drivers", "layer", "oci"},

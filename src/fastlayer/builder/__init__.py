@@ -1,0 +1,1 @@
+"""Building images: the Dockerfile language, the cache, and what carries the instructions out."""
