@@ -11,7 +11,7 @@ import pytest
 
 from fastlayer.container import writable
 from fastlayer.container.commit import commit
-from fastlayer.container.mounting import temporary
+from fastlayer.container.mounting import mount_image, temporary, unmount
 from fastlayer.drivers.vfs import Vfs
 from fastlayer.errors import CorruptStoreError, DriverError, StorageError
 from fastlayer.image.images import Images
@@ -113,6 +113,59 @@ def test_a_lost_file_system_is_given_up_on_demand(tmp_path: Path, driver: str) -
     with open_store(root) as store:
         check(store, repair=True)
         assert not store.snapshotter.exists("writable/w")
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "extra", "link"])
+def test_snapshots_are_what_their_layers_say(tmp_path: Path, driver: str, damage: str) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.image("app:1", [{"a": b"1", "d/b": b"2"}, {"c": b"3"}])
+    with open_store(tmp_path / "store") as store:
+        load(store, tmp_path / "layout")
+        image = Images(store).find("app:1")
+        layer = writable.create(store, image, "w")
+        (tree_of(store, "w") / "mine").write_text("data")
+        assert not check(store).findings
+        for name in image.chain:  # vfs has whole trees
+            place = store.snapshotter.driver.own_tree(store.snapshotter.number(str(name))[0])
+            assert place is not None
+            if not (place / "d/b").exists():
+                continue
+            if damage == "changed":
+                (place / "d/b").write_bytes(b"x")
+            elif damage == "extra":
+                (place / "d/new").write_bytes(b"x")
+            else:
+                (place / "d/b").unlink()
+                if damage == "link":
+                    (place / "d/b").symlink_to("nowhere")
+        (finding,) = check(store).findings
+        assert finding.what == "image" and finding.why.startswith("/d/") and not finding.repaired
+        assert check(store, repair=True).sound
+        assert not check(store).findings
+        with temporary(store, image) as path:
+            assert (path / "d/b").read_bytes() == b"2" and sorted(os.listdir(path)) == ["a", "c", "d"]
+        assert (tree_of(store, "w") / "mine").read_text() == "data"
+        assert len(store.snapshotter.driver.numbers()) == 3, "the damaged ones are gone"
+        commit(store, layer, "app:2")
+        assert check(store).sound
+
+
+def test_a_mounted_snapshot_is_not_exchanged(tmp_path: Path, driver: str) -> None:
+    need_root()
+    (tmp_path / "mnt").mkdir()
+    layout = Layout(tmp_path / "layout")
+    layout.image("app:1", [{"a": b"1"}, {"c": b"3"}])
+    with open_store(tmp_path / "store") as store:
+        load(store, tmp_path / "layout")
+        image = Images(store).find("app:1")
+        place = store.snapshotter.driver.own_tree(store.snapshotter.number(str(image.chain_id))[0])
+        assert place is not None
+        (place / "c").write_bytes(b"x")
+        mount_image(store, image, tmp_path / "mnt")
+        (finding,) = check(store, repair=True).findings
+        assert "unmount" in finding.why and not finding.repaired
+        unmount(store, str(tmp_path / "mnt"))
+        assert check(store, repair=True).sound and not check(store).findings
 
 
 def test_what_others_are_made_of_is_unpacked_again(tmp_path: Path, driver: str) -> None:

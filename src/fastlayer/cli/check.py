@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @options.jobs_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """Check the store: digests of all blobs, chain ids, snapshots, notes, leftovers of killed processes.
+    """Check the store: digests of blobs, chain ids, snapshots and their files, notes, leftovers of killed processes.
 
     A damaged or lost database is put back from its copy with --repair, while nobody else works in the store; the
     damaged one stays beside it.

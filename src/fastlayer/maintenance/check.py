@@ -1,9 +1,9 @@
 """``store check``: is everything there, is it what it says, and is there something that nobody knows?
 
 Safe while others work in the store: what a living lease makes or removes is theirs. With ``repair`` everything is set
-right that can be without losing anything: leftovers go, wrong notes are corrected, missing snapshots are unpacked
-again, damaged blobs that can be made again are, and what nobody knows is set aside. What cannot be repaired stays a
-finding. A damaged database is put back by ``maintenance/recover.py``, before the store is opened.
+right that can be without losing anything: leftovers go, wrong notes are corrected, missing and damaged snapshots are
+unpacked again, damaged blobs that can be made again are, and what nobody knows is set aside. What cannot be repaired
+stays a finding. A damaged database is put back by ``maintenance/recover.py``, before the store is opened.
 """
 
 from __future__ import annotations
@@ -60,13 +60,17 @@ Progress = Callable[[int, int], object]  # blobs done, of how many
 
 
 def check(store: Store, *, repair: bool = False, jobs: int | None = None, progress: Progress | None = None) -> Report:
-    """Looks at the whole store: reads every blob. Raises ``CorruptStoreError`` when the database itself is damaged."""
+    """Looks at the whole store: reads every blob and every file of an unpacked image.
+
+    Raises ``CorruptStoreError`` when the database itself is damaged.
+    """
     checker = _Checker(store, repair)
     checker.database()
     checker.interrupted_work()
     checker.blobs(jobs, progress)
     checker.snapshots()
     checker.images()
+    checker.trees()
     checker.index()
     return Report(
         tuple(checker.findings), checker.blob_count, checker.byte_count, checker.snapshot_count, checker.count
@@ -80,6 +84,7 @@ class _Checker:
         self.findings: list[Finding] = []
         self.blob_count = self.byte_count = self.snapshot_count = self.count = 0
         self._damaged: set[Digest] = set()
+        self._gone: set[str] = set()  # snapshots that are not on disk
         self._gives: dict[Digest, bool] = {}  # snapshots that give the blob of their layer again
 
     def database(self) -> None:
@@ -239,6 +244,7 @@ class _Checker:
         why = "is not on disk"
         if not repaired:
             why += f": load its image again, then run `fastlayer store check --repair --driver {name}`"
+            self._gone.add(key)
         self._find("snapshot", f"{name}/{key}", why, repaired)
 
     def _forget(self, name: str, number: int, key: str) -> bool:
@@ -296,6 +302,31 @@ class _Checker:
         unpacked = [ours in drivers for drivers in held]
         if any(unpacked) and not all(unpacked):
             yield "some of its layers are not unpacked", self._unpack(image)
+
+    def trees(self) -> None:
+        """What the snapshots show, against the blobs of their layers; the longest stacks first, each once."""
+        from fastlayer.maintenance import verify
+
+        if self.store.read_only:
+            return  # looking takes a snapshot
+        seen: set[Digest] = set()
+        ours = self.store.snapshotter.driver.name if self.count else ""
+        for image in sorted(Images(self.store).all(), key=lambda image: -len(image.layers)):
+            stack = verify.with_blobs(self.store, image, self._damaged)
+            if stack is None or stack.chain_id in seen or self._gone.intersection(stack.chain):
+                continue
+            if not all(ours in holders(self.store, name) for name in stack.chain):
+                continue
+            seen.update(stack.chain)
+            try:
+                why = verify.wrong_file(self.store, stack)
+                repaired = bool(why) and self.repair and verify.unpack_again(self.store, stack)
+            except FastlayerError as exc:
+                why, repaired = f"cannot be looked at: {exc}", False
+            if why and not repaired and self.repair:
+                why += ": unmount what is made of it, and repair again"
+            if why:
+                self._find("image", image.name, why, repaired)
 
     def _record_again(self, images: Images, name: str) -> bool:
         if not self.repair:

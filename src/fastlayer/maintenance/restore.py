@@ -1,4 +1,4 @@
-"""A committed snapshot that is gone while others are made of it: unpacked again, and put in its place below them."""
+"""A committed snapshot that is gone or damaged while others are made of it: unpacked again and put in its place."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastlayer.errors import FastlayerError
 from fastlayer.image.images import Images
 from fastlayer.image.unpack import layers_of, unpack
+from fastlayer.snapshot.snapshotter import Snapshotter
 
 if TYPE_CHECKING:
     from fastlayer.image.unpack import LayerSource
@@ -30,7 +31,8 @@ def restore(store: Store, driver: str, number: int, name: str) -> bool:
             new = store.snapshotter.number(name)[0]
             with store.database.write() as db:
                 db.execute("UPDATE snapshots SET parent = ? WHERE parent = ?", (new, number))
-                db.execute("DELETE FROM snapshots WHERE number = ?", (number,))
+                Snapshotter.mark_removed(db, [number], lease.id)
+            store.snapshotter.finish_removal([number])
     except FastlayerError:
         with suppress(FastlayerError):  # the name is taken: somebody else has made it
             _rename(store, number, name)
