@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         BackendError,
         CorruptStoreError,
         DigestMismatchError,
+        DockerfileError,
         DriverError,
         FastlayerError,
         FileChangedError,
@@ -54,10 +55,10 @@ if TYPE_CHECKING:
 _HOME = {
     "container.mounting": "mount",
     "errors": (
-        "AlreadyExistsError BackendError CorruptStoreError DigestMismatchError DriverError FastlayerError "
-        "FileChangedError InUseError IndexFormatError LayerError LayerFormatError LimitError ManifestError "
-        "NoSpaceError NotFoundError OperandError ReferenceFormatError StorageError StoreError UnsafeEntryError "
-        "UsageError"
+        "AlreadyExistsError BackendError CorruptStoreError DigestMismatchError DockerfileError DriverError "
+        "FastlayerError FileChangedError InUseError IndexFormatError LayerError LayerFormatError LimitError "
+        "ManifestError NoSpaceError NotFoundError OperandError ReferenceFormatError StorageError StoreError "
+        "UnsafeEntryError UsageError"
     ),
     "layer.apply": "AppliedLayer ApplyStats apply",
     "layer.chunks": "chunks",
@@ -88,6 +89,7 @@ __all__ = [
     "DiffStat",
     "Digest",
     "DigestMismatchError",
+    "DockerfileError",
     "DriverError",
     "FastlayerError",
     "FileChangedError",
