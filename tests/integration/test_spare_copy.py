@@ -55,7 +55,6 @@ def test_readers_make_no_copy(place: Place) -> None:
         ["history", "app:1"],
         ["inspect", "app:1"],
         ["mounts"],
-        ["store", "check"],
         ["system", "df"],
     ):
         run(*words)

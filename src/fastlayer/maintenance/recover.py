@@ -40,7 +40,7 @@ from fastlayer.oci.config import MAX_CONFIG, parse_config
 from fastlayer.oci.image_index import parse_index, walk
 from fastlayer.oci.manifest import Manifest
 from fastlayer.snapshot.snapshotter import children_first
-from fastlayer.store import driver_root, reserve
+from fastlayer.store import access, driver_root, reserve
 from fastlayer.store.collect import note_blobs
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def damage_of(place: Path) -> str | None:
         require_store(place)
         copy = _usable(path)  # before the database: others may be making both newer
         torn = _has_torn_wal(path)  # before it is opened, when SQLite drops what it does not understand
-        database = Database(path, recovering=True)
+        database = Database(path, read_only=access.is_read_only(place), recovering=True)
         try:
             if wrong := database.check():
                 return wrong[0]
