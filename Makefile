@@ -80,7 +80,7 @@ wheel: build
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet build/wheel/fastlayer-*.whl pytest pytest-timeout pytest-xdist hypothesis
 	$(PY) .ci/check_wheel.py build/wheel/fastlayer-*.whl build/wheel/raw/fastlayer-*.tar.gz
-	cp -r tests build/wheel/ && cp pyproject.toml build/wheel/
+	cp -r tests docs build/wheel/ && cp pyproject.toml build/wheel/
 	cd build/wheel && env -u PYTHONPATH FASTLAYER_EXPECT_SOURCE=$(abspath build/wheel/venv) venv/bin/python -m pytest -q \
 	  -p no:cacheprovider -n $(JOBS) tests/unit
 
