@@ -83,11 +83,7 @@ def announce(store: Store, lease: Lease, new: Mounted, sign: str) -> None:
             if there is not None and there.here and there.target == new.target:
                 place = show_path(new.target)
                 raise InUseError(f"{place}: something of ours is mounted there already: `fastlayer umount` it first")
-        db.execute(
-            "INSERT INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number, boot_id,"
-            " mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)",
-            (_stored(new.target), *new[1:7], _boot_id(), _namespace(), sign, lease.id),
-        )
+        _insert(db, new, sign, lease=lease.id)
         db.execute("UPDATE snapshots SET lease = NULL WHERE driver = ? AND key = ?", (new.driver, new.key))
 
 
@@ -129,18 +125,20 @@ def note_again(store: Store, layer: Writable) -> Mounted | None:
         over = os.fsencode(f"upperdir={tree}") in entry.super_options  # in full: a relative one could be anybody's
         if over or (bound and matches(bound, entry)):
             new = proposed(os.fsdecode(entry.target), layer.driver, layer.key, layer.image, layer.name, 1)
-            return new if _insert(store, new, f"overlay:{tree}" if over else bound, entry.number) else None
+            with store.database.write() as db:
+                added = _insert(db, new, f"overlay:{tree}" if over else bound, number=entry.number)
+            return new if added else None
     return None
 
 
-def _insert(store: Store, new: Mounted, sign: str, number: int) -> bool:
-    with store.database.write() as db:
-        added = db.execute(
-            "INSERT OR IGNORE INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number,"
-            " boot_id, mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            (_stored(new.target), *new[1:7], number, _boot_id(), _namespace(), sign),
-        )
-        return added.rowcount == 1
+def _insert(db: sqlite3.Connection, new: Mounted, sign: str, *, number: int = 0, lease: str | None = None) -> bool:
+    """Whether the mount was not in the books yet."""
+    added = db.execute(
+        "INSERT OR IGNORE INTO mounts (target, driver, key, image, writable, created_ns, depth, mount_number, boot_id,"
+        " mount_ns, sign, lease) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (_stored(new.target), *new[1:7], number, _boot_id(), _namespace(), sign, lease),
+    )
+    return added.rowcount == 1
 
 
 def proposed(target: str, driver: str, key: str, image: str, layer: str | None, depth: int) -> Mounted:

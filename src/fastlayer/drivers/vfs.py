@@ -14,16 +14,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fastlayer.drivers import folders
 from fastlayer.drivers.attributes import drop_trusted
 from fastlayer.drivers.paths import require
+from fastlayer.drivers.plain import Plain
 from fastlayer.drivers.system import refusals
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError
 from fastlayer.mounts.mount import Mount
-from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, Usage, refuse_options
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, State, Usage
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _CAP_SYS_ADMIN = 21
 
 
-class Vfs:
+class Vfs(Plain):
     """See ``snapshot/driver.py`` for what the methods promise."""
 
     name = "vfs"
@@ -75,36 +76,17 @@ class Vfs:
             self._clone(self._tree(source), folder / "tree")
             drop_trusted(folder / "tree")
 
-    @classmethod
-    def working_options(cls, root: Path) -> tuple[str, ...]:
-        return ()
-
-    def check_options(self, options: Options, kind: Kind) -> None:
-        refuse_options(self.name, options)
-
     def mounts(
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: Options = NO_OPTIONS,
     ) -> list[Mount]:
         tree = self._tree(number)
         if not tree.exists():
             tree = self._tree(parents[0])
         return [Mount("bind", os.fspath(tree), ("rbind", "rw" if kind == "active" else "ro"))]
-
-    def make_ready(
-        self,
-        number: int,
-        parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
-        options: Options = NO_OPTIONS,
-    ) -> None:
-        """Nothing to do: a directory is there."""
-
-    def sync(self, number: int) -> None:
-        """Nothing to do: what programs sync is synced."""
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
         from fastlayer.layer.diff import diff

@@ -26,10 +26,18 @@ def connect(path: Path) -> sqlite3.Connection:
     if has_wal and not shm.exists():
         db = _copied(path, wal)
     else:
-        words = "mode=ro" if has_wal else "mode=ro&immutable=1"
-        db = _open(f"file:{quote(os.path.abspath(path))}?{words}")
+        db = _open(f"{_uri(path)}?mode=ro") if has_wal else immutable(path)
     db.row_factory = sqlite3.Row
     return db
+
+
+def immutable(path: Path) -> sqlite3.Connection:
+    """A connection to a file that nobody writes to, whatever lies beside it."""
+    return _open(f"{_uri(path)}?mode=ro&immutable=1")
+
+
+def _uri(path: str | Path) -> str:
+    return f"file:{quote(os.path.abspath(path))}"
 
 
 def _open(uri: str) -> sqlite3.Connection:
@@ -43,7 +51,7 @@ def _copied(path: Path, wal: Path) -> sqlite3.Connection:
     with tempfile.TemporaryDirectory(prefix="fastlayer-") as scratch:
         for file in (path, wal):
             shutil.copyfile(file, os.path.join(scratch, file.name))
-        copy = _open(f"file:{quote(os.path.join(scratch, path.name))}")
+        copy = _open(_uri(os.path.join(scratch, path.name)))
         try:
             copy.backup(db)
         finally:

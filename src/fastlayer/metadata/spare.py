@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastlayer.errors import CorruptStoreError, StoreError, show_path
+from fastlayer.metadata import readonly
 
 if TYPE_CHECKING:
     from fastlayer.metadata.database import Database
@@ -158,7 +159,7 @@ def _make(database: Database) -> int | None:
 def look(path: Path, *, thorough: bool = True) -> Look:
     """What a file is that nobody writes to; nothing is made beside it."""
     try:
-        db = sqlite3.connect(f"file:{_escaped(path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        db = readonly.immutable(path)
         try:
             wrong = [str(row[0]) for row in db.execute("PRAGMA integrity_check")] if thorough else ["ok"]
             version = int(db.execute("PRAGMA user_version").fetchone()[0])
@@ -167,11 +168,6 @@ def look(path: Path, *, thorough: bool = True) -> Look:
             db.close()
     except sqlite3.Error as exc:
         return Look(0, 0, str(exc))
-
-
-def _escaped(path: Path) -> str:
-    """For SQLite's file names with parameters."""
-    return os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def last_number(db: sqlite3.Connection) -> int:

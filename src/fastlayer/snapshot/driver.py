@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastlayer.mounts.mount import Mount
 
 Kind = Literal["active", "view"]
+State = Literal["active", "view", "committed"]
 
 Options = Mapping[str, str]
 """How a snapshot is mounted, in words of its driver; given when it is made, the same for every mount of it."""
@@ -118,7 +119,7 @@ class Driver(Protocol):
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: Options = NO_OPTIONS,
     ) -> list[Mount]:
         """How to mount it; read-only unless active. Changes nothing, and may be asked of what is mounted.
@@ -131,7 +132,7 @@ class Driver(Protocol):
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: Options = NO_OPTIONS,
     ) -> None:
         """What has to happen right before ``mounts`` are mounted, each time. Nobody has an active one mounted, or is at

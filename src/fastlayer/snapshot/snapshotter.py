@@ -27,10 +27,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, UsageError
-from fastlayer.snapshot.driver import NO_OPTIONS, Driver, Kind, Options, Usage
+from fastlayer.snapshot.driver import NO_OPTIONS, Driver, Kind, Options, State, Usage
 
 if TYPE_CHECKING:
     import sqlite3
@@ -49,7 +49,7 @@ class Info(NamedTuple):
 
     number: int
     key: str
-    kind: Literal["active", "view", "committed"]
+    kind: State
     parent: str | None
     labels: Mapping[str, str]
     created_ns: int

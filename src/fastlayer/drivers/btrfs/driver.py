@@ -23,7 +23,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
 from fastlayer.drivers import folders
@@ -31,11 +31,12 @@ from fastlayer.drivers.attributes import drop_trusted
 from fastlayer.drivers.btrfs import subvolumes
 from fastlayer.drivers.btrfs.generation import Fork
 from fastlayer.drivers.paths import require
+from fastlayer.drivers.plain import Plain
 from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import DriverError, StorageError
 from fastlayer.mounts.mount import Mount
-from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, Usage, refuse_options
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, State, Usage
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
 
 
-class Btrfs:
+class Btrfs(Plain):
     """See ``snapshot/driver.py`` for what the methods promise."""
 
     name = "btrfs"
@@ -104,34 +105,15 @@ class Btrfs:
 
     # ---- using -------------------------------------------------------------------------------
 
-    @classmethod
-    def working_options(cls, root: Path) -> tuple[str, ...]:
-        return ()
-
-    def check_options(self, options: Options, kind: Kind) -> None:
-        refuse_options(self.name, options)
-
     def mounts(
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: Options = NO_OPTIONS,
     ) -> list[Mount]:
         path = self._path(parents[0] if kind == "view" else number)
         return [Mount("bind", os.fspath(path), ("rbind", "rw" if kind == "active" else "ro"))]
-
-    def make_ready(
-        self,
-        number: int,
-        parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
-        options: Options = NO_OPTIONS,
-    ) -> None:
-        """Nothing to do: a directory is there."""
-
-    def sync(self, number: int) -> None:
-        """Nothing to do: what programs sync is synced."""
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
         from fastlayer.layer.diff import diff, diff_only

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fastlayer.drivers.devicemapper import deltas, dmsetup, filesystem
 from fastlayer.drivers.devicemapper.books import SnapshotBook
@@ -21,16 +21,17 @@ from fastlayer.drivers.devicemapper.options import Options, check
 from fastlayer.drivers.devicemapper.pool import BASE, MAX_DEVICE, Pool
 from fastlayer.drivers.devicemapper.probing import probe
 from fastlayer.drivers.paths import require
+from fastlayer.drivers.plain import Plain
 from fastlayer.errors import CorruptStoreError, DriverError, InUseError, StorageError
 from fastlayer.mounts.mount import Mount
-from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Probe, Usage, refuse_options
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Probe, State, Usage
 from fastlayer.snapshot.driver import Options as StorageOptions
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
 
 
-class DeviceMapper:
+class DeviceMapper(Plain):
     """The driver below ``root``. ``options``: how to make the pool, by default from ``FASTLAYER_DM_*``."""
 
     name = "devicemapper"
@@ -167,18 +168,11 @@ class DeviceMapper:
 
     # ---- using -------------------------------------------------------------------------------
 
-    @classmethod
-    def working_options(cls, root: Path) -> tuple[str, ...]:
-        return ()
-
-    def check_options(self, options: StorageOptions, kind: Kind) -> None:
-        refuse_options(self.name, options)
-
     def mounts(
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: StorageOptions = NO_OPTIONS,
     ) -> list[Mount]:
         """The tree is the directory ``rootfs`` of its file system; ``make_ready`` makes the device."""
@@ -189,7 +183,7 @@ class DeviceMapper:
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: StorageOptions = NO_OPTIONS,
     ) -> None:
         """The device is there, and holds what it should."""
@@ -197,9 +191,6 @@ class DeviceMapper:
         with self._pool.held():
             book = self._snapshot(number) if writable else self._settled(number)
             self._pool.activate(number, book, writable=writable)
-
-    def sync(self, number: int) -> None:
-        """Nothing to do: what programs sync is synced."""
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
         """Walks the two trees; files that inode and ctime prove to be those of the parent are not read.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fastlayer.drivers import folders
 from fastlayer.drivers.attributes import drop_trusted
@@ -19,7 +19,7 @@ from fastlayer.drivers.system import refusals
 from fastlayer.errors import DriverError
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.overlay import MAX_LOWERS
-from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, Usage
+from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, State, Usage
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -155,7 +155,7 @@ class Overlay2:
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: Options = NO_OPTIONS,
     ) -> list[Mount]:
         known, chosen = self._layout(), settings.settings(options)
@@ -176,7 +176,7 @@ class Overlay2:
         self,
         number: int,
         parents: Sequence[int],
-        kind: Literal["active", "view", "committed"],
+        kind: State,
         options: Options = NO_OPTIONS,
     ) -> None:
         """Remembers which marks will be made, before there are any, and that nothing is synced from now on."""
