@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,30 +21,19 @@ from fastlayer.container.mounted import all_mounts
 from fastlayer.errors import DriverError, InUseError, NotFoundError, StoreError, UsageError
 from fastlayer.image.images import Images
 from fastlayer.mounts import namespaces
-from fastlayer.mounts.table import entries
 from fastlayer.snapshot.snapshotter import Snapshotter
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store, open_store
 from tests.conftest import needs_root
-from tests.stores import tree
-from tests.unit.test_cli_store import Shell
+from tests.shell import Shell, with_mounts
 
 pytestmark = needs_root
 
 
 @pytest.fixture(params=["overlay2", "vfs"])
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
-    """A store with an image, and the directories k1, k2, k3; all mounts below go at the end."""
-    shell = Shell(tmp_path / "store", request.param)
-    shell.good("import", tree(tmp_path / "root", {"a": "1"}), "base")
-    for name in ("k1", "k2", "k3"):
-        (tmp_path / name).mkdir()
-    try:
+    with with_mounts(request.param, tmp_path, {"a": "1"}, ("k1", "k2", "k3")) as shell:
         yield shell
-    finally:
-        for entry in reversed(list(entries())):
-            if entry.target.startswith(os.fsencode(tmp_path) + b"/"):
-                subprocess.run(["umount", "-l", entry.target], check=True)
 
 
 @pytest.fixture

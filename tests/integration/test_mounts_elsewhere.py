@@ -20,8 +20,7 @@ from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.table import Entry, entries
 from fastlayer.store.store import Store, open_store
 from tests.conftest import needs_root
-from tests.stores import tree
-from tests.unit.test_cli_store import Shell
+from tests.shell import Shell, with_mounts
 
 pytestmark = needs_root
 PYTHON = [sys.executable, "-c"]
@@ -40,17 +39,8 @@ print(len(found), *(mount.here for mount in found.values()))
 
 @pytest.fixture(params=["overlay2", "vfs"])
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
-    """A store with an image, and the directories k1 to k4; all mounts below go at the end."""
-    shell = Shell(tmp_path / "store", request.param)
-    shell.good("import", tree(tmp_path / "root", {"a": "1", "etc/b": "2"}), "base")
-    for name in ("k1", "k2", "k3", "k4"):
-        (tmp_path / name).mkdir()
-    try:
+    with with_mounts(request.param, tmp_path, {"a": "1", "etc/b": "2"}, ("k1", "k2", "k3", "k4")) as shell:
         yield shell
-    finally:
-        for entry in reversed(list(entries())):
-            if entry.target.startswith(os.fsencode(tmp_path) + b"/"):
-                subprocess.run(["umount", "-l", entry.target], check=True)
 
 
 @pytest.fixture

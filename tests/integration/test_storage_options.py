@@ -27,8 +27,8 @@ from fastlayer.store.store import Store, open_store
 from fastlayer.testing.dump import difference, dump
 from tests.conftest import needs_root
 from tests.integration.userns import unshared
+from tests.shell import Shell
 from tests.stores import tree
-from tests.unit.test_cli_store import Shell
 
 pytestmark = needs_root
 

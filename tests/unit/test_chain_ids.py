@@ -16,8 +16,8 @@ from fastlayer.oci.chain import chain_id
 from fastlayer.oci.platform import Platform
 from fastlayer.store.store import Store
 from tests.conftest import needs_root
+from tests.shell import Shell
 from tests.stores import Layout, vfs_store
-from tests.unit.test_cli_store import Shell
 
 
 @pytest.fixture

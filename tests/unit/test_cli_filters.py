@@ -16,8 +16,8 @@ from fastlayer.image.images import Images
 from fastlayer.oci.duration import parse_duration
 from fastlayer.store.store import existing_store
 from tests.conftest import needs_root
+from tests.shell import Shell
 from tests.stores import Layout, tree
-from tests.unit.test_cli_store import Shell
 
 DAY = 86_400
 

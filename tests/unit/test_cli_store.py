@@ -17,37 +17,8 @@ from fastlayer.errors import DriverError, InUseError, NotFoundError, UsageError
 from fastlayer.image.images import Images
 from fastlayer.store.store import Store, existing_store, open_store
 from tests.conftest import needs_root
+from tests.shell import COMMAND, Shell
 from tests.stores import Layout, tree
-
-COMMAND = [sys.executable, "-m", "fastlayer"]
-
-
-class Shell:
-    """A store of its own, and what is typed."""
-
-    def __init__(self, root: Path, driver: str = "vfs") -> None:
-        self.root = root
-        self.env = {**os.environ, "FASTLAYER_ROOT": str(root), "FASTLAYER_DRIVER": driver}
-        self.env.pop("SOURCE_DATE_EPOCH", None)
-
-    def run(self, *words: str | Path, input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*COMMAND, *words], env=self.env, input=input, capture_output=True, timeout=120)
-
-    def good(self, *words: str | Path, input: bytes | None = None) -> str:
-        done = self.run(*words, input=input)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode()
-
-    def refused(self, *words: str | Path, code: int = 1) -> str:
-        """The one line of an error."""
-        done = self.run(*words)
-        lines = done.stderr.decode().splitlines()
-        assert done.returncode == code and len(lines) == 1 and lines[0].startswith("fastlayer: "), (done, lines)
-        assert "internal error" not in lines[0]
-        return lines[0]
-
-    def rows(self, *words: str | Path) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.good(*words, "--format", "json").splitlines()]
 
 
 @pytest.fixture

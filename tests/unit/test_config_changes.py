@@ -14,8 +14,8 @@ from fastlayer.errors import UsageError
 from fastlayer.image.images import Images
 from fastlayer.oci.config import RunConfig
 from fastlayer.store.store import existing_store
+from tests.shell import Shell
 from tests.stores import tree
-from tests.unit.test_cli_store import Shell
 
 S = 10**9
 

@@ -24,8 +24,8 @@ from fastlayer.oci.mediatypes import CONFIG, LAYER_GZIP
 from fastlayer.oci.platform import Platform, host_platform, stored_platform
 from fastlayer.oci.reference import parse_reference
 from fastlayer.store.store import Store
+from tests.shell import Shell
 from tests.stores import Layout, imported, layer_tar, vfs_store
-from tests.unit.test_cli_store import Shell
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import needs_root
+from tests.shell import Shell
 from tests.stores import tree
-from tests.unit.test_cli_store import Shell
 
 MAKE_ROOM = "No space left on device: `fastlayer system prune` makes room, or give another place for the store"
 SIZE = 12 << 20
