@@ -60,5 +60,6 @@ setup(
         language_level=3,
         compiler_directives={"boundscheck": False, "wraparound": False, "embedsignature": True},
     ),
+    options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
     cmdclass={"build_py": OnlyPython, "sdist": CleanSdist},
 )

@@ -34,7 +34,8 @@ struct fl_clone {
     int src, dst;
     dev_t dst_dev;
     ino_t dst_ino;
-    unsigned jobs, started;
+    unsigned jobs, flags, started;
+    struct fl_backing backing;
     atomic_bool stop;
     bool finished;              /* the root has its attributes                     */
     struct fl_links links;
@@ -147,7 +148,7 @@ static int copy_file(struct worker *w, const struct dir *d, const char *name)
                         : fl_node_create(&w->node, d->dst, name, &st, &dst, &w->err);
     if (r != 0)
         return r < 0 ? -1 : 0;
-    if (fl_node_fill(&w->node, src, &st, dst, &w->err) < 0)
+    if (fl_node_fill(&w->node, src, name, &st, dst, name, &w->err) < 0)
         return -1;
     count(&w->bytes, (uint64_t)st.st_size);
     return 0;
@@ -283,6 +284,7 @@ static int copy_tree_dir(struct worker *w, const char *path)
     if (open_both(w, path, &src, &dst, &st) < 0)
         return -1;
     d = (struct dir){src, dst, path};
+    fl_behind_enter(&w->node.behind, &w->clone->backing, w->clone->src, path, path);
     if (copy_entries(w, &d) < 0)
         return -1;
     return finish_dir(w, &d, &st);
@@ -358,6 +360,7 @@ static int start_worker(struct fl_clone *c, const pthread_attr_t *attr, struct f
     w->clone = c;
     fl_node_init(&w->node);
     w->node.copy.stop = &c->stop;
+    w->node.copy.live = (c->flags & FL_CLONE_LIVE) != 0;
     r = pthread_create(&w->thread, attr, run_worker, w);
     if (r != 0) {
         fl_node_free(&w->node);
@@ -417,7 +420,8 @@ static int prepare(struct fl_clone *c, struct fl_error *err)
     return 0;
 }
 
-struct fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, struct fl_error *err)
+struct fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, unsigned flags, const struct fl_backing *backing,
+                              struct fl_error *err)
 {
     struct fl_clone *c;
 
@@ -433,6 +437,8 @@ struct fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, struct fl_e
     c->src = src_fd;
     c->dst = dst_fd;
     c->jobs = jobs;
+    c->flags = flags;
+    c->backing = backing != NULL ? *backing : (struct fl_backing){.target = -1};
     init_locks(c);
     if (prepare(c, err) < 0 || start_workers(c, err) < 0) {
         fl_clone_free(c);
@@ -531,6 +537,7 @@ void fl_clone_read_stats(struct fl_clone *c, struct fl_clone_stats *ret_stats)
         ret_stats->copied += w->node.copy.copied;
         ret_stats->lost_owners += w->node.attrs.lost_owners;
         ret_stats->lost_xattrs += w->node.attrs.lost_xattrs;
+        ret_stats->changed += w->node.changed;
     }
 }
 

@@ -9,6 +9,9 @@
  * rename things. A failed or freed clone leaves a partial tree there; removing it
  * is the caller's. Neither descriptor is closed here.
  *
+ * A file that changes while it is copied is FL_ERR_CHANGED; with FL_CLONE_LIVE it
+ * is taken as it is read (fl_node_fill) and counted. Names that go are ENOENT.
+ *
  * Threads start in fl_clone_new and are joined in fl_clone_free at the latest.
  */
 #ifndef FL_CLONE_H
@@ -16,6 +19,7 @@
 
 #include <stdint.h>
 
+#include "fl_backing.h"
 #include "fl_error.h"
 
 struct fl_clone;
@@ -28,10 +32,15 @@ struct fl_clone_stats {
     uint64_t sockets;      /* skipped                                               */
     uint64_t lost_owners;
     uint64_t lost_xattrs;
+    uint64_t changed;      /* files that changed while they were copied             */
 };
 
-/* jobs: threads, 1 to 16; 0 = the usable processors, at most 4. NULL on failure. */
-struct fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, struct fl_error *err);
+#define FL_CLONE_LIVE 1u
+
+/* jobs: threads, 1 to 16; 0 = the usable processors, at most 4. flags: FL_CLONE_*. backing: what is behind the two, or
+ * NULL. NULL on failure. */
+struct fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, unsigned flags, const struct fl_backing *backing,
+                              struct fl_error *err);
 
 /* Waits up to wait_ms: 1 = more to do, 0 = complete, -1 = failed (and all threads have stopped). */
 int fl_clone_step(struct fl_clone *c, unsigned wait_ms, struct fl_error *err);

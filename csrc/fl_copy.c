@@ -54,14 +54,14 @@ static int fail_changed(struct fl_error *err)
 }
 
 /* 1 = done, 0 = another way is needed. */
-static int try_clone(struct fl_copy_pair *p, int src, int dst, struct fl_error *err)
+static int try_clone(bool *never, int src, int dst, struct fl_error *err)
 {
-    if (p->no_clone)
+    if (*never)
         return 0;
     if (fl_sys_ficlone(dst, src) == 0)
         return 1;
     if (never_works(errno))
-        p->no_clone = true;
+        *never = true;
     else if (!not_this_one(errno))
         return fl_error_os(err, errno, "FICLONE", NULL, 0);
     return 0;
@@ -102,21 +102,22 @@ static int write_all(int dst, const uint8_t *data, size_t n, off_t off, struct f
     return 0;
 }
 
-static int copy_plain(struct fl_copy *c, int src, int dst, off_t off, off_t end, struct fl_error *err)
+/* Moves [*off, end) through memory and advances *off; stops short at the end of a file that became shorter. */
+static int copy_plain(struct fl_copy *c, int src, int dst, off_t *off, off_t end, struct fl_error *err)
 {
-    if (off < end && c->buf == NULL && (c->buf = malloc(BUF_SIZE)) == NULL)
+    if (*off < end && c->buf == NULL && (c->buf = malloc(BUF_SIZE)) == NULL)
         return fl_error_memory(err);
-    while (off < end && !stopped(c)) {
-        size_t want = end - off > BUF_SIZE ? BUF_SIZE : (size_t)(end - off);
-        ssize_t n = pread(src, c->buf, want, off);
+    while (*off < end && !stopped(c)) {
+        size_t want = end - *off > BUF_SIZE ? BUF_SIZE : (size_t)(end - *off);
+        ssize_t n = pread(src, c->buf, want, *off);
 
         if (n < 0)
             return fl_error_os(err, errno, "read", NULL, 0);
         if (n == 0)
-            return fail_changed(err);
-        if (write_all(dst, c->buf, (size_t)n, off, err) < 0)
+            return c->live ? 0 : fail_changed(err);
+        if (write_all(dst, c->buf, (size_t)n, *off, err) < 0)
             return -1;
-        off += n;
+        *off += n;
     }
     return 0;
 }
@@ -126,11 +127,11 @@ static int copy_segment(struct fl_copy *c, struct fl_copy_pair *p, int src, int 
 {
     off_t start = off;
 
-    if (copy_range(c, p, src, dst, &off, end, err) < 0 || copy_plain(c, src, dst, off, end, err) < 0)
+    if (copy_range(c, p, src, dst, &off, end, err) < 0 || copy_plain(c, src, dst, &off, end, err) < 0)
         return -1;
     if (stopped(c))
         return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "stopped");
-    c->copied += (uint64_t)(end - start);
+    c->copied += (uint64_t)(off - start);
     return 0;
 }
 
@@ -170,15 +171,39 @@ static uint64_t count_data(const struct fl_copy *c, int src, off_t size)
     return bytes;
 }
 
+/* Where the copy of a file ends that had `size` bytes. */
+static off_t end_of(const struct fl_copy *c, int src, off_t size)
+{
+    struct stat now;
+
+    return c->live && fstat(src, &now) == 0 && now.st_size < size ? now.st_size : size;
+}
+
 /* Data segments only; the last hole is made by the size. */
 static int copy_sparse(struct fl_copy *c, struct fl_copy_pair *p, int src, off_t size, int dst, struct fl_error *err)
 {
     for (off_t off = 0, end; next_data(src, &off, size, &end); off = end)
         if (copy_segment(c, p, src, dst, off, end, err) < 0)
             return -1;
-    if (ftruncate(dst, size) < 0)
+    if (ftruncate(dst, end_of(c, src, size)) < 0)
         return fl_error_os(err, errno, "ftruncate", NULL, 0);
     return 0;
+}
+
+bool fl_copy_wants_behind(struct fl_copy *c, const struct stat *st)
+{
+    return st->st_size != 0 && !find_pair(c, st->st_dev)->no_behind;
+}
+
+int fl_copy_behind(struct fl_copy *c, int src, const struct stat *st, int dst, int real_src, int real_dst,
+                   struct fl_error *err)
+{
+    struct fl_copy_pair *p = find_pair(c, st->st_dev);
+    int done = try_clone(&p->no_behind, real_src < 0 ? src : real_src, real_dst < 0 ? dst : real_dst, err);
+
+    if (done > 0)
+        c->shared += count_data(c, src, st->st_size);
+    return done;
 }
 
 int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, struct fl_error *err)
@@ -189,13 +214,11 @@ int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, str
     if (st->st_size == 0)
         return 0;
     p = find_pair(c, st->st_dev);
-    done = try_clone(p, src, dst, err);
-    if (done < 0)
-        return -1;
-    if (done > 0) {
+    done = try_clone(&p->no_clone, src, dst, err);
+    if (done > 0)
         c->shared += count_data(c, src, st->st_size);
-        return 0;
-    }
+    if (done != 0)
+        return done < 0 ? -1 : 0;
     if (!is_dense(src, st->st_size))
         return copy_sparse(c, p, src, st->st_size, dst, err);
     return copy_segment(c, p, src, dst, 0, st->st_size, err);

@@ -3,7 +3,12 @@
  * holes. What a pair of file systems cannot do is tried once and remembered.
  *
  * src is open for reading, dst open for writing, empty and at offset 0. `st` is
- * src's fstat. Exactly st_size bytes are copied, else FL_ERR_CHANGED.
+ * src's fstat. Exactly st_size bytes are copied, else FL_ERR_CHANGED; with `live`
+ * a file that became shorter is copied to its new end, and what shares its
+ * extents has the size that it had at that moment.
+ *
+ * Of a pair of which one is in an overlay, other descriptors of the same files may
+ * be given, which can share their extents: fl_copy_behind.
  *
  * One struct per thread; zero-initialise, fl_copy_free at the end.
  * `stop` (may be NULL) is looked at between pieces of a few MiB; when it became
@@ -24,17 +29,26 @@
 struct fl_copy_pair {
     dev_t src;
     bool no_clone;
+    bool no_behind;
     bool no_range;
 };
 
 struct fl_copy {
     const atomic_bool *stop;
+    bool live;
     unsigned pair_count;
     struct fl_copy_pair pairs[FL_COPY_PAIRS]; /* source devices seen; the destination is one file system */
     uint8_t *buf;
     uint64_t shared;  /* bytes of files that share their extents now */
     uint64_t copied;  /* bytes moved; holes are in neither */
 };
+
+/* Is it worth looking for the files behind those of an overlay (fl_backing.h)? */
+bool fl_copy_wants_behind(struct fl_copy *c, const struct stat *st);
+
+/* Shares the extents of what is behind the two, -1: of the file itself. 1 = done, 0 = fl_copy_data must do it. */
+int fl_copy_behind(struct fl_copy *c, int src, const struct stat *st, int dst, int real_src, int real_dst,
+                   struct fl_error *err);
 
 int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, struct fl_error *err);
 void fl_copy_free(struct fl_copy *c);

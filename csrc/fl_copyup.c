@@ -18,6 +18,7 @@
 
 struct fl_copyup {
     int lower, upper, work;
+    struct fl_backing backing;
     char *path;
     atomic_bool stop;
     struct fl_node node;
@@ -114,6 +115,18 @@ static void remove_stage(struct fl_copyup *c)
     c->stage_name[0] = '\0';
 }
 
+/* The directory that has `name`, the last component of the path, and the private one. */
+static int enter_behind(struct fl_copyup *c, const char *name)
+{
+    size_t len = strlen(c->path) - strlen(name);
+    cleanup_free char *parent = strndup(c->path, len == 0 ? 0 : len - 1);
+
+    if (parent == NULL)
+        return fl_error_memory(&c->err);
+    fl_behind_enter(&c->node.behind, &c->backing, c->lower, parent, c->stage_name);
+    return 0;
+}
+
 static int stage_file(struct fl_copyup *c, int dir, const char *name)
 {
     cleanup_fd int src = -1, dst = -1;
@@ -126,7 +139,7 @@ static int stage_file(struct fl_copyup *c, int dir, const char *name)
     if (!S_ISREG(st.st_mode))
         return fl_error_set(&c->err, FL_ERR_CHANGED, NULL, 0, "changed its type while it was copied");
     if (fl_node_create(&c->node, c->stage, STAGED, &st, &dst, &c->err) < 0 ||
-        fl_node_fill(&c->node, src, &st, dst, &c->err) < 0)
+        enter_behind(c, name) < 0 || fl_node_fill(&c->node, src, name, &st, dst, STAGED, &c->err) < 0)
         return -1;
     if (fsync(dst) < 0)
         return fl_error_os(&c->err, errno, "fsync", NULL, 0);
@@ -316,7 +329,8 @@ static int start_thread(struct fl_copyup *c, struct fl_error *err)
     return 0;
 }
 
-struct fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path, struct fl_error *err)
+struct fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path, const struct fl_backing *backing,
+                                struct fl_error *err)
 {
     struct fl_copyup *c = calloc(1, sizeof(*c));
     pthread_condattr_t attr;
@@ -329,6 +343,7 @@ struct fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path
     c->lower = lower;
     c->upper = upper;
     c->work = work;
+    c->backing = backing != NULL ? *backing : (struct fl_backing){.target = -1};
     c->stage = -1;
     c->joined = true;
     fl_node_init(&c->node);

@@ -17,11 +17,14 @@
 #ifndef FL_COPYUP_H
 #define FL_COPYUP_H
 
+#include "fl_backing.h"
 #include "fl_clone.h"
 
 struct fl_copyup;
 
-struct fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path, struct fl_error *err);
+/* backing: what is behind `lower` and `work` where these are an overlay's, or NULL. */
+struct fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path, const struct fl_backing *backing,
+                                struct fl_error *err);
 
 /* Waits up to wait_ms: 1 = still at work, 0 = complete, -1 = failed. */
 int fl_copyup_step(struct fl_copyup *c, unsigned wait_ms, struct fl_error *err);

@@ -507,7 +507,7 @@ static int open_side(struct fl_diff_side *s, const struct fl_diff_operand *opera
     else if (operand->root >= 0 && o->only != NULL)
         s->source = fl_pick_open(operand->root, o->only, o->xattrs, err);
     else if (operand->root >= 0)
-        s->source = fl_walk_open(operand->root, o->xattrs, o->threaded, err);
+        s->source = fl_walk_open(operand->root, o->xattrs, o->threaded, NULL, err);
     else
         s->ended = true;
     return s->source == NULL && !s->ended ? -1 : 0;

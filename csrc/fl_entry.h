@@ -72,8 +72,10 @@ _Static_assert(sizeof(struct fl_entry) == 96,
 /* `link` of a regular file with FL_ROW_AUX (packed, native order):
  *   'C' u64 ctime             its path under root 0, where it had this ctime (ns) when it was listed
  *   'P' u16 root  path...     the file `path` under encoder root number `root`
+ *   'F' u16 root  u64 ctime  path...  the same, where it had this ctime (ns)
  *   'O' u8 root  u64 offset   `size` bytes at `offset` of the file that is root `root` */
 #define FL_AUX_PATH_HEAD 3u /* bytes before the path of 'P'                       */
+#define FL_AUX_DATED_HEAD 11u /* of 'F'                                          */
 
 #define FL_NO_LEADER UINT32_MAX
 

@@ -67,7 +67,10 @@ void fl_extract_free(struct fl_extract *x)
 {
     if (x == NULL)
         return;
+    if (x->placing != NULL)
+        fl_placing_stop(x->placing);
     fl_work_free(&x->work);
+    fl_placing_free(x->placing);
     if (x->writing.fd >= 0)
         close(x->writing.fd);
     if (x->in_layer)
@@ -97,6 +100,13 @@ static int check_usable(const struct fl_extract *x, bool in_layer, struct fl_err
     if (x->in_layer != in_layer)
         return fl_error_set(err, FL_ERR_USAGE, NULL, 0, in_layer ? "call begin_layer first" : "end_layer is missing");
     return 0;
+}
+
+static int check_not_placing(const struct fl_extract *x, struct fl_error *err)
+{
+    if (x->placing == NULL)
+        return 0;
+    return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "the table has rows that are not placed yet");
 }
 
 /* Into an empty target no layer below can have put anything. */
@@ -159,7 +169,7 @@ static int count_entry(struct fl_extract *x, const struct fl_tar_entry *e, struc
     return check_limit(x->size, x->opt.max_size, "bytes in the files of the layer", err);
 }
 
-static int take_entry(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
+int fl_extract_take(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
 {
     if (count_entry(x, e, err) < 0 || fl_name_parse(&x->name, e->path, e->path_len, err) < 0)
         return -1;
@@ -199,7 +209,7 @@ static int write_data(struct fl_extract *x, const uint8_t *data, size_t len, uin
     return 0;
 }
 
-static int finish_file(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
+int fl_extract_close_file(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err)
 {
     struct fl_writing *w = &x->writing;
 
@@ -225,13 +235,13 @@ static int take_event(struct fl_extract *x, const struct fl_tar_event *ev, struc
 
     switch ((enum fl_tar_event_kind)ev->kind) {
     case FL_TAR_ENTRY:
-        r = take_entry(x, ev->entry, err);
+        r = fl_extract_take(x, ev->entry, err);
         break;
     case FL_TAR_DATA:
         r = write_data(x, ev->data, ev->data_len, ev->data_pos, err);
         break;
     case FL_TAR_FILE_END:
-        r = finish_file(x, ev->entry, err);
+        r = fl_extract_close_file(x, ev->entry, err);
         break;
     case FL_TAR_END:
         break;
@@ -272,6 +282,10 @@ static int answer(struct fl_extract *x, int state, int result)
     if (state == FL_WORK_RUNNING)
         return FL_EXTRACT_RUNNING;
     x->failed = result < 0;
+    if (result == 0 && x->placing != NULL) {
+        fl_placing_free(x->placing);
+        x->placing = NULL;
+    }
     if (result == 0 && x->is_ending)
         close_layer(x);
     return result < 0 ? -1 : 0;
@@ -281,7 +295,7 @@ int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsig
 {
     int result = 0, state;
 
-    if (check_usable(x, true, err) < 0)
+    if (check_usable(x, true, err) < 0 || check_not_placing(x, err) < 0)
         return -1;
     x->input = data;
     x->input_len = len;
@@ -293,11 +307,42 @@ int fl_extract_end(struct fl_extract *x, unsigned wait_ms, struct fl_error *err)
 {
     int result = 0, state;
 
-    if (check_usable(x, true, err) < 0)
+    if (check_usable(x, true, err) < 0 || check_not_placing(x, err) < 0)
         return -1;
     x->is_ending = true;
     state = fl_work_run(&x->work, end, x, wait_ms, &result, err);
     return answer(x, state, result);
+}
+
+int fl_extract_place_begin(struct fl_extract *x, const struct fl_changes *table, const int *roots, uint32_t root_count,
+                           const int64_t *clamp, unsigned helpers, struct fl_error *err)
+{
+    if (check_usable(x, true, err) < 0 || check_not_placing(x, err) < 0)
+        return -1;
+    x->placing = fl_placing_new(x, table, roots, root_count, clamp, helpers, err);
+    return x->placing == NULL ? -1 : 0;
+}
+
+static int place(void *arg, struct fl_error *err)
+{
+    return fl_placing_step(arg, err);
+}
+
+int fl_extract_place(struct fl_extract *x, unsigned wait_ms, struct fl_error *err)
+{
+    int result = 0, state;
+
+    if (check_usable(x, true, err) < 0)
+        return -1;
+    if (x->placing == NULL)
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "there is no table to be placed");
+    state = fl_work_run(&x->work, place, x->placing, wait_ms, &result, err);
+    return answer(x, state, result);
+}
+
+bool fl_extract_is_placing(const struct fl_extract *x)
+{
+    return x->placing != NULL;
 }
 
 int fl_extract_wait(struct fl_extract *x, unsigned wait_ms, struct fl_error *err)
@@ -309,6 +354,8 @@ int fl_extract_wait(struct fl_extract *x, unsigned wait_ms, struct fl_error *err
 
 void fl_extract_stop(struct fl_extract *x)
 {
+    if (x->placing != NULL)
+        fl_placing_stop(x->placing);
     fl_work_stop(&x->work);
     x->failed = true;
 }

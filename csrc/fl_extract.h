@@ -45,6 +45,7 @@
 #include <stdbool.h>
 
 #include "fl_buf.h"
+#include "fl_changes.h"
 #include "fl_error.h"
 
 enum fl_extract_format {
@@ -100,6 +101,8 @@ struct fl_extract_stats {
     uint64_t payload;   /* bytes of file content, holes not counted             */
     uint64_t whiteouts; /* markers                                              */
     uint64_t skipped_xattrs;
+    uint64_t shared;    /* of placed files: bytes that share their extents with the source */
+    uint64_t copied;    /* bytes that were moved; holes are in neither          */
     bool root_is_opaque; /* on overlay, which cannot say so of a root           */
     bool needs_lower;    /* with markers: what it makes depends on lower layers */
     struct fl_extract_lost lost[FL_LOSS_KINDS];
@@ -121,6 +124,18 @@ int fl_extract_begin(struct fl_extract *x, struct fl_error *err);
 int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, struct fl_error *err);
 int fl_extract_end(struct fl_extract *x, unsigned wait_ms, struct fl_error *err);
 int fl_extract_wait(struct fl_extract *x, unsigned wait_ms, struct fl_error *err);
+
+/* The other way to feed a layer: a finished change table (fl_changes.h) and the descriptors of its files, without the
+ * tar in between. The result is that of the tar that fl_encode makes of them, but contents are copied as fl_copy.h
+ * does, and a file that is not what the table says is FL_ERR_CHANGED (fl_origin.h). clamp: see fl_encode.h; NULL: none.
+ * helpers: threads that fill large files while names are made. Table and descriptors must outlive the placing.
+ *
+ * After fl_extract_place_begin call fl_extract_place, each time for a batch, while fl_extract_is_placing. It returns
+ * as fl_extract_feed does. */
+int fl_extract_place_begin(struct fl_extract *x, const struct fl_changes *table, const int *roots, uint32_t root_count,
+                           const int64_t *clamp, unsigned helpers, struct fl_error *err);
+int fl_extract_place(struct fl_extract *x, unsigned wait_ms, struct fl_error *err);
+bool fl_extract_is_placing(const struct fl_extract *x);
 
 /* Ends running work at its next step (a name removed, a file or directory synced) and returns when it has
  * ended; the object may then only be freed. */

@@ -1,4 +1,4 @@
-/* What the files of the extractor share: fl_extract.c (layers, limits),
+/* What the files of the extractor share: fl_extract.c (layers, limits), fl_placing.c (rows of a table),
  * fl_extract_types.c (one function per entry type), fl_owner.c (attributes),
  * fl_whiteout.c (markers), fl_dirtimes.c (directories at the end).
  */
@@ -27,6 +27,8 @@ struct fl_writing {
     uint64_t end;     /* bytes up to here were written */
 };
 
+struct fl_placing;
+
 struct fl_extract {
     struct fl_extract_options opt;
     struct fl_id_range *ranges;     /* both maps */
@@ -50,6 +52,7 @@ struct fl_extract {
     struct fl_name link;
     struct fl_remove remove;
     struct fl_writing writing;
+    struct fl_placing *placing;     /* NULL: none is under way                      */
     struct fl_extract_stats stats;
     struct fl_buf list;             /* names of xattrs, of directory entries      */
     struct fl_buf stack;            /* directories being pruned                   */
@@ -60,6 +63,29 @@ static inline struct fl_dir *fl_extract_dir(const struct fl_extract *x, uint32_t
 {
     return &x->path.dirs[dir];
 }
+
+/* ---- fl_extract.c ---- */
+
+/* Counts the entry and makes what it says; of a regular file there is x->writing then. */
+int fl_extract_take(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err);
+
+/* Attributes and the end of x->writing, whose content is there. */
+int fl_extract_close_file(struct fl_extract *x, const struct fl_tar_entry *e, struct fl_error *err);
+
+/* ---- fl_placing.c ---- */
+
+/* NULL on failure. */
+struct fl_placing *fl_placing_new(struct fl_extract *x, const struct fl_changes *table, const int *roots,
+                                  uint32_t root_count, const int64_t *clamp, unsigned helpers, struct fl_error *err);
+
+/* The next batch of rows: 1 = there are more, 0 = all are complete, -1. */
+int fl_placing_step(struct fl_placing *p, struct fl_error *err);
+
+/* May be called by another thread: what is being copied stops soon. */
+void fl_placing_stop(struct fl_placing *p);
+
+/* NULL is fine. */
+void fl_placing_free(struct fl_placing *p);
 
 /* ---- fl_extract_types.c ---- */
 

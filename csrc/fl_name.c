@@ -107,3 +107,10 @@ int fl_name_parse(struct fl_name *n, const uint8_t *raw, size_t len, struct fl_e
     }
     return 0;
 }
+
+int fl_name_refuse_markers(const uint8_t *path, size_t len, struct fl_error *err)
+{
+    if (!(len >= 4 && memcmp(path, ".wh.", 4) == 0) && memmem(path, len, "/.wh.", 5) == NULL)
+        return 0;
+    return fl_error_set(err, FL_ERR_UNSAFE, path, len, "a name with .wh. means a deletion inside a layer: rename it");
+}

@@ -39,4 +39,8 @@ void fl_name_free(struct fl_name *n);
 int fl_name_parse(struct fl_name *n, const uint8_t *raw, size_t len,
                   struct fl_error *err);
 
+/* For what makes layers: a component ".wh.*" would be read as a whiteout, so a layer cannot
+ * carry one (FL_ERR_UNSAFE). */
+int fl_name_refuse_markers(const uint8_t *path, size_t len, struct fl_error *err);
+
 #endif

@@ -10,6 +10,7 @@
 void fl_node_init(struct fl_node *n)
 {
     fl_attrs_init(&n->attrs);
+    fl_behind_init(&n->behind);
     n->keep_atime = true;
 }
 
@@ -17,6 +18,7 @@ void fl_node_free(struct fl_node *n)
 {
     fl_attrs_free(&n->attrs);
     fl_copy_free(&n->copy);
+    fl_behind_free(&n->behind);
 }
 
 int fl_node_open(struct fl_node *n, int dir, const char *name, int flags, int *ret_fd, struct fl_error *err)
@@ -44,17 +46,36 @@ int fl_node_create(struct fl_node *n, int dir, const char *name, const struct st
     return *ret_fd < 0 ? fl_error_os(err, errno, "create", NULL, 0) : 0;
 }
 
-int fl_node_fill(struct fl_node *n, int src, const struct stat *st, int dst, struct fl_error *err)
+/* 1 = the data is shared, 0 = not: there is no overlay, or it cannot be told what is behind. */
+static int share_behind(struct fl_node *n, int src, const char *src_name, const struct stat *st, int dst,
+                        const char *dst_name, struct fl_error *err)
 {
+    cleanup_fd int real_src = -1, real_dst = -1;
+
+    if (!n->behind.from_overlay && !n->behind.to_overlay)
+        return 0;
+    if (!fl_copy_wants_behind(&n->copy, st) ||
+        !fl_behind_open(&n->behind, src_name, st, dst_name, dst, &real_src, &real_dst))
+        return 0;
+    return fl_copy_behind(&n->copy, src, st, dst, real_src, real_dst, err);
+}
+
+int fl_node_fill(struct fl_node *n, int src, const char *src_name, const struct stat *st, int dst, const char *dst_name,
+                 struct fl_error *err)
+{
+    int shared = share_behind(n, src, src_name, st, dst, dst_name, err);
     struct stat now;
 
-    if (fl_copy_data(&n->copy, src, st, dst, err) < 0)
+    if (shared < 0 || (shared == 0 && fl_copy_data(&n->copy, src, st, dst, err) < 0))
         return -1;
     if (fstat(src, &now) < 0)
         return fl_error_os(err, errno, "fstat", NULL, 0);
     if (now.st_size != st->st_size || now.st_mtim.tv_sec != st->st_mtim.tv_sec ||
-        now.st_mtim.tv_nsec != st->st_mtim.tv_nsec)
-        return fl_error_set(err, FL_ERR_CHANGED, NULL, 0, "changed while it was copied");
+        now.st_mtim.tv_nsec != st->st_mtim.tv_nsec) {
+        if (!n->copy.live)
+            return fl_error_set(err, FL_ERR_CHANGED, NULL, 0, "changed while it was copied");
+        n->changed++;
+    }
     return fl_attrs_copy_fd(&n->attrs, src, st, dst, fl_attrs_create_mode(&n->attrs, st), err);
 }
 

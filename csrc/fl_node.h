@@ -10,12 +10,15 @@
 #define FL_NODE_H
 
 #include "fl_attrs.h"
+#include "fl_backing.h"
 #include "fl_copy.h"
 
 struct fl_node {
     struct fl_copy copy;
     struct fl_attrs attrs;
+    struct fl_behind behind; /* of the two directories that files are copied between, where these are an overlay's */
     bool keep_atime;  /* O_NOATIME is worth trying */
+    uint64_t changed; /* files that changed meanwhile and were taken as they were read: copy.live */
     char target[4096];
 };
 
@@ -30,8 +33,10 @@ int fl_node_open(struct fl_node *n, int dir, const char *name, int flags, int *r
 int fl_node_create(struct fl_node *n, int dir, const char *name, const struct stat *st, int *ret_fd,
                    struct fl_error *err);
 
-/* Content and attributes of src into dst made by fl_node_create. FL_ERR_CHANGED when src changed meanwhile. */
-int fl_node_fill(struct fl_node *n, int src, const struct stat *st, int dst, struct fl_error *err);
+/* Content and attributes of src into dst made by fl_node_create, which have these names in their directories. FL_ERR_CHANGED when src changed meanwhile, unless
+ * copy.live: then up to st_size bytes as they were read, which is what a file that only grows was at the fstat. */
+int fl_node_fill(struct fl_node *n, int src, const char *src_name, const struct stat *st, int dst, const char *dst_name,
+                 struct fl_error *err);
 
 /* A symbolic link, device, fifo or socket whose lstat is `st`. */
 int fl_node_copy_special(struct fl_node *n, int src_dir, const char *src_name, const struct stat *st, int dst_dir,

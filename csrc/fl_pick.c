@@ -153,7 +153,7 @@ static int start_below(struct pick *p, const char *key, size_t len, struct fl_er
     p->dir_known = false;
     p->prefix = key;
     p->prefix_len = len;
-    p->below = fl_walk_open(fd, p->xattr.policy, false, err);
+    p->below = fl_walk_open(fd, p->xattr.policy, false, NULL, err);
     return p->below == NULL ? -1 : 0;
 }
 

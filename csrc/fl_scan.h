@@ -6,6 +6,8 @@
 #ifndef FL_SCAN_H
 #define FL_SCAN_H
 
+#include "fl_hold.h"
+#include "fl_ignore.h"
 #include "fl_open.h"
 #include "fl_pick.h"
 #include "fl_source.h"
@@ -22,12 +24,23 @@ struct fl_scan {
     struct fl_batch batch;
     uint32_t at;
     bool ended;
+    bool ignores;
+    struct fl_ignore_program program;
+    struct fl_ignore ignore; /* of a source that does not know the patterns itself */
+    struct fl_hold hold;     /* with patterns: what is not known to stay       */
 };
 
-/* On failure nothing needs freeing. root_fd: see fl_walk_open. only: NULL, or the
- * paths to look at. */
-int fl_scan_init(struct fl_scan *s, int root_fd, enum fl_xattr_policy policy,
-                 const struct fl_pick_keys *only, struct fl_error *err);
+struct fl_scan_options {
+    enum fl_xattr_policy policy;
+    const struct fl_pick_keys *only; /* NULL, or the paths to look at          */
+    const void *ignore;              /* NULL, or a program (fl_ignore.h)       */
+    size_t ignore_len;
+};
+
+/* On failure nothing needs freeing. root_fd: see fl_walk_open. What patterns leave
+ * out is left out; the directories above what they take back are there. */
+int fl_scan_init(struct fl_scan *s, int root_fd, const struct fl_scan_options *options,
+                 struct fl_error *err);
 void fl_scan_free(struct fl_scan *s);
 
 /* Fills records and heap anew with at most max entries; 0 at the end, else 1. */

@@ -4,6 +4,8 @@
  * the other. A batch stays valid until the next call of fl_source_next.
  * Sockets are delivered like anything else; the xattr policy has been applied.
  * The number of xattrs the policy left out is in the upper half of `flags`.
+ * FL_ENTRY_PASSED: a directory that patterns leave out (fl_ignore.h), in the
+ * stream because of what may be below it.
  */
 #ifndef FL_SOURCE_H
 #define FL_SOURCE_H
@@ -12,6 +14,7 @@
 #include "fl_error.h"
 
 #define FL_ENTRY_DROPPED_SHIFT 16u
+#define FL_ENTRY_PASSED 4u
 
 struct fl_batch {
     const struct fl_entry *entries;

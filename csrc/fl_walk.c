@@ -36,6 +36,7 @@ struct walk {
     uint32_t delivered;
     struct fl_xattr_reader xattr;
     struct fl_dir_lists lists;
+    struct fl_ignore ignore;
     struct fl_buf path;
     struct fl_buf frames;
     uint32_t depth;
@@ -140,6 +141,14 @@ int fl_walk_read(struct fl_xattr_reader *xattr, struct fl_buf *heap, int fd,
     return 0;
 }
 
+/* enum fl_ignore_verdict of a name in the directory we are in, or -1. */
+static int judge(struct walk *w, const char *name, size_t len, bool is_dir, struct fl_error *err)
+{
+    if (w->ignore.program == NULL)
+        return FL_IGNORE_KEEP;
+    return fl_ignore_look(&w->ignore, w->path.data, top(w)->path_len, name, len, is_dir, err);
+}
+
 /* 1 added, 0 it vanished. name "": the directory fd itself. */
 static int visit(struct walk *w, struct slot *s, int fd, const char *name,
                  struct fl_error *err)
@@ -207,9 +216,12 @@ static int descend(struct walk *w, char *name, struct fl_error *err)
 {
     struct frame *f = top(w);
     size_t len = strlen(name);
-    int fd;
+    int fd, verdict;
 
     name[--len] = '\0'; /* "name/" would follow a symbolic link */
+    verdict = judge(w, name, len, true, err);
+    if (verdict < 0 || verdict == FL_IGNORE_OUT)
+        return verdict < 0 ? -1 : 0;
     w->path.len = f->path_len;
     if ((f->path_len != 0 && fl_buf_add(&w->path, "/", 1, NULL, err) < 0) ||
         fl_buf_add(&w->path, name, len, NULL, err) < 0)
@@ -271,14 +283,32 @@ static int start(struct walk *w, struct slot *s, struct fl_error *err)
     return push_frame(w, fd, err);
 }
 
-static bool became_directory(const struct slot *s, const struct walk *w, const char *name)
+/* A directory's descent was listed right behind it. */
+static bool was_directory(const struct walk *w, const char *name)
 {
     const char *next = name + strlen(name) + 1;
     const char *end = (const char *)w->lists.names.data + w->lists.names.len;
 
-    /* A directory's descent was listed right behind it. */
-    return S_ISDIR(s->entries[s->count - 1].mode) &&
-           !(next < end && *next == FL_DIR_DESCEND);
+    return next < end && *next == FL_DIR_DESCEND;
+}
+
+static int take_name(struct walk *w, struct slot *s, const char *name, struct fl_error *err)
+{
+    bool is_dir = was_directory(w, name);
+    int verdict = judge(w, name, strlen(name), is_dir, err), r;
+    struct fl_entry *e;
+
+    if (verdict < 0 || verdict == FL_IGNORE_OUT)
+        return verdict < 0 ? -1 : 0;
+    r = visit(w, s, top(w)->fd, name, err);
+    if (r <= 0)
+        return r;
+    e = &s->entries[s->count - 1];
+    if (S_ISDIR(e->mode) && !is_dir)
+        return changed(s->heap.data + e->path_off, e->path_len, err);
+    if (verdict == FL_IGNORE_PASS)
+        e->flags |= FL_ENTRY_PASSED;
+    return 0;
 }
 
 static int take_event(struct walk *w, struct slot *s, struct fl_error *err)
@@ -286,7 +316,6 @@ static int take_event(struct walk *w, struct slot *s, struct fl_error *err)
     struct frame *f = top(w);
     uint32_t ref;
     uint8_t *event;
-    int r;
 
     if ((size_t)f->next * sizeof(ref) >= w->lists.events.len)
         return pop_frame(w, err);
@@ -294,13 +323,7 @@ static int take_event(struct walk *w, struct slot *s, struct fl_error *err)
     event = w->lists.names.data + ref;
     if (*event == FL_DIR_DESCEND)
         return descend(w, (char *)event + 1, err);
-    r = visit(w, s, f->fd, (const char *)event + 1, err);
-    if (r > 0 && became_directory(s, w, (const char *)event + 1)) {
-        const struct fl_entry *e = &s->entries[s->count - 1];
-
-        return changed(s->heap.data + e->path_off, e->path_len, err);
-    }
-    return r < 0 ? -1 : 0;
+    return take_name(w, s, (const char *)event + 1, err);
 }
 
 /* An empty batch is the end. */
@@ -442,6 +465,7 @@ static void free_walk(struct fl_source *source)
     }
     fl_xattr_reader_free(&w->xattr);
     fl_dir_lists_free(&w->lists);
+    fl_ignore_free(&w->ignore);
     fl_buf_free(&w->path);
     fl_buf_free(&w->frames);
     pthread_mutex_destroy(&w->lock);
@@ -450,7 +474,8 @@ static void free_walk(struct fl_source *source)
 }
 
 struct fl_source *fl_walk_open(int root_fd, enum fl_xattr_policy policy,
-                               bool threaded, struct fl_error *err)
+                               bool threaded, const struct fl_ignore_program *ignore,
+                               struct fl_error *err)
 {
     struct walk *w = calloc(1, sizeof(*w));
 
@@ -462,6 +487,7 @@ struct fl_source *fl_walk_open(int root_fd, enum fl_xattr_policy policy,
     w->source.free = free_walk;
     w->root_fd = root_fd;
     w->xattr.policy = policy;
+    w->ignore.program = ignore;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
     return &w->source;

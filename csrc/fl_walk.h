@@ -20,6 +20,7 @@
 #include <stdbool.h>
 
 #include "fl_buf.h"
+#include "fl_ignore.h"
 #include "fl_source.h"
 #include "fl_xattr.h"
 
@@ -28,9 +29,11 @@
 #define FL_WALK_BATCH 1024u        /* entries */
 #define FL_WALK_BATCH_BYTES 524288u /* of heap; one entry may exceed it */
 
-/* NULL on failure. Release with fl_source_free. */
+/* NULL on failure. Release with fl_source_free. ignore: NULL, or patterns, which must
+ * outlive the walk: what they leave out is neither looked at nor entered. */
 struct fl_source *fl_walk_open(int root_fd, enum fl_xattr_policy policy,
-                               bool threaded, struct fl_error *err);
+                               bool threaded, const struct fl_ignore_program *ignore,
+                               struct fl_error *err);
 
 /* What a walk does for one name below fd ("": fd itself): fills everything of the
  * zeroed *e but its path, and appends link and xattrs to `heap`. Errors carry no

@@ -5,10 +5,10 @@ a silent fall-back. Without it the native engine is used and a missing one is an
 baseline is a specification and a yardstick, not a substitute.
 
 The protocols below are the contract of the boundary. Both packages export modules of the same
-names (``changes upper encode extract tarread merge chunk clone scan mountapi subvolume usage sha256``) with the same
-classes and functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are ``bytes``
-relative to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic link out
-of its root. Errors are exceptions of ``fastlayer.errors``.
+names (``changes upper encode extract tarread merge chunk clone scan mountapi subvolume usage sha256 run``) with the
+same classes and functions. Everything is batched: one call handles thousands of entries or about 1 MiB. Paths are
+``bytes`` relative to a root descriptor, without a leading slash; the root itself is ``b""``. No call follows a symbolic
+link out of its root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import BackendError
 
 # What changed: bits of Row.what (csrc/fl_entry.h FL_WHAT_*)
@@ -69,6 +70,48 @@ class ChangeTable(Protocol):
     def heap(self) -> memoryview:
         """The byte heap that records point into, read-only, not copied."""
         ...
+
+
+class NewRow(NamedTuple):
+    """A line for a ``TableBuilder``; any tuple of these fourteen values in this order will do.
+
+    ``kind``, ``mode`` and the attributes: as in ``Row``; kind ``P`` is an unchanged directory, dropped when nothing is
+    below it (and the root always), ``D`` needs only a path. ``path``: where it goes in the layer.
+
+    Where the ``size`` bytes of a regular file are: in the file ``source`` below descriptor ``root`` of the list that an
+    encoder or extractor is given; or, when ``source`` is a number, at that offset of the file that the descriptor is
+    itself (``root`` below 256). ``ctime_ns``: what the ctime of ``source`` must still be; 0: any. ``group``: 0, or a
+    number that all names of one hard-linked file have (and the same source and attributes).
+    """
+
+    kind: str
+    path: bytes
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    rdev: tuple[int, int] = (0, 0)
+    link: bytes = b""
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()  # sorted by name
+    root: int = 0
+    source: bytes | int = b""
+    ctime_ns: int = 0
+    group: int = 0
+
+
+class TableBuilder(Protocol):
+    """``changes.TableBuilder()``: a change table of rows that somebody lists.
+
+    Raises ``UsageError``, naming the path, for what cannot be in a layer, for two rows of one path, and for a row
+    below what is no directory.
+    """
+
+    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """``NewRow`` values, or tuples like them, in any order."""
+        ...
+
+    def finish(self) -> ChangeTable: ...
 
 
 class Columns(NamedTuple):
@@ -191,6 +234,18 @@ class Extractor(Protocol):
         """
         ...
 
+    shared_bytes: int  # of the files of the latest layer that were placed: what shares its extents with the source
+    copied_bytes: int  # and what was moved; holes are in neither
+
+    def place(self, table: ChangeTable, roots: Sequence[int], clamp_mtime: int | None = None, *, jobs: int = 1) -> bool:
+        """Between ``begin_layer`` and ``end_layer``, instead of ``feed``: a batch of the rows of ``table``.
+
+        To be called until it returns False, with the same arguments. The result is that of the tar which an ``Encoder``
+        makes of these arguments, but files are copied without it, sharing their extents where the file system can.
+        Raises ``FileChangedError`` as the encoder does. ``jobs``: threads, this one included. Signals: see ``feed``.
+        """
+        ...
+
     def end_layer(self) -> ExtractStats:
         """Checks that the archive was complete and sets directory times. Raises ``LayerFormatError`` when cut short."""
         ...
@@ -257,9 +312,12 @@ class Merger(Protocol):
 
 
 class Scanner(Protocol):
-    """``scan.Scanner(root_fd, *, xattrs="all", only=None)``: a tree as flat records in path order, root first.
+    """``scan.Scanner(root_fd, *, xattrs="all", only=None, ignore=None)``: a tree as flat records in path order, root
+    first.
 
-    Sockets are left out and counted. ``only``: see ``Differ``.
+    Sockets are left out and counted. ``only``: see ``Differ``. ``ignore``: compiled patterns (csrc/fl_ignore.h,
+    ``builder.dockerfile.ignore.program``). What they leave out is not looked at, and no directory is entered below
+    which nothing can be taken back; the directories above what is taken back are there.
     """
 
     entries: int
@@ -281,7 +339,7 @@ class ReadMany(Protocol):
 
 
 class CopyCounts(NamedTuple):
-    """What a copy did; ``stats()`` of the two copiers returns these seven numbers as a plain tuple."""
+    """What a copy did; ``stats()`` of the two copiers returns these eight numbers as a plain tuple."""
 
     entries: int  # names made (below the root)
     bytes: int  # sizes of the regular files, every inode once
@@ -290,13 +348,26 @@ class CopyCounts(NamedTuple):
     sockets: int  # skipped
     lost_owners: int  # objects whose owner could not be kept
     lost_xattrs: int
+    changed: int  # files that changed meanwhile, with ``live``
+
+
+class Behind(NamedTuple):
+    """Descriptors of real directories behind two that are an overlay's (csrc/fl_backing.h).
+
+    ``layers``: those that are seen merged where is read, topmost first, at most 32. ``target``: the one in which files
+    are that are made where is written. Empty, -1: that side is not an overlay's, or nothing is known of it.
+    """
+
+    layers: tuple[int, ...] = ()
+    target: int = -1
 
 
 class TreeCloner(Protocol):
-    """``clone.TreeCloner(src_fd, dst_fd, jobs=None)``: copies a tree exactly into the empty directory ``dst_fd``.
+    """``clone.TreeCloner(src_fd, dst_fd, jobs=None, live=False, behind=None)``: an exact copy into the empty ``dst``.
 
     The destination is made 0700 at the start and gets the root's attributes when all below is complete. A failed or
-    aborted clone leaves a partial tree there. ``jobs``: threads; None = the usable processors, at most 4.
+    aborted clone leaves a partial tree there. ``jobs``: threads; None = the usable processors, at most 4. ``live``: a
+    file that changes while it is copied is taken as it is read, and counted. ``behind``: of the two.
     """
 
     def step(self) -> bool:
@@ -311,9 +382,9 @@ class TreeCloner(Protocol):
 
 
 class PathCopier(Protocol):
-    """``clone.PathCopier(lower_fd, upper_fd, work_fd, path)``: copies one path up as overlayfs does.
+    """``clone.PathCopier(lower_fd, upper_fd, work_fd, path, behind=None)``: copies one path up as overlayfs does.
 
-    The rules are in csrc/fl_copyup.h.
+    The rules are in csrc/fl_copyup.h. ``behind``: of the lower and the work directory.
     """
 
     def step(self) -> bool: ...
@@ -390,6 +461,98 @@ class MountApi(Protocol):
     def user_namespace(self, uid_map: bytes, gid_map: bytes) -> int: ...
 
 
+# (op, slot, number, one, two, three): struct fl_run_step of csrc/fl_run.h
+RunStep = tuple[int, int, int, bytes | None, bytes | None, bytes | None]
+
+
+class RunProgram(NamedTuple):
+    """What a run executes, and as whom: struct fl_run_program of csrc/fl_run.h.
+
+    ``paths`` are tried in order. ``apart``: who runs in the root already must not be able to lead them to a program of
+    the host, which takes execveat(2). ``groups`` None: they stay as they are. ``caps``: the set that remains, as bits;
+    None: all. ``filter``: a seccomp program (struct sock_filter, 8 bytes each), may be empty. ``limits``: of
+    setrlimit(2): resource, soft, hard; -1: none.
+    """
+
+    paths: Sequence[bytes]
+    argv: Sequence[bytes]
+    env: Sequence[bytes]
+    cwd: bytes
+    uid: int
+    gid: int
+    groups: Sequence[int] | None
+    caps: int | None
+    no_new_privileges: bool
+    filter: bytes
+    stdio: tuple[int, int, int]
+    filter_flags: int = 0
+    limits: Sequence[tuple[int, int, int]] = ()
+    terminal: int = -1  # a slot
+    apart: bool = False
+
+
+class RunMonitor(NamedTuple):
+    """Who looks after a run that outlives its caller: struct fl_monitor of csrc/fl_monitor.h, which says what each is.
+
+    All but sizes and texts are descriptors, -1 where there is none.
+    """
+
+    news: int
+    life: int
+    dir: int = -1
+    lock: int = -1
+    listener: int = -1
+    client: int = -1
+    out: int = -1
+    err: int = -1
+    input: int = -1
+    terminal: int = -1
+    master: int = -1
+    rows: int = 0
+    columns: int = 0
+    stdin_once: bool = False
+    log_size: int = 0
+    log_files: int = 0
+    oom: int = -1
+    cgroups: Sequence[bytes] = ()
+    cleanup: Sequence[bytes] = ()
+    environment: Sequence[bytes] = ()
+
+
+class RunApi(Protocol):
+    """The module ``run``: csrc/fl_run.h has the rules."""
+
+    def start(
+        self,
+        keeper: Sequence[RunStep],
+        child: Sequence[RunStep],
+        program: RunProgram,
+        *,
+        namespaces: int,
+        whole_tree: bool,
+        slots: Sequence[int],
+        life: int,
+        report: int,
+    ) -> int:
+        """Starts the keeper, a child process of the caller, and returns its pid."""
+        ...
+
+    def watch(
+        self,
+        keeper: Sequence[RunStep],
+        child: Sequence[RunStep],
+        program: RunProgram,
+        monitor: RunMonitor,
+        *,
+        namespaces: int,
+        whole_tree: bool,
+        slots: Sequence[int],
+        life: int,
+    ) -> None:
+        """Starts a run with a monitor, which is no child of the caller."""
+        ...
+
+
 class Engine(Protocol):
     """The modules of one backend."""
 
@@ -407,6 +570,7 @@ class Engine(Protocol):
     subvolume: Any  # btrfs: see csrc/fl_btrfs.h and _native/subvolume.pyi
     usage: Any
     sha256: Any
+    run: RunApi
 
 
 class _Engine:

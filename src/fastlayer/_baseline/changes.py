@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import stat
-import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fastlayer._baseline.builder import TableBuilder
 from fastlayer._baseline.pick import pick
 from fastlayer._baseline.table import (
+    AUX_OFFSET,
     CONTENT,
     DEVICE,
     LINK,
@@ -35,10 +36,9 @@ from fastlayer._baseline.table import (
 from fastlayer._baseline.tree import FLAG_NO_CTIME, READ_SIZE, Entry, open_bytes, parent_of, walk, walk_columns
 from fastlayer.errors import StorageError, UsageError
 
-__all__ = ["ChangeTable", "Differ", "Row"]
+__all__ = ["ChangeTable", "Differ", "Row", "TableBuilder"]
 
 BATCH = 1024
-_AUX_OFFSET = struct.Struct("=cBQ")
 
 Pair = tuple[Entry | None, Entry | None]
 Inode = tuple[int, int]
@@ -134,7 +134,7 @@ class Differ:
         """Where the encoder finds the bytes of a file, or how it sees that they are still those that were listed."""
         if change.entry.data_off is not None:
             change.flags |= ROW_AUX
-            change.aux = _AUX_OFFSET.pack(b"O", 0, change.entry.data_off)
+            change.aux = AUX_OFFSET.pack(b"O", 0, change.entry.data_off)
         elif change.entry.place is not None and change.entry.size:
             change.flags |= ROW_AUX
             change.aux = ctime_aux(change.entry)

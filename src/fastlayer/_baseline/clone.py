@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from fastlayer._baseline.backing import Behind, Beneath, checked
 from fastlayer._baseline.objects import Attributes, Counts, copy_special, fill_file, open_source
 from fastlayer._baseline.rename import rename_new
 from fastlayer.errors import FileChangedError, StorageError, UnsafeEntryError, UsageError
@@ -43,10 +44,13 @@ def _open_beneath(root: int, path: bytes) -> int:
 class TreeCloner:
     """Copies the tree of ``src_fd`` into the empty private directory ``dst_fd``; see ``_backend.TreeCloner``."""
 
-    def __init__(self, src_fd: int, dst_fd: int, *, jobs: int | None = None) -> None:
+    def __init__(
+        self, src_fd: int, dst_fd: int, *, jobs: int | None = None, live: bool = False, behind: Behind | None = None
+    ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError("jobs must be at least 1")
-        self._src, self._dst = src_fd, dst_fd
+        self._src, self._dst, self._live, self._behind = src_fd, dst_fd, live, checked(behind)
+        self._here: Beneath | None = None
         self._counts = Counts()
         self._links: dict[tuple[int, int], bytes] = {}
         self._own = os.fstat(dst_fd)
@@ -69,9 +73,12 @@ class TreeCloner:
     def _run(self) -> Iterator[None]:
         directories = [b""]
         for path in directories:  # grows while it is walked: parents before children
-            with _naming(path):
-                src, dst = _open_beneath(self._src, path), _open_beneath(self._dst, path)
-            try:
+            with ExitStack() as stack:
+                with _naming(path):
+                    src, dst = self._both(stack, path)
+                    self._here = None if self._behind is None else Beneath(self._behind, self._src, path, path)
+                if self._here is not None:
+                    stack.callback(self._here.close)
                 status = os.fstat(src)
                 if (status.st_dev, status.st_ino) == (self._own.st_dev, self._own.st_ino):
                     raise UsageError("the destination lies inside the source")
@@ -81,9 +88,6 @@ class TreeCloner:
                         if self._copy(src, dst, name, whole):
                             directories.append(whole)
                     yield
-            finally:
-                os.close(src)
-                os.close(dst)
         for path in reversed(directories):
             with _naming(path):
                 self._finish(path)
@@ -106,7 +110,7 @@ class TreeCloner:
         if status.st_nlink > 1:
             self._links[inode] = whole
         if stat.S_ISREG(status.st_mode):
-            fill_file(src, name, dst, name, self._attributes, self._counts)
+            fill_file(src, name, dst, name, self._attributes, self._counts, live=self._live, behind=self._here)
         else:
             copy_special(src, name, status, dst, name, self._attributes)
         return False
@@ -120,12 +124,17 @@ class TreeCloner:
             os.close(fd)
 
     def _finish(self, path: bytes) -> None:
-        src, dst = _open_beneath(self._src, path), _open_beneath(self._dst, path)
-        try:
+        with ExitStack() as stack:
+            src, dst = self._both(stack, path)
             self._attributes.copy(src, os.fstat(src), dst)
-        finally:
-            os.close(src)
-            os.close(dst)
+
+    def _both(self, stack: ExitStack, path: bytes) -> tuple[int, int]:
+        """The directory on both sides, open for the block."""
+        src = _open_beneath(self._src, path)
+        stack.callback(os.close, src)
+        dst = _open_beneath(self._dst, path)
+        stack.callback(os.close, dst)
+        return src, dst
 
 
 def _xattr(dir_fd: int, name: bytes, *keys: bytes) -> bytes | None:
@@ -157,11 +166,13 @@ def _is_whiteout(dir_fd: int, name: bytes, status: os.stat_result) -> bool:
 class PathCopier:
     """Copies one path up; see ``_backend.PathCopier``."""
 
-    def __init__(self, lower_fd: int, upper_fd: int, work_fd: int, path: bytes) -> None:
+    def __init__(
+        self, lower_fd: int, upper_fd: int, work_fd: int, path: bytes, *, behind: Behind | None = None
+    ) -> None:
         if b"\0" in path:
             raise UsageError("a path cannot contain a NUL byte")
         self._roots = lower_fd, upper_fd
-        self._work, self._path = work_fd, path
+        self._work, self._path, self._behind = work_fd, path, checked(behind)
         self._counts = Counts()
         self._attributes = Attributes(self._counts, skip_overlay=True)
         self._stage = b""
@@ -257,7 +268,7 @@ class PathCopier:
 
     def _build(self, lower: int, name: bytes, status: os.stat_result) -> None:
         if stat.S_ISREG(status.st_mode):
-            fill_file(lower, name, self._stage_fd, _NEW, self._attributes, self._counts, sync=True)
+            self._build_file(lower, name)
         elif stat.S_ISDIR(status.st_mode):
             self._attributes.mkdir(_NEW, self._stage_fd)
             src = open_source(lower, name, os.O_DIRECTORY)
@@ -271,6 +282,15 @@ class PathCopier:
                 os.close(dst)
         else:
             copy_special(lower, name, status, self._stage_fd, _NEW, self._attributes)
+
+    def _build_file(self, lower: int, name: bytes) -> None:
+        parent = self._path.rpartition(b"/")[0]
+        here = None if self._behind is None else Beneath(self._behind, self._roots[0], parent, self._stage)
+        try:
+            fill_file(lower, name, self._stage_fd, _NEW, self._attributes, self._counts, sync=True, behind=here)
+        finally:
+            if here is not None:
+                here.close()
 
     def _expose(self, upper: int, name: bytes, status: os.stat_result) -> None:
         """Moves the finished object to its place; somebody else may have been faster, which is as good."""

@@ -11,11 +11,12 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastlayer._baseline import header
 from fastlayer._baseline.paths import open_beneath
-from fastlayer._baseline.table import AUX_PATH
+from fastlayer._baseline.table import AUX_DATED, AUX_PATH
+from fastlayer._values import NamedTuple
 from fastlayer.errors import FileChangedError, StorageError, UnsafeEntryError, UsageError, show_path
 
 _RECORD = struct.Struct("=QQqQ6I3H2B")  # struct fl_row
@@ -171,15 +172,21 @@ class Encoder:
             os.close(fd)
 
     def _aux_content(self, row: _Row, path: bytes, where: bytes) -> Iterator[bytes]:
-        """Content that lives elsewhere: ``P`` root path, or ``O`` root offset (csrc/fl_entry.h)."""
+        """Content that lives elsewhere: ``P`` and ``F`` with a path, ``O`` with an offset (csrc/fl_entry.h)."""
         if where[:1] == b"O":
             offset = int.from_bytes(where[2:10], sys.byteorder)
             yield from self._copy_range(self._root(where[1]), path, offset, row.size)
             return
-        _, root = AUX_PATH.unpack_from(where)
-        fd = _open(self._root(root), where[AUX_PATH.size :], path)
+        listed = None
+        if where[:1] == b"F":
+            _, root, listed = AUX_DATED.unpack_from(where)
+            source = where[AUX_DATED.size :]
+        else:
+            _, root = AUX_PATH.unpack_from(where)
+            source = where[AUX_PATH.size :]
+        fd = _open(self._root(root), source, path)
         try:
-            _check_unchanged(fd, path, row.size)
+            _check_unchanged(fd, path, row.size, ctime_ns=listed)
             yield from self._copy(fd, path, row.size)
         finally:
             os.close(fd)

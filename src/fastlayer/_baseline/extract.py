@@ -13,21 +13,24 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastlayer._baseline import paths, whiteouts
 from fastlayer._baseline.attributes import Attributes
+from fastlayer._baseline.encode import Encoder
 from fastlayer._baseline.nodes import Node, Settle
 from fastlayer._baseline.paths import Handle, Parts, overrides_permissions, proc_path
 from fastlayer._baseline.remove import remove, remove_children
 from fastlayer._baseline.tarread import TarItem, TarParser
+from fastlayer._values import NamedTuple
 from fastlayer.errors import LimitError, StorageError, UnsafeEntryError, UsageError, show_path
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLIED_MODE = 0o755
+_STEP = 1 << 20  # bytes of a table's tar at a time
 _MAX_TARGET = 4095
 _ROOT_IS_OPAQUE = "the root is opaque, which overlay cannot say: mount this layer without lower ones"
 
@@ -74,6 +77,7 @@ class Extractor:
     ) -> None:
         self.entries = 0
         self.payload = 0
+        self.shared_bytes = self.copied_bytes = 0
         self._root = target_fd
         self._storage = whiteouts.storage(format)
         self._is_free = overrides_permissions()
@@ -85,6 +89,7 @@ class Extractor:
         self._parser: TarParser | None = None
         self._failed = False
         self._out: _OpenFile | None = None
+        self._placed: Encoder | None = None
         self._path = b""  # the entry at hand, for messages
 
     # ---- the layer
@@ -96,12 +101,38 @@ class Extractor:
         self._top = Node()
         self._entries_before, self._payload_before = self.entries, self.payload
         self._size = self._whiteouts = 0
+        self.shared_bytes = self.copied_bytes = 0
         self._warnings: list[str] = []
         self._needs_lower = False
         self._attributes.begin_layer()
         self._take_permission(self._root, self._top)
 
     def feed(self, buffer: Any) -> None:
+        self._refuse_placing()
+        self._take(buffer)
+
+    def place(self, table: Any, roots: Sequence[int], clamp_mtime: int | None = None, *, jobs: int = 1) -> bool:
+        """The definition: what the encoder makes of the table is taken. Blocks of zeros become holes, though."""
+        if self._placed is None:
+            self._placed, self._table = Encoder(table, roots, clamp_mtime), table
+        elif self._table is not table:
+            raise UsageError("the table has rows that are not placed yet")
+        buffer = memoryview(bytearray(_STEP))
+        try:
+            count = self._placed.readinto(buffer)
+        except BaseException:
+            self._failed = True
+            raise
+        self._take(buffer[:count])
+        if count < _STEP:
+            self._placed = None
+        return self._placed is not None
+
+    def _refuse_placing(self) -> None:
+        if self._placed is not None:
+            raise UsageError("the table has rows that are not placed yet")
+
+    def _take(self, buffer: Any) -> None:
         view = memoryview(buffer).cast("B")
         with self._in_layer() as parser:
             for event in parser.parse(view):
@@ -113,6 +144,7 @@ class Extractor:
                     self._finish_file()
 
     def end_layer(self) -> ExtractStats:
+        self._refuse_placing()
         with self._in_layer() as parser:
             parser.finish()
             self._settle_directories()
@@ -128,6 +160,7 @@ class Extractor:
 
     def abort(self) -> None:
         self._failed = True
+        self._placed = None  # and the file that it reads
         if self._out is not None:
             os.close(self._out.fd)
             self._out = None
@@ -261,6 +294,10 @@ class Extractor:
         if self._out is None:  # the body of a marker
             return
         self.payload += len(data)
+        if self._placed is not None:
+            if not bytes(data).strip(b"\0"):
+                return
+            self.copied_bytes += len(data)
         while data:
             written = os.pwrite(self._out.fd, data, position)
             data, position = data[written:], position + written
@@ -269,7 +306,7 @@ class Extractor:
         if self._out is None:
             return
         fd, item = self._out
-        if item.sparse:
+        if item.sparse or self._placed is not None:
             os.ftruncate(fd, item.size)
         self._attributes.apply(fd, item)
         os.utime(fd, ns=(item.mtime_ns, item.mtime_ns))

@@ -8,7 +8,8 @@ a second, a long name or an extended attribute goes to PAX; what went there leav
 from __future__ import annotations
 
 import base64
-from typing import NamedTuple
+
+from fastlayer._values import NamedTuple
 
 BLOCK = 512
 FILE, HARDLINK, SYMLINK, CHAR, BLOCKDEV, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"

@@ -5,7 +5,7 @@ Memory and time are linear in the names met, whatever their depth.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from fastlayer._values import NamedTuple
 
 
 class Settle(NamedTuple):

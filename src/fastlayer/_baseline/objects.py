@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from fastlayer._baseline.backing import Beneath
 from fastlayer.errors import FileChangedError, show_path
 
 _FICLONE = 0x40049409
@@ -22,11 +23,12 @@ class Counts:
 
     def __init__(self) -> None:
         self.entries = self.bytes = self.shared = self.copied = self.sockets = 0
-        self.lost_owners = self.lost_xattrs = 0
+        self.lost_owners = self.lost_xattrs = self.changed = 0
 
     def values(self) -> tuple[int, ...]:
         return (
             self.entries, self.bytes, self.shared, self.copied, self.sockets, self.lost_owners, self.lost_xattrs,
+            self.changed,
         )  # fmt: skip
 
 
@@ -128,9 +130,19 @@ def copy_special(
 
 
 def fill_file(
-    src_dir: int, src: bytes, dst_dir: int, dst: bytes, attributes: Attributes, counts: Counts, *, sync: bool = False
+    src_dir: int,
+    src: bytes,
+    dst_dir: int,
+    dst: bytes,
+    attributes: Attributes,
+    counts: Counts,
+    *,
+    sync: bool = False,
+    live: bool = False,
+    behind: Beneath | None = None,
 ) -> None:
-    """A regular file: content, then attributes."""
+    """A regular file: content, then attributes. ``live``: as it is read when it changes meanwhile. ``behind``: what the
+    two directories are in the layers of an overlay."""
     source = open_source(src_dir, src)
     try:
         status = os.fstat(source)
@@ -138,10 +150,13 @@ def fill_file(
             raise FileChangedError(f"{show_path(src)}: changed its type while it was copied")
         target = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst_dir)
         try:
-            _copy_data(source, status, target, counts)
+            if behind is None or not _share_behind(behind, (source, src), status, (target, dst), counts):
+                _copy_data(source, status, target, counts, live)
             now = os.fstat(source)
             if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-                raise FileChangedError(f"{show_path(src)}: changed while it was copied")
+                if not live:
+                    raise FileChangedError(f"{show_path(src)}: changed while it was copied")
+                counts.changed += 1
             attributes.copy(source, status, target)
             if sync:
                 os.fsync(target)
@@ -152,22 +167,40 @@ def fill_file(
     counts.bytes += status.st_size
 
 
-def _copy_data(src: int, status: os.stat_result, dst: int, counts: Counts) -> None:
-    """Shares the extents, or copies the data between the holes."""
-    size = status.st_size
-    if size == 0:
-        return
+def _share_behind(
+    behind: Beneath, source: tuple[int, bytes], status: os.stat_result, target: tuple[int, bytes], counts: Counts
+) -> bool:
+    """Whether the extents are shared now. ``source``, ``target``: descriptor and name."""
+    if status.st_size == 0:
+        return False
+    with behind.files(*source, status, *target) as real:
+        if real is None or not _share(*real):
+            return False
+    counts.shared += sum(end - start for start, end in _segments(source[0], status.st_size))
+    return True
+
+
+def _share(src: int, dst: int) -> bool:
     try:
         fcntl.ioctl(dst, _FICLONE, src)
     except OSError as exc:
         if exc.errno not in _NOT_SUPPORTED:
             raise
-    else:
+        return False
+    return True
+
+
+def _copy_data(src: int, status: os.stat_result, dst: int, counts: Counts, live: bool) -> None:
+    """Shares the extents, or copies the data between the holes."""
+    size = status.st_size
+    if size == 0:
+        return
+    if _share(src, dst):
         counts.shared += sum(end - start for start, end in _segments(src, size))
         return
     for start, end in _segments(src, size):
-        counts.copied += _copy_piece(src, dst, start, end)
-    os.truncate(dst, size)
+        counts.copied += _copy_piece(src, dst, start, end, live)
+    os.truncate(dst, min(size, os.fstat(src).st_size) if live else size)
 
 
 def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
@@ -185,11 +218,13 @@ def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
             yield start, offset
 
 
-def _copy_piece(src: int, dst: int, start: int, end: int) -> int:
+def _copy_piece(src: int, dst: int, start: int, end: int, live: bool) -> int:
     at = start
     while at < end:
         data = os.pread(src, min(_PIECE, end - at), at)
-        if not data:
+        if not data and not live:
             raise FileChangedError("file became shorter while it was copied")
+        if not data:
+            break
         at += os.pwrite(dst, data, at)
-    return max(0, end - start)
+    return max(0, at - start)

@@ -10,10 +10,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import NamedTuple
 
 from fastlayer._baseline.nodes import Node
 from fastlayer._baseline.paths import DIRECTORY, Handle, identity, overrides_permissions, proc_path
+from fastlayer._values import NamedTuple
 from fastlayer.errors import StorageError
 
 _LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

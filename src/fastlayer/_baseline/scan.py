@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from fastlayer._baseline.ignore import KEEP, Program, without_ignored
 from fastlayer._baseline.pick import pick
 from fastlayer._baseline.tree import Entry, open_bytes, pack_xattrs, walk
 from fastlayer.errors import FileChangedError, StorageError, UsageError, show_path
@@ -20,13 +21,24 @@ ENTRY = struct.Struct("=QQQqqQIIIIIIIIIIII")  # struct fl_entry of csrc/fl_entry
 class Scanner:
     """See ``fastlayer._backend.Scanner``."""
 
-    def __init__(self, root_fd: int, *, xattrs: str = "all", only: Sequence[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        *,
+        xattrs: str = "all",
+        only: Sequence[bytes] | None = None,
+        ignore: bytes | None = None,
+    ) -> None:
         if xattrs not in ("all", "docker", "none"):
             raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
         self.entries = 0
         self.skipped_sockets = 0
         self.dropped_xattrs = 0
-        self._entries = self._without_sockets(walk(root_fd, xattrs) if only is None else pick(root_fd, only, xattrs))
+        program = None if ignore is None else Program(ignore)
+        enters = None if program is None else program.enters
+        found = walk(root_fd, xattrs, enters) if only is None else pick(root_fd, only, xattrs)
+        entries = self._without_sockets(found, program)
+        self._entries = entries if program is None else without_ignored(entries, program)
 
     def next_batch(self, n: int = 4096) -> tuple[bytes, bytes] | None:
         records, heap = bytearray(), bytearray()
@@ -37,12 +49,12 @@ class Scanner:
             self.dropped_xattrs += entry.dropped
         return (bytes(records), bytes(heap)) if records else None
 
-    def _without_sockets(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+    def _without_sockets(self, entries: Iterator[Entry], program: Program | None) -> Iterator[Entry]:
         for entry in entries:
-            if stat.S_ISSOCK(entry.mode):
-                self.skipped_sockets += 1
-            else:
+            if not stat.S_ISSOCK(entry.mode):
                 yield entry
+            elif program is None or program.look(entry.path, is_dir=False) == KEEP:
+                self.skipped_sockets += 1
 
 
 def pack_entry(entry: Entry, path_off: int) -> bytes:

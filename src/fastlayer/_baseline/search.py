@@ -6,8 +6,8 @@ import errno
 import fcntl
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerFormatError, StorageError
 
 # linux/btrfs_tree.h: types of items

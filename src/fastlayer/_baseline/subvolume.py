@@ -8,7 +8,6 @@ import fcntl
 import stat
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from fastlayer._baseline.search import (
     DIR_INDEX,
@@ -23,6 +22,7 @@ from fastlayer._baseline.search import (
     search,
     whole_tree,
 )
+from fastlayer._values import NamedTuple
 from fastlayer.errors import StorageError
 
 IN_A, IN_B, DIRECTORY = 1, 2, 4

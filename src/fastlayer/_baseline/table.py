@@ -6,9 +6,9 @@ import stat
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from fastlayer._baseline.tree import Entry, Xattrs, pack_xattrs, parent_of
+from fastlayer._values import NamedTuple
 from fastlayer.errors import LimitError, show_path
 
 CONTENT, MODE, OWNER, MTIME, XATTR, TYPE, LINK, DEVICE = 1, 2, 4, 8, 16, 32, 64, 128
@@ -18,6 +18,8 @@ NO_LEADER = 0xFFFFFFFF
 _AUX_CTIME = struct.Struct("=cQ")
 RECORD = struct.Struct("=QQqQIIIIIIHHHBB")
 AUX_PATH = struct.Struct("=cH")  # "P", root number; the path follows
+AUX_DATED = struct.Struct("=cHQ")  # "F", root number, ctime; the path follows
+AUX_OFFSET = struct.Struct("=cBQ")  # "O", root number, offset
 
 
 def ctime_aux(entry: Entry) -> bytes:
@@ -107,7 +109,10 @@ def _needed(changes: list[Change]) -> list[Change]:
         )
         if needed:
             kept.append(change)
-            above_changes.add(parent_of(change.path))
+            above = parent_of(change.path)
+            while above not in above_changes:  # not all of them need rows
+                above_changes.add(above)
+                above = parent_of(above)
     return kept[::-1]
 
 

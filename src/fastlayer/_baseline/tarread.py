@@ -9,10 +9,11 @@ nor checked. Memory is bounded by ``max_pax``, whatever sizes the archive claims
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastlayer._baseline import numbers, pax, sparse
 from fastlayer._baseline.header import BLOCK, padding
+from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerFormatError, LimitError, UsageError, show_path
 
 _ID_MAX = 2**32 - 2  # 2^32-1 means "leave as it is" to chown

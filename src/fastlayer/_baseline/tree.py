@@ -12,7 +12,7 @@ import itertools
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,20 +183,22 @@ def _open_quietly(name: bytes, flags: int, dir_fd: int) -> int:
 # ---- walking ----------------------------------------------------------------------------------
 
 
-def walk(root_fd: int, policy: str = "all") -> Iterator[Entry]:
+def walk(root_fd: int, policy: str = "all", enters: Callable[[bytes], bool] | None = None) -> Iterator[Entry]:
     """Every entry of a directory tree in path order, the root first. What vanishes meanwhile is left out.
 
     A directory's children make two events per subdirectory, its name and later its descent at ``name/``,
-    so that ``a-b`` comes between ``a`` and ``a/b``.
+    so that ``a-b`` comes between ``a`` and ``a/b``. ``enters``: which directories are looked into, if not all.
     """
     root = read_entry(root_fd, b".", b"")
     if root is None:
         raise StorageError(errno.ENOENT, "stat", b"")
     yield placed(root, root_fd, policy)
-    yield from walk_below(root_fd, b"", policy)
+    yield from walk_below(root_fd, b"", policy, enters)
 
 
-def walk_below(root_fd: int, path: bytes, policy: str) -> Iterator[Entry]:
+def walk_below(
+    root_fd: int, path: bytes, policy: str, enters: Callable[[bytes], bool] | None = None
+) -> Iterator[Entry]:
     """As ``walk``, of what is below one directory of the tree."""
     stack = [_events(root_fd, path, policy)]
     while stack:
@@ -204,10 +206,10 @@ def walk_below(root_fd: int, path: bytes, policy: str) -> Iterator[Entry]:
             stack.pop()
             continue
         key, entry = stack[-1].pop()
-        if key.endswith(b"/"):
-            stack.append(_events(root_fd, entry.path, policy))
-        else:
+        if not key.endswith(b"/"):
             yield entry
+        elif enters is None or enters(entry.path):
+            stack.append(_events(root_fd, entry.path, policy))
 
 
 def _events(root_fd: int, path: bytes, policy: str) -> list[tuple[bytes, Entry]]:

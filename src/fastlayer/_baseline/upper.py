@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import NamedTuple
 
 from fastlayer._baseline.changes import Differ, HardLinks, Inode, Pair
 from fastlayer._baseline.table import AUX_PATH, ROW_AUX, Change, ctime_aux
@@ -26,6 +25,7 @@ from fastlayer._baseline.tree import (
     parent_of,
     read_entry,
 )
+from fastlayer._values import NamedTuple
 from fastlayer.errors import StorageError, UnsafeEntryError, UsageError, show_path
 
 __all__ = ["UpperDiffer"]

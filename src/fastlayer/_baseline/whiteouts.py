@@ -15,9 +15,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
 
 from fastlayer._baseline.paths import Parts, proc_path
+from fastlayer._values import NamedTuple
 from fastlayer.errors import UnsafeEntryError, show_path
 
 PREFIX = b".wh."

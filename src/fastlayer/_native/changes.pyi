@@ -1,6 +1,6 @@
 """Change tables and the lockstep differ: contracts in ``fastlayer._backend``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 class Row(NamedTuple):
@@ -31,6 +31,13 @@ class ChangeTable:
     def rows(self, start: int = 0, stop: int | None = None) -> list[Row]: ...
     def records(self) -> memoryview: ...
     def heap(self) -> memoryview: ...
+
+class TableBuilder:
+    """See ``fastlayer._backend.TableBuilder``."""
+
+    def __init__(self) -> None: ...
+    def add(self, rows: Iterable[tuple[Any, ...]]) -> None: ...
+    def finish(self) -> ChangeTable: ...
 
 class Differ:
     """See ``fastlayer._backend.Differ``. Directory descriptors stay the caller's and must outlive the differ.

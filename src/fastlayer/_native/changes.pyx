@@ -1,7 +1,7 @@
 """Change tables as Python sees them, and the differ that makes them: contracts in ``fastlayer._backend``."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -11,6 +11,8 @@ from fastlayer._native.libfl cimport (
     FL_XATTR_ALL, FL_XATTR_DOCKER, FL_XATTR_NONE, fl_changes, fl_changes_free, fl_columns, fl_diff, fl_diff_finish,
     fl_diff_free, fl_diff_init, fl_diff_operand, fl_diff_options, fl_diff_settle, fl_diff_step, fl_diff_unverified,
     fl_diff_unverified_at, fl_diff_unverified_count, fl_diff_unverified_key, fl_error, fl_pick_keys, fl_row,
+    fl_builder, fl_builder_add, fl_builder_finish, fl_builder_free, fl_builder_row, fl_builder_xattr,
+    fl_error_path,
 )
 
 from typing import NamedTuple
@@ -141,6 +143,81 @@ cdef class ChangeTable:
             b"" if row.flags & FL_ROW_AUX else _slice(path + row.path_len, row.link_len), lead,
             _xattrs(path + row.path_len + row.link_len, row.xattr_len),
         ))
+
+
+cdef class TableBuilder:
+    """See ``fastlayer._backend.TableBuilder``."""
+
+    cdef fl_builder builder
+    cdef dict groups  # the caller's number of a hard link -> ours, which are few
+    cdef bint ended
+
+    def __cinit__(self):
+        self.groups = {}
+
+    def __dealloc__(self):
+        fl_builder_free(&self.builder)
+
+    cdef int check(self) except -1:
+        if self.ended:
+            raise UsageError("the table is finished, or has failed")
+        return 0
+
+    def add(self, rows):
+        """Rows in any order; see ``fastlayer._backend.NewRow``."""
+        self.check()
+        self.ended = True  # until all were taken
+        for row in rows:
+            try:
+                self.add_row(row)
+            except (OverflowError, TypeError, ValueError, IndexError) as exc:
+                raise UsageError(f"{row!r:.200} is no row of a table: {exc}") from exc
+        self.ended = False
+
+    def finish(self):
+        cdef fl_error err
+        cdef int r
+        self.check()
+        self.ended = True
+        with nogil:
+            r = fl_builder_finish(&self.builder, &err)
+        if r < 0:
+            raise_error(&err)
+        return ChangeTable.take(&self.builder.table)
+
+    cdef int add_row(self, object row) except -1:
+        cdef fl_builder_row made
+        cdef fl_error err
+        cdef bytes path, link, source
+        kind, path, mode, uid, gid, size, mtime_ns, rdev, link, xattrs, root, given, ctime_ns, group = row
+        made.kind = <uint8_t>ord(kind)
+        made.mode, made.uid, made.gid, made.size, made.root = mode, uid, gid, size, root
+        sec, nsec = divmod(mtime_ns, 1_000_000_000)
+        made.mtime_sec, made.mtime_nsec = sec, nsec
+        made.rdev_major, made.rdev_minor = rdev
+        made.path, made.path_len = <const uint8_t *>PyBytes_AsString(path), <uint32_t>len(path)
+        made.link, made.link_len = <const uint8_t *>PyBytes_AsString(link), <uint32_t>len(link)
+        made.is_range = not isinstance(given, bytes)
+        made.offset = given if made.is_range else 0
+        source = b"" if made.is_range else given
+        made.source, made.source_len = <const uint8_t *>PyBytes_AsString(source), <uint32_t>len(source)
+        made.ctime_ns = ctime_ns & 0xFFFFFFFFFFFFFFFF
+        made.group = self.groups.setdefault(group, len(self.groups) + 1) if group else 0
+        if xattrs:
+            self.add_xattrs(path, xattrs)
+        if fl_builder_add(&self.builder, &made, &err) < 0:
+            raise_error(&err)
+        return 0
+
+    cdef int add_xattrs(self, bytes path, object xattrs) except -1:
+        cdef fl_error err
+        cdef bytes name, value
+        for name, value in xattrs:
+            if fl_builder_xattr(&self.builder, PyBytes_AsString(name), len(name), PyBytes_AsString(value), len(value),
+                                &err) < 0:
+                fl_error_path(&err, PyBytes_AsString(path), len(path))
+                raise_error(&err)
+        return 0
 
 
 cdef dict _COMPARE = {"auto": FL_DIFF_AUTO, "metadata": FL_DIFF_METADATA, "content": FL_DIFF_CONTENT}

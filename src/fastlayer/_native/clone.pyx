@@ -3,7 +3,7 @@
 from fastlayer import errors as _errors
 from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
-    fl_clone, fl_clone_free, fl_clone_new, fl_clone_read_stats, fl_clone_stats, fl_clone_step, fl_copyup,
+    FL_BACKING_LAYERS, FL_CLONE_LIVE, fl_backing, fl_clone, fl_clone_free, fl_clone_new, fl_clone_read_stats, fl_clone_stats, fl_clone_step, fl_copyup,
     fl_copyup_free, fl_copyup_new, fl_copyup_read_stats, fl_copyup_step, fl_error,
 )
 
@@ -12,7 +12,21 @@ cdef enum:
 
 
 cdef tuple _values(const fl_clone_stats *s):
-    return (s.entries, s.bytes, s.shared, s.copied, s.sockets, s.lost_owners, s.lost_xattrs)
+    return (s.entries, s.bytes, s.shared, s.copied, s.sockets, s.lost_owners, s.lost_xattrs, s.changed)
+
+
+cdef int _fill_backing(fl_backing *out, object behind) except -1:
+    out.count = 0
+    out.target = -1
+    if behind is None:
+        return 0
+    layers, out.target = behind
+    if len(layers) > FL_BACKING_LAYERS:
+        raise _errors.UsageError(f"{len(layers)} layers: at most {FL_BACKING_LAYERS}")
+    for layer in layers:
+        out.layers[out.count] = layer
+        out.count += 1
+    return 0
 
 
 cdef class TreeCloner:
@@ -20,13 +34,15 @@ cdef class TreeCloner:
 
     cdef fl_clone *_clone
 
-    def __cinit__(self, int src_fd, int dst_fd, *, jobs=None):
+    def __cinit__(self, int src_fd, int dst_fd, *, jobs=None, bint live=False, behind=None):
         cdef unsigned threads = 0 if jobs is None else jobs
+        cdef fl_backing backing
         cdef fl_error err
 
         if jobs is not None and jobs < 1:
             raise _errors.UsageError("jobs must be at least 1")
-        self._clone = fl_clone_new(src_fd, dst_fd, threads, &err)
+        _fill_backing(&backing, behind)
+        self._clone = fl_clone_new(src_fd, dst_fd, threads, FL_CLONE_LIVE if live else 0, &backing, &err)
         if self._clone is NULL:
             raise_error(&err)
 
@@ -65,12 +81,14 @@ cdef class PathCopier:
 
     cdef fl_copyup *_copy
 
-    def __cinit__(self, int lower_fd, int upper_fd, int work_fd, bytes path not None):
+    def __cinit__(self, int lower_fd, int upper_fd, int work_fd, bytes path not None, *, behind=None):
+        cdef fl_backing backing
         cdef fl_error err
 
         if b"\0" in path:
             raise _errors.UsageError("a path cannot contain a NUL byte")
-        self._copy = fl_copyup_new(lower_fd, upper_fd, work_fd, path, &err)
+        _fill_backing(&backing, behind)
+        self._copy = fl_copyup_new(lower_fd, upper_fd, work_fd, path, &backing, &err)
         if self._copy is NULL:
             raise_error(&err)
 

@@ -1,6 +1,9 @@
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from _typeshed import ReadableBuffer
+
+from fastlayer._native.changes import ChangeTable
 
 class ExtractStats(NamedTuple):
     """See ``fastlayer._backend.ExtractStats``."""
@@ -24,6 +27,8 @@ class Extractor:
 
     entries: int
     payload: int
+    shared_bytes: int
+    copied_bytes: int
     def __init__(
         self,
         target_fd: int,
@@ -41,5 +46,8 @@ class Extractor:
     ) -> None: ...
     def begin_layer(self) -> None: ...
     def feed(self, buffer: ReadableBuffer) -> None: ...
+    def place(
+        self, table: ChangeTable, roots: Sequence[int], clamp_mtime: int | None = None, *, jobs: int = 1
+    ) -> bool: ...
     def end_layer(self) -> ExtractStats: ...
     def abort(self) -> None: ...

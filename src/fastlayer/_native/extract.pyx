@@ -1,17 +1,20 @@
 """Puts layer tars onto a tree: Python values around csrc/fl_extract.h."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from fastlayer import errors as _errors
+from fastlayer._native.changes cimport ChangeTable
 from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
     FL_FORMAT_AUFS, FL_FORMAT_DIR, FL_FORMAT_OVERLAY, FL_FORMAT_OVERLAY_USERXATTR, FL_LOSS_DEVICE, FL_LOSS_ENOTSUP,
     FL_LOSS_EPERM, FL_LOSS_POLICY, FL_LOSS_SETID, fl_error, fl_extract, fl_extract_begin, fl_extract_end, fl_extract_feed,
     fl_extract_free, fl_extract_lost, fl_extract_new, fl_extract_options, fl_extract_read_stats, fl_extract_stats,
-    fl_extract_stop, fl_extract_wait, fl_id_map, fl_id_range,
+    fl_extract_is_placing, fl_extract_place, fl_extract_place_begin, fl_extract_stop, fl_extract_wait, fl_id_map,
+    fl_id_range,
 )
 
 import errno
@@ -99,12 +102,14 @@ cdef tuple _warnings(const fl_extract_stats *stats):
     return tuple(found)
 
 
+@cython.no_gc_clear  # threads may read the table until __dealloc__
 cdef class Extractor:
     """See ``fastlayer._backend.Extractor``."""
 
     cdef fl_extract *_extract
     cdef bint _busy
     cdef unsigned long long _entries_before, _payload_before
+    cdef ChangeTable _table  # that is being placed
 
     def __cinit__(
         self, int target_fd, *, format="dir", uid_map=None, gid_map=None, ignore_chown=False, skip_devices=False,
@@ -212,6 +217,57 @@ cdef class Extractor:
                 PyErr_CheckSignals()
         finally:
             self._busy = False
+
+    def place(self, ChangeTable table not None, roots, clamp_mtime=None, *, unsigned int jobs=1):
+        cdef fl_error err
+        cdef int r
+
+        self._check()
+        if self._table is not None and self._table is not table:
+            raise _errors.UsageError("the table has rows that are not placed yet")
+        self._busy = True
+        try:
+            if self._table is None:
+                self._begin_place(table, list(roots), clamp_mtime, jobs)
+            with nogil:
+                r = fl_extract_place(self._extract, WAIT_MS, &err)
+            self._finish(r, &err)
+            PyErr_CheckSignals()
+        finally:
+            self._busy = False
+        if not fl_extract_is_placing(self._extract):
+            self._table = None
+        return self._table is not None
+
+    cdef int _begin_place(self, ChangeTable table, list roots, object clamp_mtime, unsigned int jobs) except -1:
+        cdef fl_error err
+        cdef int64_t clamp = 0 if clamp_mtime is None else clamp_mtime
+        cdef uint32_t count = <uint32_t>len(roots)
+        cdef int *fds = <int *>calloc(count + 1, sizeof(int))
+        cdef int r
+
+        if fds is NULL:
+            raise MemoryError("fastlayer engine: out of memory")
+        try:
+            for i in range(count):
+                fds[i] = roots[i]
+            r = fl_extract_place_begin(
+                self._extract, &table.table, fds, count, NULL if clamp_mtime is None else &clamp,
+                jobs - 1 if jobs else 0, &err)
+        finally:
+            free(fds)
+        if r < 0:
+            raise_error(&err)
+        self._table = table
+        return 0
+
+    @property
+    def shared_bytes(self):
+        return 0 if self._extract is NULL else fl_extract_read_stats(self._extract).shared
+
+    @property
+    def copied_bytes(self):
+        return 0 if self._extract is NULL else fl_extract_read_stats(self._extract).copied
 
     def end_layer(self):
         cdef fl_error err

@@ -20,6 +20,7 @@ cdef extern from "fl_error.h" nogil:
         uint32_t path_len
         char path[4096]
         char detail[160]
+    void fl_error_path(fl_error *err, const void *path, size_t path_len)
 
 # ---- fl_buf.h ---------------------------------------------------------------------------------
 cdef extern from "fl_buf.h" nogil:
@@ -95,6 +96,37 @@ cdef extern from "fl_changes.h" nogil:
                        const void *xattrs, uint32_t xattr_len, fl_row **ret_row, fl_error *err)
     int fl_changes_finish(fl_changes *t, const uint32_t *group, fl_error *err)
     void fl_changes_free(fl_changes *t)
+
+# ---- fl_builder.h -----------------------------------------------------------------------------
+cdef extern from "fl_builder.h" nogil:
+    struct fl_builder_row:
+        uint8_t kind
+        bint is_range
+        uint32_t mode
+        uint32_t uid
+        uint32_t gid
+        uint32_t mtime_nsec
+        uint32_t rdev_major
+        uint32_t rdev_minor
+        uint32_t path_len
+        uint32_t link_len
+        uint32_t source_len
+        uint32_t root
+        uint32_t group
+        int64_t mtime_sec
+        uint64_t size
+        uint64_t offset
+        uint64_t ctime_ns
+        const uint8_t *path
+        const uint8_t *link
+        const uint8_t *source
+    struct fl_builder:
+        fl_changes table
+    int fl_builder_xattr(fl_builder *b, const void *name, size_t name_len, const void *value, size_t value_len,
+                         fl_error *err)
+    int fl_builder_add(fl_builder *b, const fl_builder_row *row, fl_error *err)
+    int fl_builder_finish(fl_builder *b, fl_error *err)
+    void fl_builder_free(fl_builder *b)
 
 # ---- fl_sys.h ---------------------------------------------------------------------------------
 
@@ -186,7 +218,12 @@ cdef extern from "fl_scan.h" nogil:
         uint64_t entries
         uint64_t skipped_sockets
         uint64_t dropped_xattrs
-    int fl_scan_init(fl_scan *s, int root_fd, fl_xattr_policy policy, const fl_pick_keys *only, fl_error *err)
+    struct fl_scan_options:
+        fl_xattr_policy policy
+        const fl_pick_keys *only
+        const void *ignore
+        size_t ignore_len
+    int fl_scan_init(fl_scan *s, int root_fd, const fl_scan_options *options, fl_error *err)
     void fl_scan_free(fl_scan *s)
     int fl_scan_next(fl_scan *s, uint32_t max, fl_error *err)
     struct fl_read_many:
@@ -327,6 +364,8 @@ cdef extern from "fl_extract.h" nogil:
         uint64_t payload
         uint64_t whiteouts
         uint64_t skipped_xattrs
+        uint64_t shared
+        uint64_t copied
         bint root_is_opaque
         bint needs_lower
         fl_extract_lost lost[5]
@@ -338,8 +377,21 @@ cdef extern from "fl_extract.h" nogil:
     int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, fl_error *err)
     int fl_extract_end(fl_extract *x, unsigned wait_ms, fl_error *err)
     int fl_extract_wait(fl_extract *x, unsigned wait_ms, fl_error *err)
+    int fl_extract_place_begin(fl_extract *x, const fl_changes *table, const int *roots, uint32_t root_count,
+                               const int64_t *clamp, unsigned helpers, fl_error *err)
+    int fl_extract_place(fl_extract *x, unsigned wait_ms, fl_error *err)
+    bint fl_extract_is_placing(const fl_extract *x)
     void fl_extract_stop(fl_extract *x)
     const fl_extract_stats *fl_extract_read_stats(const fl_extract *x)
+
+# ---- fl_backing.h -----------------------------------------------------------------------------
+cdef extern from "fl_backing.h" nogil:
+    enum:
+        FL_BACKING_LAYERS
+    struct fl_backing:
+        int *layers
+        unsigned count
+        int target
 
 # ---- fl_clone.h -------------------------------------------------------------------------------
 cdef extern from "fl_clone.h" nogil:
@@ -353,7 +405,10 @@ cdef extern from "fl_clone.h" nogil:
         uint64_t sockets
         uint64_t lost_owners
         uint64_t lost_xattrs
-    fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, fl_error *err)
+        uint64_t changed
+    enum:
+        FL_CLONE_LIVE
+    fl_clone *fl_clone_new(int src_fd, int dst_fd, unsigned jobs, unsigned flags, const fl_backing *backing, fl_error *err)
     int fl_clone_step(fl_clone *c, unsigned wait_ms, fl_error *err)
     void fl_clone_read_stats(fl_clone *c, fl_clone_stats *ret_stats)
     void fl_clone_free(fl_clone *c)
@@ -362,7 +417,7 @@ cdef extern from "fl_clone.h" nogil:
 cdef extern from "fl_copyup.h" nogil:
     struct fl_copyup:
         pass
-    fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path, fl_error *err)
+    fl_copyup *fl_copyup_new(int lower, int upper, int work, const char *path, const fl_backing *backing, fl_error *err)
     int fl_copyup_step(fl_copyup *c, unsigned wait_ms, fl_error *err)
     void fl_copyup_read_stats(const fl_copyup *c, fl_clone_stats *ret_stats)
     void fl_copyup_free(fl_copyup *c)
@@ -447,3 +502,88 @@ cdef extern from "fl_sha256.h" nogil:
     void fl_sha256_update(fl_sha256 *s, const uint8_t *data, size_t n)
     void fl_sha256_update2(fl_sha256 *a, const uint8_t *data_a, size_t n_a, fl_sha256 *b, const uint8_t *data_b, size_t n_b)
     void fl_sha256_digest(const fl_sha256 *s, uint8_t *out)
+
+# ---- fl_run.h ---------------------------------------------------------------------------------
+cdef extern from "linux/filter.h" nogil:
+    struct sock_filter:
+        pass
+
+cdef extern from "sys/types.h" nogil:
+    ctypedef unsigned int gid_t
+
+cdef extern from "fl_run.h" nogil:
+    struct fl_run_step:
+        int op
+        int slot
+        uint64_t number
+        const char *one
+        const char *two
+        const char *three
+
+    struct fl_run_limit:
+        int resource
+        uint64_t soft
+        uint64_t hard
+
+    struct fl_run_program:
+        const char *const *paths
+        bint apart
+        char *const *argv
+        char *const *envp
+        const char *cwd
+        uint32_t uid
+        uint32_t gid
+        const gid_t *groups
+        int group_count
+        bint keep_caps
+        uint64_t caps
+        bint no_new_privs
+        const sock_filter *filter
+        unsigned short filter_len
+        unsigned filter_flags
+        const fl_run_limit *limits
+        size_t limit_count
+        int stdio[3]
+        int terminal
+
+    struct fl_run:
+        const fl_run_step *keeper
+        size_t keeper_count
+        const fl_run_step *child
+        size_t child_count
+        uint64_t namespaces
+        bint whole_tree
+        fl_run_program program
+        int *slots
+        size_t slot_count
+        int life
+        int report
+        int ready
+
+    int fl_run_start(const fl_run *run, fl_error *err)
+
+# ---- fl_monitor.h -----------------------------------------------------------------------------
+cdef extern from "fl_monitor.h" nogil:
+    struct fl_monitor:
+        int dir
+        int lock
+        int listener
+        int client
+        int out
+        int err
+        int in_ "in"
+        int terminal
+        int master
+        int rows
+        int columns
+        bint stdin_once
+        int news
+        int life
+        uint64_t log_size
+        int log_files
+        int oom
+        const char *const *cgroups
+        const char *const *cleanup
+        char *const *environment
+
+    int fl_monitor_start(const fl_run *run, const fl_monitor *monitor, fl_error *err)

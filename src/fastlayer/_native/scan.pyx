@@ -9,6 +9,7 @@ from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
     FL_XATTR_ALL, FL_XATTR_DOCKER, FL_XATTR_NONE, fl_buf, fl_error, fl_pick_keys, fl_read_many, fl_read_many_free,
     fl_read_many_init, fl_read_many_next, fl_scan, fl_scan_free, fl_scan_init, fl_scan_next,
+    fl_scan_options,
 )
 
 from fastlayer.errors import UsageError
@@ -28,15 +29,20 @@ cdef class Scanner:
     cdef bint busy
     cdef bytes keys  # the scan reads from it
 
-    def __init__(self, int root_fd, *, str xattrs="all", only=None):
+    def __init__(self, int root_fd, *, str xattrs="all", only=None, bytes ignore=None):
         cdef fl_error err
         cdef fl_pick_keys keys
+        cdef fl_scan_options options
         if self.open:
             raise UsageError("a scanner is made once")
         if xattrs not in _XATTRS:
             raise UsageError(f"xattrs={xattrs!r} is unknown: use all, docker or none")
         self.keys = pick_keys(only, &keys)
-        if fl_scan_init(&self.scan, root_fd, _XATTRS[xattrs], NULL if only is None else &keys, &err) < 0:
+        options.policy = _XATTRS[xattrs]
+        options.only = NULL if only is None else &keys
+        options.ignore = NULL if ignore is None else PyBytes_AsString(ignore)
+        options.ignore_len = 0 if ignore is None else len(ignore)
+        if fl_scan_init(&self.scan, root_fd, &options, &err) < 0:
             raise_error(&err)
         self.open = True
 
