@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.content.files import Durability, explained, make_durable, new_file, sync_directory, write_all
 from fastlayer.errors import DigestMismatchError, StorageError, UsageError
 from fastlayer.oci.digest import Digest
@@ -36,6 +36,8 @@ def new_hash(algorithm: str) -> Any:
     """A hasher for digests of that algorithm. Raises ``UsageError`` for one that cannot be computed here."""
     if algorithm not in _HASHES:
         raise UsageError(f"digests of {algorithm} are not supported here: use sha256 or sha512")
+    import hashlib
+
     return hashlib.new(algorithm, usedforsecurity=False)
 
 

@@ -13,14 +13,16 @@ remove a blob is not decided here: the store has no memory of who uses what.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
+from fastlayer._values import NamedTuple
 from fastlayer.content.files import (
     Durability,
     check_durability,
@@ -35,7 +37,8 @@ from fastlayer.content.ingest import Ingest, Keep, Stored, lease_of, new_hash, t
 from fastlayer.errors import CorruptStoreError, NotFoundError, UsageError, show_path
 from fastlayer.oci import jsontext
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest
+from fastlayer.oci.digest import Digest, digest_of
+from fastlayer.oci.reference import is_tag
 
 if TYPE_CHECKING:
     from fastlayer.oci.image_index import ImageIndex
@@ -261,12 +264,17 @@ class ContentStore:
 
 
 def index_of(entries: Iterable[IndexEntry]) -> ImageIndex:
-    """The index of a layout: each entry with its name, as skopeo and umoci (``ref.name``) and containerd want it."""
+    """The index of a layout: each entry with its name, as skopeo and umoci (``ref.name``) and containerd want it.
+
+    A mere tag is no name for containerd, which would read it as one.
+    """
     unique = {(entry.name, entry.descriptor.digest): entry.descriptor for entry in entries}
     named = []
     for (name, _), descriptor in sorted(unique.items(), key=lambda item: item[0]):
         kept = {key: item for key, item in descriptor.annotations.items() if key not in (CONTAINERD_NAME, REF_NAME)}
-        names = {CONTAINERD_NAME: name, REF_NAME: name} if name else {}
+        names = {REF_NAME: name} if name else {}
+        if not is_tag(name):  # which alone names no image
+            names |= {CONTAINERD_NAME: name} if name else {}
         named.append(descriptor._replace(annotations=dict(sorted({**kept, **names}.items()))))
     from fastlayer.oci.image_index import new_index
 
@@ -300,12 +308,21 @@ def read_index(path: Path) -> ImageIndex:
 def open_blob(path: Path, digest: str) -> BinaryIO:
     """A blob of a layout, which must be a plain file."""
     checked = Digest(digest)
+    place = path / "blobs" / checked.algorithm / checked.encoded
     with _found(digest, path):
-        return _open_plain(path / "blobs" / checked.algorithm / checked.encoded, os.O_NOFOLLOW)
+        try:
+            return open_plain(place, os.O_NOFOLLOW)
+        except OSError as exc:
+            if exc.errno != errno.ELOOP or not place.is_symlink():
+                raise
+    raise CorruptStoreError(
+        f"{show_path(os.fspath(place))}: is a symbolic link, which no blob may be: copy the layout with `cp -rL` and "
+        "load the copy"
+    )
 
 
-def _open_plain(path: Path, flags: int = 0) -> BinaryIO:
-    """A plain file for reading; anything else is refused before it can block or do something."""
+def open_plain(path: Path, flags: int = 0) -> BinaryIO:
+    """A plain file for reading, unbuffered; anything else is refused before it can block or do something."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | flags)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -324,15 +341,21 @@ def read_blob(path: Path, digest: str, limit: int) -> bytes:
         if size > limit:
             raise CorruptStoreError(f"{digest}: has {size} bytes where at most {limit} are expected")
         data = b"".join(iter(lambda: file.read(_PIECE), b""))
-    hasher = new_hash(Digest(digest).algorithm)
-    hasher.update(data)
-    if hasher.hexdigest() != Digest(digest).encoded:
+    if not _is_named(data, Digest(digest)):
         raise _damaged(path, digest)
     return data
 
 
+def _is_named(data: bytes, digest: Digest) -> bool:
+    if digest.algorithm == "sha256":
+        return digest_of(data) == digest
+    hasher = new_hash(digest.algorithm)
+    hasher.update(data)
+    return bool(hasher.hexdigest() == digest.encoded)
+
+
 def _read_bounded(path: Path, limit: int) -> bytes:
-    with explained("read", path, but=FileNotFoundError), _open_plain(path) as file:
+    with explained("read", path, but=FileNotFoundError), open_plain(path) as file:
         data = b""
         while len(data) <= limit and (piece := file.read(limit + 1 - len(data))):
             data += piece

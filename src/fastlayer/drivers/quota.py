@@ -83,7 +83,7 @@ def need_limits(place: Path) -> None:
             remedy = "only root may set project quotas: run as root, or leave the size out"
         else:
             remedy = "keep the store on XFS or ext4 mounted with -o prjquota, or leave the size out"
-        raise DriverError(f"{place}: the size of a writable layer cannot be limited here: {remedy}") from exc
+        raise DriverError(f"{place}: a size cannot be limited here: {remedy}") from exc
 
 
 def _attributes(directory: Path) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import DriverError, UsageError
 from fastlayer.snapshot.driver import Driver, Probe
 
@@ -67,14 +68,17 @@ def probe_all(root: Path) -> Iterator[Verdict]:
         yield Verdict(name, found, driver_class(name).working_options(root) if found.works else ())
 
 
-def choose(root: Path, wanted: str | None = None) -> type[Driver]:
+def choose(root: Path, wanted: str | None = None, *, directories: bool = False) -> type[Driver]:
     """The driver to use: ``wanted``, else ``FASTLAYER_DRIVER``, else the first that works.
 
-    A demand is met or refused, never replaced. Raises ``DriverError`` with the reason and the remedy.
+    A demand is met or refused, never replaced. ``directories``: else only one whose snapshots need no mounting. Raises
+    ``DriverError`` with the reason and the remedy.
     """
     wanted = wanted or os.environ.get("FASTLAYER_DRIVER") or None
     reasons = []
     for name in (wanted,) if wanted else _AUTOMATIC:
+        if directories and not wanted and not driver_class(name).directories:
+            continue
         found = driver_class(name)
         verdict = found.probe(root)
         if verdict.works:

@@ -8,7 +8,9 @@ import stat
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from fastlayer._values import NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np

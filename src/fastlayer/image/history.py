@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from fastlayer._values import NamedTuple
 from fastlayer.image.images import Image, Images
 from fastlayer.oci.config import History
 from fastlayer.oci.digest import Digest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastlayer.errors import CorruptStoreError, DigestMismatchError, DriverError, FastlayerError, NotFoundError
 from fastlayer.image.pipe import piped
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from fastlayer.oci.digest import Digest
     from fastlayer.snapshot.snapshotter import Snapshotter
     from fastlayer.store.store import Store
+
+
+class Nowhere:
+    """A file that takes everything and keeps nothing: for digests without blobs."""
+
+    name = "nowhere"
+
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 def holders(store: Store, name: str) -> list[str]:
@@ -51,13 +60,26 @@ def holding(store: Store, digest: Digest, name: str) -> list[Snapshotter]:
     return found
 
 
+def _first_that_gives(found: list[Snapshotter], diff_id: Digest, name: str) -> Snapshotter:
+    """The oldest whose tar is the layer's. One alone is not tried: who reads the tar finds out."""
+    for snapshotter in found[:-1]:
+        try:
+            with snapshotter.changes(name) as changes:
+                if changes.write(Nowhere(), compression="none").diff_id == diff_id:
+                    return snapshotter
+        except FastlayerError:
+            continue  # gone, or damaged: the next one may have it
+    return found[-1]
+
+
 @contextmanager
 def tar_of(store: Store, digest: Digest, diff_id: Digest, name: str) -> Iterator[int]:
     """A descriptor to read the layer's tar from, while a thread makes it of the snapshot ``name``.
 
-    Raises what ``holding`` raises, and ``CorruptStoreError`` when the block found that it is not ``diff_id``.
+    Where several drivers have it, of one that gives it. Raises what ``holding`` raises, and ``CorruptStoreError`` when
+    the block found that it is not ``diff_id``.
     """
-    snapshotter = holding(store, digest, name)[0]
+    snapshotter = _first_that_gives(holding(store, digest, name), diff_id, name)
     with snapshotter.changes(name) as changes:
         try:
             with piped(lambda sink: changes.write(sink, compression="none")) as source:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import CorruptStoreError, InUseError, NotFoundError, ReferenceFormatError, StoreError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.chain import chain_ids
@@ -95,7 +96,8 @@ class Images:
                 "SELECT digest, media_type, size, group_concat(name, char(10)) AS names FROM images GROUP BY digest "
                 "ORDER BY min(name)"
             ).fetchall()
-            return [image for row in rows for image in _images(db, _target(row), _real(row["names"].split("\n")))]
+            known = _Known(db)
+            return [image for row in rows for image in known.images(_target(row), _real(row["names"].split("\n")))]
 
     def find(self, text: str, platform: Platform | None = None) -> Image:
         """The image that a person means: a name, a digest, the beginning of an id, or a chain id, in this order.
@@ -149,10 +151,11 @@ class Images:
             raise NotFoundError(f"{text}: no such image: `fastlayer images` lists them, `fastlayer load` brings one in")
         return target, _names(db, target.digest)
 
-    def by_target(self, target: Descriptor, names: Sequence[str] = ()) -> Image:
+    def by_target(self, target: Descriptor, names: Sequence[str] = (), platform: Platform | None = None) -> Image:
         """The image of a target that has just been put there."""
         with self.store.database.read() as db:
-            return _choose(str(target.digest), list(_images(db, target, names)), None, demanded=False)
+            found = list(_images(db, target, names))
+        return _choose(str(target.digest), found, platform, demanded=platform is not None)
 
     def of_manifest(self, digest: Digest) -> Image:
         """The image of a manifest that a name or a writable layer keeps, even when it has no name any more."""
@@ -186,20 +189,11 @@ class Images:
     def put(self, names: Iterable[str], target: Descriptor, layers: Iterable[LayerInfo] = (), *, lease: Lease) -> None:
         """Gives names to what is complete in the store; a name that something else has is moved.
 
-        ``layers``: what is known of them; of those that are known already nothing changes, but that a blob may be there
-        now. Raises ``ManifestError`` for an inconsistent image.
+        ``layers``: what is known of them (``insert_layers``). Raises ``ManifestError`` for an inconsistent image.
         """
         documents = self._documents(target)
         with self.store.database.write() as db:
-            db.executemany(
-                "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present),"
-                " diff_id = CASE WHEN excluded.present OR excluded.tar_size THEN excluded.diff_id ELSE diff_id END,"
-                " payload = CASE WHEN tar_size THEN payload ELSE excluded.payload END,"
-                " tar_size = max(tar_size, excluded.tar_size)",
-                [(*layer[:6], int(layer.present)) for layer in layers],
-            )
+            insert_layers(db, layers)
             for record in documents:
                 record(db)
             _give_names(db, list(names), target)
@@ -281,12 +275,40 @@ def full_name(text: str) -> str:
     return str(name)
 
 
+def full_name_if_any(text: str) -> str:
+    """The name in full with its tag; what is no name as it is."""
+    try:
+        return str(_reference(text))
+    except ReferenceFormatError:
+        return text
+
+
 def looks_like_id(name: Reference) -> bool:
     """No image gets such a name: it would be taken for the id of another."""
     return name.familiar_name in ALGORITHMS
 
 
 # ---- rows ------------------------------------------------------------------------------------------
+
+
+def insert_layers(db: sqlite3.Connection, layers: Iterable[LayerInfo]) -> None:
+    """Within a write transaction: what is known of layers. Of those that are known already nothing changes, but that a
+    blob may be there now, and be described better."""
+    db.executemany(
+        "INSERT INTO layers (digest, diff_id, media_type, size, tar_size, payload, present) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (digest) DO UPDATE SET present = max(present, excluded.present),"
+        " diff_id = CASE WHEN excluded.present OR excluded.tar_size THEN excluded.diff_id ELSE diff_id END,"
+        " payload = CASE WHEN tar_size THEN payload ELSE excluded.payload END,"
+        " tar_size = max(tar_size, excluded.tar_size)",
+        [(*layer[:6], int(layer.present)) for layer in layers],
+    )
+
+
+def layer_of(db: sqlite3.Connection, digest: str) -> LayerInfo | None:
+    """What is known of a layer."""
+    row = db.execute("SELECT * FROM layers WHERE digest = ?", (digest,)).fetchone()
+    return None if row is None else _layer(db, digest, row["diff_id"])
 
 
 def _recorder_of_refs(parent: Digest, children: Sequence[Digest]) -> Callable[[sqlite3.Connection], None]:
@@ -335,22 +357,48 @@ def _images(db: sqlite3.Connection, target: Descriptor, names: Sequence[str]) ->
     ).fetchall()
     for row in rows:
         layers = tuple(_layer(db, digest, diff_id) for digest, diff_id in json.loads(row["layers"]))
-        chain = Digest(row["chain_id"]) if row["chain_id"] else None
-        platform = stored_platform(row["platform"]) if row["platform"] else host_platform()
-        yield Image(
-            tuple(sorted(names)),
-            target,
-            Digest(row["digest"]),
-            Digest(row["config_digest"]),
-            platform,
-            row["created"] or "",
-            chain,
-            layers,
-        )
+        yield _image(row, target, names, layers)
+
+
+def _image(row: sqlite3.Row, target: Descriptor, names: Sequence[str], layers: tuple[LayerInfo, ...]) -> Image:
+    chain = Digest(row["chain_id"]) if row["chain_id"] else None
+    platform = stored_platform(row["platform"]) if row["platform"] else host_platform()
+    return Image(
+        tuple(sorted(names)),
+        target,
+        Digest(row["digest"]),
+        Digest(row["config_digest"]),
+        platform,
+        row["created"] or "",
+        chain,
+        layers,
+    )
+
+
+class _Known:
+    """All manifests and layers, read at once, for lists of everything."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._manifests = {row["digest"]: row for row in db.execute("SELECT * FROM manifests")}
+        self._layers = {row["digest"]: row for row in db.execute("SELECT * FROM layers")}
+
+    def images(self, target: Descriptor, names: Sequence[str]) -> Iterable[Image]:
+        """As ``_images``; what is for one platform needs no search."""
+        row = self._manifests.get(str(target.digest))
+        if row is None:
+            return _images(self._db, target, names)
+        pairs = json.loads(row["layers"])
+        layers = tuple(_layer_info(self._layers.get(digest), digest, diff_id) for digest, diff_id in pairs)
+        return (_image(row, target, names, layers),)
 
 
 def _layer(db: sqlite3.Connection, digest: str, diff_id: str) -> LayerInfo:
     row = db.execute("SELECT * FROM layers WHERE digest = ?", (digest,)).fetchone()
+    return _layer_info(row, digest, diff_id)
+
+
+def _layer_info(row: sqlite3.Row | None, digest: str, diff_id: str) -> LayerInfo:
     if row is None:
         return LayerInfo(Digest(digest), Digest(diff_id), mediatypes.LAYER, 0, 0, 0, False)
     return LayerInfo(

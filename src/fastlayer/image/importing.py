@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.content.files import write_all
-from fastlayer.errors import AlreadyExistsError, StorageError, show_path
+from fastlayer.errors import LayerError, StorageError, show_path
 from fastlayer.image.images import Image, Images, LayerInfo
-from fastlayer.image.record import new_name, of_applied, of_written, record, timestamp
+from fastlayer.image.record import name_snapshot, new_name, of_applied, of_written, record, timestamp
 from fastlayer.oci.config import History, RunConfig, new_config
 from fastlayer.oci.platform import Platform, host_platform
 
 if TYPE_CHECKING:
+    from fastlayer.layer.apply import AppliedLayer
     from fastlayer.layer.progress import ProgressCallback
     from fastlayer.layer.writer import Layer
     from fastlayer.metadata.leases import Lease
@@ -100,7 +102,7 @@ def _directory(
                 raise
             with piped(write) as layer_tar:
                 return _tar(store, lease, layer_tar, ignore_chown, jobs, None, lost)
-    _name(store, lease, name, str(written.diff_id))
+    name_snapshot(store, store.snapshotter, lease, str(written.diff_id), name)
     return of_written(written, present=store.content.has(written.digest))
 
 
@@ -137,8 +139,20 @@ def _tar(
         with store.database.write() as db:
             lease.add(db, "blob", [layer.digest])
         blob.commit(layer.digest)
+    if layer.needs_lower and layer.whiteouts:
+        return _as_seen(store, lease, key, layer, ignore_chown)
     store.snapshotter.commit(f"{key}-done", key, lease=lease)
-    _name(store, lease, f"{key}-done", str(layer.diff_id))
+    name_snapshot(store, store.snapshotter, lease, str(layer.diff_id), f"{key}-done")
+    return of_applied(layer)
+
+
+def _as_seen(store: Store, lease: Lease, key: str, layer: AppliedLayer, ignore_chown: bool) -> LayerInfo:
+    """Markers of a layer that has nothing below it, in directories it does not describe: a driver of independent layers
+    keeps them, where the tree has nothing. So it is unpacked as an image's is, from its blob."""
+    from fastlayer.image.unpack import of_blob, unpack
+
+    store.snapshotter.remove(key)
+    unpack(store, lease, [of_blob(store, layer.diff_id, layer.digest, layer.size)], ignore_chown=ignore_chown)
     return of_applied(layer)
 
 
@@ -149,7 +163,7 @@ def _layer(source: Any) -> Iterator[Any]:
     from fastlayer.layer.decompress import Lookahead
     from fastlayer.layer.expand import Expansion
     from fastlayer.layer.limits import MAX_RATIO
-    from fastlayer.layer.source import Source
+    from fastlayer.layer.source import Source, named
 
     with Source(source) as opened:
         look = Lookahead(opened)
@@ -158,20 +172,15 @@ def _layer(source: Any) -> Iterator[Any]:
             return
 
         def expand(sink: int) -> None:
-            Expansion(Source(look), jobs=1, max_ratio=MAX_RATIO, hashed=False).run(lambda data: write_all(sink, data))
+            try:
+                work = Expansion(Source(look), jobs=1, max_ratio=MAX_RATIO, hashed=False)
+                work.run(lambda data: write_all(sink, data))
+            except LayerError as exc:
+                raise named(exc, opened, 1) from exc
 
-        with piped(expand) as tar:
-            yield tar
-
-
-def _name(store: Store, lease: Lease, name: str, chain_id: str) -> None:
-    """The snapshot gets the name of its only layer, unless there is one of that name already."""
-    with store.database.write() as db:
-        lease.add(db, "snapshot", [chain_id])
-    try:
-        store.snapshotter.rename(chain_id, name)
-    except AlreadyExistsError:
-        store.snapshotter.remove(name)
+        with piped(expand) as tar, io.FileIO(tar, closefd=False) as file:
+            file.name = opened.name
+            yield file
 
 
 def _last_part(source: Any) -> str:

@@ -11,8 +11,9 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError, show_path
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.archive import open_images
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     """How images are loaded. ``unpack``: at once, for ``platform`` (this machine's), not when they are first used.
 
     ``repository``: for images of a layout that have a tag and no name; by default the name of its directory.
+    ``nameless``: they get no names. ``only``: those of this tag, name or digest; empty: all.
     """
 
     unpack: bool = True
@@ -57,6 +59,8 @@ class Options(NamedTuple):
     repository: str = ""
     ignore_chown: bool = False
     jobs: int | None = None
+    nameless: bool = False
+    only: str = ""
 
 
 DEFAULTS = Options()
@@ -121,14 +125,19 @@ class _Loading:
 
     def all(self, images: Sequence[ArchivedImage]) -> list[Loaded]:
         loaded = []
-        for image in images:
+        for image in filter(self._is_wanted, images):
             found = self._one(image)
-            names, warnings = self._names(image)
+            names, warnings = ([], []) if self._options.nameless else self._names(image)
             with self._store.database.write() as db:
                 self._lease.add(db, "blob", [image.descriptor.digest])
             Images(self._store).put(names, found.target, self._known.values(), lease=self._lease)
             loaded.append(found._replace(names=tuple(names), warnings=(*found.warnings, *warnings)))
         return loaded
+
+    def _is_wanted(self, image: ArchivedImage) -> bool:
+        only = self._options.only
+        names = {text for name in image.names for text in (str(name), name.familiar, name.tag)}
+        return not only or only in {*names, *image.labels, str(image.descriptor.digest)}
 
     def _names(self, image: ArchivedImage) -> tuple[list[str], list[str]]:
         """Its own; a layout that knows only a tag is the repository: ``skopeo copy ... oci:app:1`` makes ``app:1``.

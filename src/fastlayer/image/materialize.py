@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastlayer.errors import CorruptStoreError, DigestMismatchError
-from fastlayer.image.holders import holders, holding
+from fastlayer.errors import CorruptStoreError, DigestMismatchError, FastlayerError
+from fastlayer.image.holders import Nowhere, holders, holding
 from fastlayer.image.images import Image, LayerInfo
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
     from fastlayer.snapshot.snapshotter import Snapshotter
     from fastlayer.store.store import Store
-
-
-class Nowhere:
-    """A file that takes everything and keeps nothing: for digests without blobs."""
-
-    name = "nowhere"
-
-    def write(self, data: Any) -> int:
-        return len(data)
 
 
 def materialize(store: Store, image: Image, *, jobs: int | None = None) -> list[Digest]:
@@ -65,24 +56,39 @@ def remake(store: Store, image: Image, digest: Digest, *, jobs: int | None = Non
 
 
 def gives_the_same(store: Store, layer: LayerInfo, name: Digest, *, jobs: int | None = None) -> bool:
-    """Whether the blob of a layer can be made again from a snapshot of it, byte by byte."""
-    return any(
-        _write(found, layer, name, Nowhere(), jobs) == layer.digest for found in holding(store, layer.digest, str(name))
-    )
+    """Whether the blob of a layer can be made again from a snapshot of it, byte by byte.
+
+    Raises what kept a snapshot from being read, when no other gives it.
+    """
+    failed: FastlayerError | None = None
+    for found in holding(store, layer.digest, str(name)):
+        try:
+            if _write(found, layer, name, Nowhere(), jobs) == layer.digest:
+                return True
+        except FastlayerError as exc:
+            failed = exc
+    if failed is not None:
+        raise failed
+    return False
 
 
 def _make(store: Store, lease: Lease, layer: LayerInfo, name: Digest, jobs: int | None) -> None:
     """From the first snapshot that gives it, where several drivers have one."""
-    given = ""
+    given, failed = "", None
     for found in holding(store, layer.digest, str(name)):
         with store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=True) as writer:
             try:
                 given = _write(found, layer, name, writer, jobs)
             except DigestMismatchError:
                 given = "a longer layer"
+            except FastlayerError as exc:
+                failed = failed or exc
+                continue
             if given == layer.digest:
                 writer.commit()
                 return
+    if failed is not None:
+        raise failed
     raise CorruptStoreError(f"{layer.digest}: its snapshot gives {given} instead: run `fastlayer store check`")
 
 

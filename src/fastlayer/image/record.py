@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from fastlayer.errors import UsageError
+from fastlayer.errors import AlreadyExistsError, UsageError
 from fastlayer.image.images import Images, LayerInfo, full_name
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.manifest import new_manifest
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from fastlayer.layer.writer import Layer
     from fastlayer.metadata.leases import Lease
     from fastlayer.oci.config import ImageConfig
+    from fastlayer.snapshot.snapshotter import Snapshotter
     from fastlayer.store.store import Store
 
 
@@ -55,6 +55,16 @@ def of_applied(layer: AppliedLayer, media_type: str | None = None, *, present: b
     )
 
 
+def name_snapshot(store: Store, snapshotter: Snapshotter, lease: Lease, chain: str, key: str) -> None:
+    """The committed snapshot ``key`` gets the name of its stack of layers, unless there is one of that name already."""
+    with store.database.write() as db:
+        lease.add(db, "snapshot", [chain])
+    try:
+        snapshotter.rename(chain, key)
+    except AlreadyExistsError:
+        snapshotter.remove(key)
+
+
 def new_name(name: str | None) -> str | None:
     """The name in full, with a tag; None stays None. Raises ``ReferenceFormatError``, ``UsageError`` for a digest."""
     if name is None:
@@ -67,6 +77,8 @@ def new_name(name: str | None) -> str | None:
 
 def timestamp(source_date_epoch: int | None = None) -> str:
     """For ``created`` fields (RFC 3339): now, or what ``SOURCE_DATE_EPOCH`` says."""
+    from datetime import UTC, datetime
+
     try:
         moment = datetime.now(UTC) if source_date_epoch is None else datetime.fromtimestamp(source_date_epoch, UTC)
     except (OverflowError, ValueError, OSError) as exc:

@@ -9,11 +9,13 @@ Extraction verifies; what is not complete is never named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-from fastlayer.errors import AlreadyExistsError, LayerError, NotFoundError
+from fastlayer._values import NamedTuple
+from fastlayer.errors import AlreadyExistsError, LayerError, NotFoundError, UnsafeEntryError
 from fastlayer.image.holders import tar_of
 from fastlayer.layer.apply import ROOT_IS_OPAQUE, AppliedLayer, ApplyStats, apply
 from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
@@ -53,21 +55,32 @@ class Unpacked(NamedTuple):
 
 def ensure_unpacked(
     store: Store, image: Image, *, ignore_chown: bool = False, progress: ProgressCallback | None = None
-) -> None:
-    """Makes the snapshots of an image that the driver in use has not got yet.
+) -> tuple[str, ...]:
+    """Makes the snapshots of an image that the driver in use has not got yet; returns warnings.
 
     From its blobs; a layer that has none is taken from the snapshot of another driver. Raises ``NotFoundError`` for a
     layer that is nowhere, ``DriverError`` when the driver that has it cannot be opened.
     """
     if image.chain_id is None or store.snapshotter.exists(image.chain_id):
-        return
+        return ()
     with store.lease(f"unpack {image.name}") as lease:
-        unpack(store, lease, layers_of(store, image), ignore_chown=ignore_chown, progress=progress)
+        return unpack(store, lease, layers_of(store, image), ignore_chown=ignore_chown, progress=progress).warnings
 
 
 def layers_of(store: Store, image: Image) -> list[LayerSource]:
     """All layers of an image, lowest first, from where the store has them."""
-    return [_of_store(store, layer, str(name)) for layer, name in zip(image.layers, image.chain, strict=True)]
+    return layer_sources(store, image.layers)
+
+
+def layer_sources(store: Store, layers: Sequence[LayerInfo]) -> list[LayerSource]:
+    """The same of a stack of layers."""
+    names = chain_ids(layer.diff_id for layer in layers)
+    return [_of_store(store, layer, str(name)) for layer, name in zip(layers, names, strict=True)]
+
+
+def unstacked(store: Store, layer: LayerInfo, name: str) -> LayerSource:
+    """A layer of another stack, whose snapshot is ``name``: its blob, or the tar that the snapshot gives."""
+    return _of_store(store, layer, name)
 
 
 def _of_store(store: Store, layer: LayerInfo, name: str) -> LayerSource:
@@ -182,8 +195,8 @@ class _Unpacking:
         try:
             with self._snapshotter.driver.layer_target(place, parents) as target:
                 stats = self._apply(layer, target.path, target.format)
-        except LayerError:
-            if not (independent and number):
+        except LayerError as exc:
+            if not (independent and number) or isinstance(exc, _NotInThisFormatError):
                 raise
             self._needs_lower.add(number)  # a hard link may be to a file below; anything else we shall hear again
             return
@@ -197,9 +210,9 @@ class _Unpacking:
         return self._chain[number - 1] if number else None
 
     def _apply(self, layer: LayerSource, target: Path, format: Format) -> ApplyStats:
-        with layer.open() as blob:
+        with layer.open() as blob, _naming(blob, layer) as named, _next_step():
             return apply(
-                [blob],
+                [named],
                 target,
                 format=format,
                 digest=[layer.digest],
@@ -244,3 +257,28 @@ class _Unpacking:
         checkpoint()  # another layer failed, or Ctrl-C
         if self._progress is not None:
             self._progress(progress)
+
+
+@contextmanager
+def _naming(blob: Any, layer: LayerSource) -> Iterator[Any]:
+    """A descriptor has no name for messages: the layer has."""
+    if not isinstance(blob, int):
+        yield blob
+        return
+    with io.FileIO(blob, closefd=False) as file:
+        file.name = f"layer {layer.digest or layer.diff_id}"
+        yield file
+
+
+class _NotInThisFormatError(UnsafeEntryError):
+    """A device 0:0, which other drivers can keep."""
+
+
+@contextmanager
+def _next_step() -> Iterator[None]:
+    try:
+        yield
+    except UnsafeEntryError as exc:
+        if not str(exc).endswith("on overlay"):
+            raise
+        raise _NotInThisFormatError(f"{exc}: unpack the image with another driver (`--driver vfs`)") from exc

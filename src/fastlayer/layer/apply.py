@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import DigestMismatchError, LayerError, StorageError, UsageError
 from fastlayer.layer.arguments import CALLBACK, DIGESTS, DIRECTORY, FLAG, ID_MAP, LIMITS, NUMBER, check
 from fastlayer.layer.expand import Expansion
@@ -27,10 +28,10 @@ Format = Literal["dir", "overlay", "overlay-userxattr", "aufs"]
 Durability = Literal["none", "syncfs", "fsync"]
 IdMap = Sequence[tuple[int, int, int]]
 
-_FORMATS = ("dir", "overlay", "overlay-userxattr", "aufs")
+FORMATS = ("dir", "overlay", "overlay-userxattr", "aufs")
 _MAX_ID = (1 << 32) - 2
 ROOT_IS_OPAQUE = "the root is opaque, which overlay cannot say: mount this layer without lower ones"  # a warning
-_NEXT_STEPS = {
+NEXT_STEPS = {  # by errno
     errno.ENOSPC: "free some space, or give a target on another file system",
     errno.EDQUOT: "raise the quota, or give a target on another file system",
     errno.EROFS: "give a target that can be written to",
@@ -205,8 +206,8 @@ def _expected(name: str, value: str | Sequence[str | None] | None, sources: list
 
 
 def _check(format: str, durability: str, jobs: int | None) -> None:
-    if format not in _FORMATS:
-        raise UsageError(f"format={format!r} is unknown: use {', '.join(_FORMATS)}")
+    if format not in FORMATS:
+        raise UsageError(f"format={format!r} is unknown: use {', '.join(FORMATS)}")
     if durability not in ("none", "syncfs", "fsync"):
         raise UsageError(f"durability={durability!r} is unknown: use none, syncfs or fsync")
     if jobs is not None and jobs < 1:
@@ -252,7 +253,7 @@ def _explained(source: Source, target: str, extractor: _backend.Extractor) -> It
     except StorageError as exc:
         if exc.within or exc.filename == layer:  # about reading the layer itself
             raise
-        hint = _NEXT_STEPS.get(exc.errno or 0, "")
+        hint = NEXT_STEPS.get(exc.errno or 0, "")
         if exc.errno == errno.EBUSY and exc.op == "remove a mount point":
             hint = "unmount what is mounted there first"
         elif exc.errno == errno.EPERM and exc.op == "mknod":

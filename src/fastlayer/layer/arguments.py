@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import UsageError
 
 

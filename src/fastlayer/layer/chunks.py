@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import OperandError, StorageError, UsageError, show_path
 from fastlayer.layer.arguments import INTEGER, check, is_int
 from fastlayer.layer.reading import open_quietly
@@ -62,22 +63,35 @@ class Extent(NamedTuple):
     size: int
 
 
-def changed_bytes(a: Extent, b: Extent) -> int:
-    """How many bytes of file B are really new compared with file A.
+def changed_ranges(a: Extent, b: Extent) -> list[tuple[int, int]]:
+    """Where file B is really new compared with file A: (offset, length), in order; neighbouring ones are one.
 
     Both files are compared in blocks of 1 MiB at the same offsets. Neighbouring blocks that differ (or that only one
-    side has) form a region; the regions of both sides are cut into chunks, each region on its own. The answer is the
-    sum of the lengths of B's chunks whose blake3 is not among the keys of A's chunks. Blocks that are equal count 0.
+    side has) form a region; the regions of both sides are cut into chunks, each region on its own. New are B's chunks
+    whose blake3 is not among the keys of A's chunks. Blocks that are equal are not.
     """
     known: set[bytes] = set()
-    new: list[tuple[int, bytes]] = []
+    cut: list[tuple[int, int, bytes]] = []
     for start, end in _different_regions(a, b):
         known.update(key for _, key in _keyed_region(a, start, end))
-        at = 0
-        for cut, key in _keyed_region(b, start, end):
-            new.append((cut - at, key))
-            at = cut
-    return sum(length for length, key in new if key not in known)
+        at = start
+        for stop, key in _keyed_region(b, start, end):
+            cut.append((at, start + stop, key))
+            at = start + stop
+    found: list[tuple[int, int]] = []
+    for start, end, key in cut:
+        if key in known:
+            continue
+        if found and sum(found[-1]) == start:
+            found[-1] = (found[-1][0], end - found[-1][0])
+        else:
+            found.append((start, end - start))
+    return found
+
+
+def changed_bytes(a: Extent, b: Extent) -> int:
+    """How many bytes of file B are new (``changed_ranges``)."""
+    return sum(length for _, length in changed_ranges(a, b))
 
 
 def _different_regions(a: Extent, b: Extent) -> Iterator[tuple[int, int]]:

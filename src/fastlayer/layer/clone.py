@@ -6,16 +6,17 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import OperandError, StorageError, UnsafeEntryError, UsageError, show_path
 from fastlayer.layer import libc
-from fastlayer.layer.arguments import CALLBACK, DIRECTORY, PATH, WORKDIR, check
+from fastlayer.layer.arguments import CALLBACK, DIRECTORY, FLAG, PATH, WORKDIR, check
 from fastlayer.layer.mounts import same_mount
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.progress import ProgressCallback, Reporter
-from fastlayer.layer.target import empty, is_named
+from fastlayer.layer.target import empty, is_named, names_in
 
 if TYPE_CHECKING:
     from fastlayer.layer import types
@@ -28,7 +29,8 @@ class CloneStats(NamedTuple):
     """What a copy did.
 
     ``bytes``: sizes of the regular files, every inode once. ``shared_bytes`` of them lie in files that share their
-    blocks with the source (reflink), ``copied_bytes`` were moved; holes are in neither.
+    blocks with the source (reflink), ``copied_bytes`` were moved; holes are in neither. ``changed``: files that changed
+    while they were copied (``live``).
     """
 
     entries: int
@@ -36,20 +38,37 @@ class CloneStats(NamedTuple):
     shared_bytes: int
     copied_bytes: int
     warnings: tuple[str, ...]
+    changed: int = 0
 
 
-def clone(src: types.Directory, dst: types.Directory, *, progress: ProgressCallback | None = None) -> CloneStats:
+def clone(
+    src: types.Directory, dst: types.Directory, *, live: bool = False, progress: ProgressCallback | None = None
+) -> CloneStats:
     """Copies the tree ``src`` exactly: owner, mode, xattrs, ACLs, times, hard links, holes, devices, fifos.
 
     ``src``: a path or descriptor of a directory. ``dst``: a name that is free, an empty directory, or the descriptor of
     one. The copy is made under a temporary name beside ``dst`` and renamed when it is complete, so a failure leaves
     nothing; an empty directory that is a mount point, or given as a symbolic link, ``.`` or a descriptor, is filled in
     place and emptied again on failure. Data is shared where the file system can. Sockets are skipped with a warning.
+    ``live``: a file that changes while it is copied is no error, but taken as it is read: of one that only grows, what
+    it was when it was opened.
 
     Raises ``OperandError`` for what cannot be used, ``StorageError`` when the system refuses, ``FileChangedError`` when
     a file changes while it is copied.
     """
-    check(src=(src, DIRECTORY), dst=(dst, DIRECTORY), progress=(progress, CALLBACK))
+    return copy_tree(src, dst, live=live, progress=progress)
+
+
+def copy_tree(
+    src: types.Directory,
+    dst: types.Directory,
+    *,
+    live: bool = False,
+    progress: ProgressCallback | None = None,
+    behind: _backend.Behind | None = None,
+) -> CloneStats:
+    """As ``clone``. ``behind``: what the two are in the layers of overlays."""
+    check(src=(src, DIRECTORY), dst=(dst, DIRECTORY), live=(live, FLAG), progress=(progress, CALLBACK))
     report = Reporter(progress)
     check_descriptors(src, dst)
     source = _open(src)
@@ -57,7 +76,8 @@ def clone(src: types.Directory, dst: types.Directory, *, progress: ProgressCallb
         with _Destination(dst) as place:
             _refuse_inside(source, place.fd, src, dst)
             with _naming(place.name):
-                counts = _run(_backend.engine().clone.TreeCloner(source, place.fd), "clone", report)
+                cloner = _backend.engine().clone.TreeCloner(source, place.fd, live=live, behind=behind)
+                counts = _run(cloner, "clone", report)
             place.commit()
     finally:
         os.close(source)
@@ -131,6 +151,7 @@ def _stats(counts: _backend.CopyCounts) -> CloneStats:
         counts.shared_bytes,
         counts.copied_bytes,
         tuple(f"{number} {text}" for number, text in warnings if number),
+        counts.changed,
     )
 
 
@@ -155,18 +176,24 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def _refuse_inside(source: int, target: int, src: Any, dst: Any) -> None:
     """A tree cannot be copied into itself."""
+    if lies_inside(target, source):
+        raise OperandError(f"{_show(dst)}: lies inside {_show(src)}: give a directory outside of it")
+
+
+def lies_inside(target: int, source: int) -> bool:
+    """Whether the one directory is below the other, or is it: descriptors."""
     wanted = _identity(os.fstat(source))
     fd = os.dup(target)
     try:
         while True:
             here = _identity(os.fstat(fd))
             if here == wanted:
-                raise OperandError(f"{_show(dst)}: lies inside {_show(src)}: give a directory outside of it")
+                return True
             above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
             below, fd = fd, above  # forgotten before it is closed: an interrupt must not close it twice
             os.close(below)
             if _identity(os.fstat(fd)) == here:
-                return
+                return False
     finally:
         os.close(fd)
 
@@ -191,7 +218,7 @@ class _Destination:
         self.fd = _open(value)
         self._mode = stat.S_IMODE(os.fstat(self.fd).st_mode)
         try:
-            taken = bool(os.listdir(self.fd))
+            taken = bool(names_in(self.fd))
         except OSError as exc:
             self.__exit__()
             raise OperandError(f"{self.name}: {exc.strerror}: give a name that is free") from exc
@@ -266,7 +293,7 @@ class _Destination:
     def _undo(self) -> None:
         if self._staging is not None and self.fd >= 0 and not is_named(self.fd, self._parent, self._staging):
             return
-        if self.fd >= 0 and os.listdir(self.fd):
+        if self.fd >= 0 and names_in(self.fd):
             empty(self.fd)
         if self._staging is not None:
             os.rmdir(self._staging, dir_fd=self._parent)

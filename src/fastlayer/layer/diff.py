@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from fastlayer import _backend
 from fastlayer._backend import Compare, Row, XattrPolicy
+from fastlayer._values import NamedTuple
 from fastlayer.errors import StorageError, UsageError
 from fastlayer.layer.arguments import CALLBACK, DIRECTORIES, DIRECTORY, NAME, NUMBER, check
 from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastlayer.layer import types
-    from fastlayer.layer.stat import DiffStat
+    from fastlayer.layer.places import Place
+    from fastlayer.layer.stat import DiffStat, ModifiedFile
     from fastlayer.layer.writer import Layer
 
 WHAT = ("content", "mode", "owner", "mtime", "xattr", "type", "link", "device")  # names of the bits of Row.what
@@ -130,30 +132,58 @@ class Changes:
         self._lowers = tuple(lowers)
         self._upper = upper  # knows what the lower directories had
         self._closed = False
+        self._hidden: frozenset[bytes] = frozenset()
         self.warnings = tuple(warnings)
         kinds = bytes(table.records().cast("B")[_ROW_KIND::_ROW_SIZE]) if len(table) else b""
         self._count = len(kinds) - kinds.count(b"P")
 
     def __len__(self) -> int:
-        return self._count
+        return self._count - len(self._hidden)
 
     def __bool__(self) -> bool:
-        return self._count > 0
+        return len(self) > 0
 
     def __iter__(self) -> Iterator[Change]:
-        return (_change(row) for row in _backend.iter_rows(self._table, _BATCH) if row.kind != "P")
+        rows = _backend.iter_rows(self._table, _BATCH)
+        return (_change(row) for row in rows if row.kind != "P" and row.path not in self._hidden)
+
+    def hide(self, paths: Iterable[bytes]) -> None:
+        """Leaves these changes out of the list. They stay in the layer that is written."""
+        self._hidden = frozenset(paths)
+
+    @property
+    def table(self) -> _backend.ChangeTable:
+        """The answer as the engine gave it: what ``layer.placing`` takes."""
+        return self._table
+
+    def later_than(self, seconds: int) -> list[bytes]:
+        """The paths in the layer, those of unchanged parents included, whose mtime SOURCE_DATE_EPOCH would clamp."""
+        limit = seconds * 10**9
+        rows = _backend.iter_rows(self._table, _BATCH)
+        return [row.path for row in rows if row.kind != "D" and row.mtime_ns > limit]
 
     def stat(self) -> DiffStat:
         """Totals per kind, and how many bytes of modified files really changed (content-defined chunks).
 
         Reads the modified files of both sides; layer tars may be decompressed a second time for it.
         """
-        from fastlayer.layer.places import below_upper, in_operand
         from fastlayer.layer.stat import diff_stat
+
+        return diff_stat(*self._both_sides())
+
+    def modified(self) -> Iterator[ModifiedFile]:
+        """The regular files that both sides have and that differ in content, with where they do; reads as ``stat``."""
+        from fastlayer.layer.stat import modified_files
+
+        return modified_files(*self._both_sides())
+
+    def _both_sides(self) -> tuple[_backend.ChangeTable, Callable[[bytes], Place | None], Callable[[], list[int]]]:
+        """The table, what finds A's files, and the roots of B's."""
+        from fastlayer.layer.places import below_upper, in_operand
 
         self._need_operands()
         old = in_operand(self._a) if self._upper is None else below_upper(self._upper, self._lowers)
-        return diff_stat(self._table, old, lambda: self._roots() if self._b.xattrs is None else [])
+        return self._table, old, lambda: self.roots() if self._b.xattrs is None else []
 
     def to_numpy(self) -> np.ndarray[Any, Any]:
         """The change table as a structured array (``csrc/fl_entry.h``, ``struct fl_row``), without copying.
@@ -197,7 +227,7 @@ class Changes:
         if compression is None:
             compression = codecs.by_name(output) if isinstance(output, (str, bytes, os.PathLike)) else "none"
         codec = codecs.codec(compression, level)
-        roots = self._roots()
+        roots = self.roots()
         with Output(output) as target:
             if self._b.directory is not None:
                 refuse_inside(target, self._b.directory)
@@ -214,7 +244,8 @@ class Changes:
             target.commit()
         return layer
 
-    def _roots(self) -> list[int]:
+    def roots(self) -> list[int]:
+        """The descriptors that the contents of the table's files are read from, while this is open."""
         if self._b.xattrs is not None:
             raise UsageError(
                 f"{self._b.name}: a saved index has no file contents: as B of a layer give the directory or layer tars"
@@ -333,7 +364,8 @@ def diff(
 
 
 def diff_snapshots(a: Any, b: Any, *, shared_until_ns: int, xattrs: XattrPolicy = "all") -> Changes:
-    """``diff`` of two directories that are one file system at two moments: snapshots of its block device.
+    """``diff`` of two directories that are one file system at two moments: snapshots of its block device, or of a
+    subvolume.
 
     They were the same at ``shared_until_ns`` (nanoseconds since 1970), so files with an equal inode number and an equal
     ctime of more than a clock tick before are not read.

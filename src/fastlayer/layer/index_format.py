@@ -19,8 +19,9 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import IndexFormatError, OperandError, StorageError
 from fastlayer.layer.pipeline import STEP
 from fastlayer.layer.reading import open_quietly
@@ -153,22 +154,31 @@ def _pieces(fd: int, offset: int, length: int, buffer: memoryview, name: str) ->
         offset, length = offset + count, length - count
 
 
+def map_blocks(
+    file: BinaryIO, meta: Meta, columns: list[tuple[int, int, bytes]], name: str
+) -> dict[str, memoryview[int]]:
+    """The blocks as bytes of a mapping of the file. Raises ``IndexFormatError`` for one that is not where it can be."""
+    mapping = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    blocks = {}
+    for (column, kind), (offset, length, _) in zip(COLUMNS, columns, strict=True):
+        item = int(kind[1])
+        if offset % _ALIGN or offset + length > len(mapping) or length % item:
+            raise _damaged(name, f"column {column} of the index is out of place")
+        wanted = {"heap": length, "key": 32 * meta.entries * meta.content}.get(column, item * meta.entries)
+        if length != wanted:
+            raise _damaged(name, f"column {column} of the index has the wrong length")
+        blocks[column] = mapping[offset : offset + length]
+    return blocks
+
+
 def map_columns(
     file: BinaryIO, meta: Meta, columns: list[tuple[int, int, bytes]], name: str
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The blocks as read-only arrays over a mapping of the file. Raises ``IndexFormatError`` for impossible ones."""
     import numpy as np
 
-    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    arrays = {}
-    for (column, kind), (offset, length, _) in zip(COLUMNS, columns, strict=True):
-        item = np.dtype(kind).itemsize
-        if offset % _ALIGN or offset + length > len(mapping) or length % item:
-            raise _damaged(name, f"column {column} of the index is out of place")
-        wanted = {"heap": length, "key": 32 * meta.entries * meta.content}.get(column, item * meta.entries)
-        if length != wanted:
-            raise _damaged(name, f"column {column} of the index has the wrong length")
-        arrays[column] = np.frombuffer(mapping, dtype=kind, count=length // item, offset=offset)
+    blocks = map_blocks(file, meta, columns, name)
+    arrays = {column: np.frombuffer(blocks[column], dtype=kind) for column, kind in COLUMNS}
     _check_heap(arrays, meta, name)
     return arrays
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 
 import blake3
 
@@ -12,13 +11,12 @@ from fastlayer import _backend
 from fastlayer.errors import FileChangedError, StorageError, show_path
 from fastlayer.layer.pipeline import STEP, checkpoint, map_ordered
 from fastlayer.layer.progress import Reporter
-from fastlayer.layer.reading import open_quietly
+from fastlayer.layer.reading import open_quietly, reachable
 
 EMPTY_KEY = blake3.blake3(b"").digest()
 _SMALL = 256 << 10  # files up to this many bytes are read whole, many in one call
 _BATCH_FILES = 256
 _BATCH_BYTES = 4 << 20
-_PATH_PIECE = 2048  # bytes of path given to one open: PATH_MAX is 4096
 
 File = tuple[bytes, int]  # path, size when it was seen
 
@@ -91,34 +89,15 @@ def _large_key(root: int, path: bytes, size: int) -> bytes:
     return hasher.digest()
 
 
-@contextmanager
-def _reachable(root: int, path: bytes) -> Iterator[tuple[int, bytes]]:
-    """A directory on the way to ``path`` and what is left of it, short enough for a system call."""
-    directory, parts = root, path.split(b"/")
-    try:
-        while len(path) > _PATH_PIECE:
-            head = 0
-            while len(parts) > 1 and head + len(parts[0]) < _PATH_PIECE:
-                head += len(parts.pop(0)) + 1
-            below = os.open(path[:head], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-            if directory != root:
-                os.close(directory)
-            directory, path = below, path[head:]
-        yield directory, path
-    finally:
-        if directory != root:
-            os.close(directory)
-
-
 def open_file(root: int, path: bytes) -> int:
     """Opens a file beneath ``root`` for reading; neither waits for a fifo nor follows a final link."""
-    with _reachable(root, path) as (directory, name):
+    with reachable(root, path) as (directory, name):
         return open_quietly(name, os.O_NOFOLLOW | os.O_NONBLOCK, directory)
 
 
 def stat_file(root: int, path: bytes) -> os.stat_result:
     """``lstat`` beneath ``root``. Raises OSError."""
-    with _reachable(root, path) as (directory, name):
+    with reachable(root, path) as (directory, name):
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from fastlayer._values import NamedTuple
 from fastlayer.errors import UsageError
 
 MAX_RATIO = 200

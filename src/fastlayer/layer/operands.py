@@ -15,9 +15,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import OperandError, StorageError, UsageError, show_path
 from fastlayer.layer.limits import DEFAULT_LIMITS, Limits
 from fastlayer.layer.progress import Reporter

@@ -32,6 +32,8 @@ class Output:
             self.name = show_path(os.fsencode(value))
             if b"\0" in os.fsencode(value):
                 raise OperandError(f"{self.name}: embedded null byte: give a name for the output")
+            if os.fsencode(value).endswith(b"/"):
+                raise OperandError(f"{self.name}: is the name of a directory: name a file for the output")
             self._final = os.path.realpath(os.fsencode(value))
             self._open()
         elif isinstance(value, io.TextIOBase):
@@ -46,6 +48,11 @@ class Output:
     def directory(self) -> bytes | None:
         """The directory of a file that will be renamed into place."""
         return os.path.dirname(self._final) if self._temporary else None
+
+    @property
+    def place(self) -> int | None:
+        """The descriptor of a file that will be renamed into place, so that it can be changed anywhere; else None."""
+        return self._fd if self._temporary else None
 
     def _open(self) -> None:
         try:

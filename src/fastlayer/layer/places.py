@@ -8,9 +8,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from struct import Struct
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import StorageError
 from fastlayer.layer.chunks import Extent
 from fastlayer.layer.operands import Operand

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+
+from fastlayer._values import NamedTuple
 
 _INTERVAL_NS = 100_000_000  # ten reports a second are enough for any display
 

@@ -13,7 +13,7 @@ from fastlayer.errors import LayerError, LayerFormatError, OperandError, Storage
 from fastlayer.layer.arguments import is_int
 from fastlayer.layer.reading import open_quietly
 
-_NO_TAR = "header checksum does not fit (at byte 0)"
+NO_TAR = "header checksum does not fit (at byte 0)"
 _POLL_MILLISECONDS = 200  # how long a reader of a silent pipe takes to notice that the job stopped
 
 
@@ -165,7 +165,7 @@ def _wait(fd: int, check: Callable[[], object] | None) -> None:
 
 def named(error: LayerError, source: Source, entries: int) -> LayerError:
     """An error about the layer that ``source`` is, with its name; ``entries`` of it had been read."""
-    if isinstance(error, LayerFormatError) and not entries and str(error).endswith(_NO_TAR):
+    if isinstance(error, LayerFormatError) and not entries and str(error).endswith(NO_TAR):
         return LayerFormatError(f"{source.name}: is no layer: give a tar, plain or as .gz, .zst, .xz or .bz2")
     return type(error)(f"{source.name}: {error}")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import StorageError
 
 if TYPE_CHECKING:
@@ -46,22 +47,63 @@ class DiffStat(NamedTuple):
         }
 
 
+class ModifiedFile(NamedTuple):
+    """A regular file that exists on both sides and differs in content. ``size``: in B.
+
+    ``ranges``: where it is new, as (offset, length): chunks (content-defined) that A's file has not; None when that
+    cannot be known, because an operand is a saved index.
+    """
+
+    path: bytes
+    size: int
+    ranges: tuple[tuple[int, int], ...] | None
+
+    @property
+    def changed(self) -> int | None:
+        """Bytes of all ranges."""
+        return None if self.ranges is None else sum(length for _, length in self.ranges)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "path": "/" + self.path.decode("utf-8", "surrogateescape"),
+            "size": self.size,
+            "changed_bytes": self.changed,
+            "ranges": None if self.ranges is None else [list(found) for found in self.ranges],
+        }
+
+
 def diff_stat(
     table: _backend.ChangeTable, old: Callable[[bytes], Place | None], roots: Callable[[], Sequence[int]]
 ) -> DiffStat:
-    """Reads the modified files of both sides.
-
-    ``old`` finds A's file; ``roots`` are those of the encoder, none if B has no contents, asked for when needed.
-    """
+    """Reads the modified files of both sides, as ``modified_files`` does."""
     kinds = {kind: KindStat() for kind in "ACD"}
     modified = _Modified(table, old, roots)
+    files = total = 0
+    changed: int | None = 0
     for number, row in enumerate(_backend.iter_rows(table)):
         if row.kind == "P":
             continue
         kinds[row.kind] = _count(kinds[row.kind], row)
-        if _is_modified(row):
-            modified.add(number, row)
-    return DiffStat(kinds, modified.files, modified.bytes, modified.changed)
+        if modified.counts(number, row):
+            files, total = files + 1, total + row.size
+            if changed is not None:  # once unknown, the others need not be read
+                really = modified.file(number, row).changed
+                changed = None if really is None else changed + really
+    return DiffStat(kinds, files, total, changed)
+
+
+def modified_files(
+    table: _backend.ChangeTable, old: Callable[[bytes], Place | None], roots: Callable[[], Sequence[int]]
+) -> Iterator[ModifiedFile]:
+    """Each with where it changed; one of several names once. Reads both sides.
+
+    ``old`` finds A's file; ``roots`` are those of the encoder, none if B has no contents, asked for when needed.
+    """
+    modified = _Modified(table, old, roots)
+    for number, row in enumerate(_backend.iter_rows(table)):
+        if modified.counts(number, row):
+            yield modified.file(number, row)
 
 
 def _count(so_far: KindStat, row: _backend.Row) -> KindStat:
@@ -75,7 +117,7 @@ def _is_modified(row: _backend.Row) -> bool:
 
 
 class _Modified:
-    """The sums over modified regular files; one of several names counts once."""
+    """The modified regular files; one of several names counts once."""
 
     def __init__(
         self,
@@ -83,22 +125,16 @@ class _Modified:
         old: Callable[[bytes], Place | None],
         roots: Callable[[], Sequence[int]],
     ) -> None:
-        self.files = 0
-        self.bytes = 0
-        self.changed: int | None = 0
         self._table = table
         self._old = old
         self._roots = roots
         self._groups: set[int] = set()  # led by a name that is not modified itself, but new
 
-    def add(self, number: int, row: _backend.Row) -> None:
-        if row.leader is not None and self._is_counted(number):
-            return
-        self.files += 1
-        self.bytes += row.size
-        if self.changed is not None and row.size:
-            really = self._compare(number, row)
-            self.changed = None if really is None else self.changed + really
+    def counts(self, number: int, row: _backend.Row) -> bool:
+        return _is_modified(row) and (row.leader is None or not self._is_counted(number))
+
+    def file(self, number: int, row: _backend.Row) -> ModifiedFile:
+        return ModifiedFile(row.path, row.size, self._ranges(number, row) if row.size else ())
 
     def _is_counted(self, number: int) -> bool:
         """By an earlier name of the same file."""
@@ -114,8 +150,8 @@ class _Modified:
 
         return Records(self._table)
 
-    def _compare(self, number: int, row: _backend.Row) -> int | None:
-        from fastlayer.layer.chunks import changed_bytes
+    def _ranges(self, number: int, row: _backend.Row) -> tuple[tuple[int, int], ...] | None:
+        from fastlayer.layer.chunks import changed_ranges
         from fastlayer.layer.places import opened
 
         roots = self._roots()
@@ -125,7 +161,7 @@ class _Modified:
         after = self._records.place(self._records[number], roots)
         try:
             with opened(before, row.path) as a, opened(after, row.path, row.size) as b:
-                return changed_bytes(a, b)
+                return tuple(changed_ranges(a, b))
         except OSError as exc:
             raise exc if isinstance(exc, StorageError) else StorageError(exc.errno or 0, "read", row.path) from exc
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.layer.compression import Codec
 from fastlayer.layer.hashing import hashing
 from fastlayer.layer.output import Output
@@ -60,12 +61,20 @@ class Layer(NamedTuple):
         }
 
 
-class _Tar:
-    """The tar as the encoder gives it."""
+class TarSource(Protocol):
+    """A tar that is read once, from its beginning. An encoder is one, and so is the reader of a blob."""
 
-    def __init__(self, encoder: _backend.Encoder, report: Reporter) -> None:
-        self.encoder = encoder
+    def readinto(self, buffer: Any, /) -> int:
+        """Up to len(buffer) bytes; 0 at the end."""
+        ...
+
+
+class _Tar:
+    """The tar as the source gives it."""
+
+    def __init__(self, source: TarSource, report: Reporter) -> None:
         self.size = 0
+        self._source = source
         self._report = report
 
     def fill(self, buffer: memoryview, pipeline: Pipeline | None = None) -> int:
@@ -75,15 +84,28 @@ class _Tar:
             if pipeline is not None:
                 pipeline.check()
             part = buffer[filled : filled + STEP]
-            count = self.encoder.readinto(part)
+            count = _read(self._source, part)
             filled += count
             if count < len(part):
                 break
         self.size += filled
         return filled
 
+    @property
+    def entries(self) -> int:
+        """Tar entries so far; 0 where the source does not count them."""
+        return getattr(self._source, "entries", 0)
+
     def tell(self) -> None:
-        self._report.update("write", self.encoder.entries, self.size)
+        self._report.update("write", self.entries, self.size)
+
+
+def _read(source: TarSource, part: memoryview) -> int:
+    """Fills the part; fewer bytes only at the end."""
+    filled = 0
+    while filled < len(part) and (count := source.readinto(part[filled:] if filled else part)):
+        filled += count
+    return filled
 
 
 class _Blob:
@@ -111,7 +133,16 @@ def write_layer(
 ) -> Layer:
     """Encodes ``table`` into ``output`` (which the caller commits). Raises what the engine and the output raise."""
     encoder = _backend.engine().encode.Encoder(table, list(roots), clamp_mtime)
-    tar, blob = _Tar(encoder, report), _Blob(output)
+    written = write_tar(encoder, output, codec, jobs=jobs, report=report)
+    return written._replace(entries=encoder.entries, payload=encoder.payload, warnings=tuple(warnings))
+
+
+def write_tar(source: TarSource, output: Output, codec: Codec, *, jobs: int, report: Reporter) -> Layer:
+    """Compresses a tar into ``output`` (which the caller commits); its entries are not counted.
+
+    Raises what the source and the output raise.
+    """
+    tar, blob = _Tar(source, report), _Blob(output)
     plain = codec.name == "none"
     first = memoryview(mmap.mmap(-1, codec.block_size))
     count = tar.fill(first)
@@ -121,9 +152,8 @@ def write_layer(
         diff_id = digest = _write_plain(tar, blob, first)
     else:
         diff_id, digest = _write_compressed(tar, blob, codec, first, jobs)
-    report.end("write", encoder.entries, tar.size, tar.size)
-    media_type = layer_media_type(codec.name)
-    return Layer(media_type, digest, blob.size, diff_id, tar.size, encoder.entries, encoder.payload, tuple(warnings))
+    report.end("write", tar.entries, tar.size, tar.size)
+    return Layer(layer_media_type(codec.name), digest, blob.size, diff_id, tar.size, 0, 0)
 
 
 def _write_small(blob: _Blob, codec: Codec, data: memoryview) -> tuple[Digest, Digest]:

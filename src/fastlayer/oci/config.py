@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.chain import chain_id
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.document import Document
-from fastlayer.oci.manifest import Manifest
 from fastlayer.oci.platform import Platform
+
+if TYPE_CHECKING:
+    from fastlayer.oci.manifest import Manifest
 
 MAX_CONFIG = 8 << 20  # bytes
 _KNOWN = ("architecture", "os", "config", "rootfs", "history", "created", "author", "variant")
@@ -128,23 +130,50 @@ def _words(value: Mapping[str, Any], key: str, what: str) -> tuple[str, ...] | N
     return None if found is None else jsontext.texts(value, key, what)
 
 
-@dataclass(frozen=True, slots=True)
 class ImageConfig(Document):
     """What an image is. ``raw`` and ``value`` as in ``Manifest``; its digest is Docker's image id."""
 
-    raw: bytes
-    platform: Platform = field(compare=False)
-    created: str = field(compare=False)
-    author: str = field(compare=False)
-    run: RunConfig = field(compare=False)
-    diff_ids: tuple[Digest, ...] = field(compare=False)
-    history: tuple[History, ...] = field(compare=False)
-    value: Mapping[str, Any] = field(compare=False, default_factory=dict)
+    __slots__ = ("author", "created", "diff_ids", "history", "platform", "run", "value")
+    platform: Platform
+    created: str
+    author: str
+    run: RunConfig
+    diff_ids: tuple[Digest, ...]
+    history: tuple[History, ...]
+    value: Mapping[str, Any]
+
+    def __init__(
+        self,
+        raw: bytes,
+        platform: Platform,
+        created: str,
+        author: str,
+        run: RunConfig,
+        diff_ids: tuple[Digest, ...],
+        history: tuple[History, ...],
+        value: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._fill(
+            raw=raw,
+            platform=platform,
+            created=created,
+            author=author,
+            run=run,
+            diff_ids=diff_ids,
+            history=history,
+            value=value or {},
+        )
 
     @property
     def chain_id(self) -> Digest | None:
         """The identity of its stack of layers; None when it has no layers."""
         return chain_id(self.diff_ids) if self.diff_ids else None
+
+    @property
+    def explained(self) -> tuple[History, ...]:
+        """The history with a step for every layer: a history may be missing, but there is none of some layers only."""
+        unexplained = len(self.diff_ids) - sum(not step.empty_layer for step in self.history)
+        return (*[History()] * unexplained, *self.history)
 
     def descriptor(self, media_type: str = mediatypes.CONFIG) -> Descriptor:
         """Names the configuration itself."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.platform import Platform
 

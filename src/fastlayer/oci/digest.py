@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 # Encoded length (lower-case hex) of the registered algorithms.
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128, "blake3": 64}
 ALGORITHMS = frozenset(_HEX_LENGTH)
+_SMALL = 256 << 10  # bytes
 
 
 class Digest(str):
@@ -42,10 +45,26 @@ def sha256_digest(hexdigest: str) -> Digest:
 
 
 def digest_of(data: Any) -> Digest:
-    """The sha256 of bytes that are all there."""
-    import hashlib  # loads OpenSSL, which who only compares digests can do without
+    """The sha256 of bytes that are all there.
+
+    To import hashlib loads OpenSSL, which takes longer than to hash a configuration by what the interpreter brings
+    along.
+    """
+    if len(data) <= _SMALL:
+        return sha256_digest(_sha256()(data, usedforsecurity=False).hexdigest())
+    import hashlib
 
     return sha256_digest(hashlib.sha256(data, usedforsecurity=False).hexdigest())
+
+
+@cache
+def _sha256() -> Any:
+    for name in ("_sha2", "_sha256", "hashlib"):  # since Python 3.12, before, and where there is neither
+        try:
+            return import_module(name).sha256
+        except ImportError:
+            continue
+    raise AssertionError("there is no Python without hashlib")
 
 
 def _shown(text: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -22,15 +22,23 @@ _ATTESTATION = "vnd.docker.reference.type"
 Read = Callable[[Descriptor, int], bytes]  # a blob of at most that many bytes, verified
 
 
-@dataclass(frozen=True, slots=True)
 class ImageIndex(TypedDocument):
-    """Descriptors of manifests and further indexes. ``raw`` and ``value`` as in ``Manifest``."""
+    """Descriptors of manifests and further indexes. ``raw`` as in ``Manifest``."""
 
-    raw: bytes
-    media_type: str = field(compare=False)
-    manifests: tuple[Descriptor, ...] = field(compare=False)
-    annotations: Mapping[str, str] = field(compare=False, default_factory=dict)
-    value: Mapping[str, Any] = field(compare=False, default_factory=dict)
+    __slots__ = ("manifests",)
+    manifests: tuple[Descriptor, ...]
+
+    def __init__(
+        self,
+        raw: bytes,
+        media_type: str,
+        manifests: tuple[Descriptor, ...],
+        annotations: Mapping[str, str] | None = None,
+        value: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._fill(
+            raw=raw, media_type=media_type, manifests=manifests, annotations=annotations or {}, value=value or {}
+        )
 
     def candidates(self, platform: Platform) -> list[Descriptor]:
         """The manifests that run on ``platform``, best first (containerd's order); attestations are none.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastlayer.oci import jsontext, mediatypes
@@ -15,19 +14,30 @@ _KNOWN = ("schemaVersion", "mediaType", "config", "layers", "annotations", "arti
 _FOREIGN_KEYS = ("manifests", "fsLayers", "signatures")  # of indexes and of schema 1 (CVE-2021-41190)
 
 
-@dataclass(frozen=True, slots=True)
 class Manifest(TypedDocument):
-    """One image for one platform. ``raw``: the bytes it was read from or is written as; its digest is theirs.
+    """One image for one platform. ``raw``: the bytes it was read from or is written as; its digest is theirs."""
 
-    ``value``: the whole JSON object, with what is unknown here. Equal when the bytes are equal.
-    """
+    __slots__ = ("config", "layers")
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
 
-    raw: bytes
-    media_type: str = field(compare=False)
-    config: Descriptor = field(compare=False)
-    layers: tuple[Descriptor, ...] = field(compare=False)
-    annotations: Mapping[str, str] = field(compare=False, default_factory=dict)
-    value: Mapping[str, Any] = field(compare=False, default_factory=dict)
+    def __init__(
+        self,
+        raw: bytes,
+        media_type: str,
+        config: Descriptor,
+        layers: tuple[Descriptor, ...],
+        annotations: Mapping[str, str] | None = None,
+        value: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._fill(
+            raw=raw,
+            media_type=media_type,
+            config=config,
+            layers=layers,
+            annotations=annotations or {},
+            value=value or {},
+        )
 
     @property
     def artifact_type(self) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import ReferenceFormatError, show_path
 
 T = TypeVar("T")
@@ -127,6 +129,7 @@ def parse_platform(specifier: str) -> Platform:
     return Platform(system, architecture, variant, _decoded(head[2] or ""), features)
 
 
+@lru_cache(maxsize=64)
 def stored_platform(text: str) -> Platform:
     """What ``str`` made of a platform once. Never fails: what is none is its own name, on one line."""
     try:

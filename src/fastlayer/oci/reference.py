@@ -14,8 +14,8 @@ A name without a domain is Docker Hub's (``docker.io``), there without a slash a
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import ReferenceFormatError
 from fastlayer.oci.digest import Digest
 
@@ -106,6 +106,14 @@ def parse_reference(text: str) -> Reference:
     if len(found[2]) > MAX_PATH:
         raise ReferenceFormatError(f"{_shown(text)}: a path of {len(found[2])} characters: it may have {MAX_PATH}")
     return Reference(found[1], found[2], found[3] or "", _checked_digest(found[4] or "", text))
+
+
+def stored_reference(text: str) -> Reference:
+    """What ``str`` made of a reference once, which is not checked again."""
+    text, _, digest = text.partition("@")
+    domain, _, rest = text.partition("/")
+    path, _, tag = rest.partition(":")
+    return Reference(domain, path, tag, digest)
 
 
 def parse_any(text: str) -> Reference | Digest:

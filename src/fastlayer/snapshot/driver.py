@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import UsageError, show_path
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Driver(Protocol):
     root: Path
     independent: bool
     """A layer is extracted without its parents (overlay2): all layers of an image can be unpacked at the same time."""
+    directories: bool
+    """A snapshot is a directory as it is (vfs, btrfs): ``mounts`` is a bind mount that nobody needs to make."""
 
     @classmethod
     def probe(cls, root: Path) -> Probe:
@@ -102,11 +105,23 @@ class Driver(Protocol):
         """Active becomes committed: from now on it is read only. Nothing is copied."""
         ...
 
-    def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
+    def duplicate(self, number: int, parents: Sequence[int], source: int, *, live: bool = False) -> int:
         """Makes ``number``, sealed, with the content the active ``source`` (same parents) has now.
 
         ``trusted.*`` attributes, which no layer holds, are left out (devicemapper keeps them); overlayfs' own stay.
         For commits that leave ``source`` in use. Cheap where the file system can share; ``source`` may be mounted.
+        A driver that copies raises ``FileChangedError`` for a file that changes meanwhile; with ``live`` it is taken as
+        it is read, and the result is the number of such files.
+        """
+        ...
+
+    def fork(
+        self, number: int, parents: Sequence[int], source: int, *, size: int | None = None, live: bool = False
+    ) -> int:
+        """Makes ``number``, active, with all that ``source`` (active or sealed, the same parents) has now.
+
+        For checkpoints and what begins with them. ``size`` as of ``create``, ``live`` and the result as of
+        ``duplicate``; unlike there nothing is left out.
         """
         ...
 

@@ -27,8 +27,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, UsageError
 from fastlayer.snapshot.driver import NO_OPTIONS, Driver, Kind, Options, State, Usage
 
@@ -267,10 +268,14 @@ class Snapshotter:
         with self.database.write() as db:
             db.execute("UPDATE snapshots SET sealing = NULL WHERE number = ?", (number,))
 
-    def duplicate(self, name: str, key: str, *, lease: Lease | None = None) -> None:
+    def duplicate(
+        self, name: str, key: str, *, live: bool = False, with_options: bool = False, lease: Lease | None = None
+    ) -> int:
         """Makes the committed snapshot ``name`` of what the active ``key`` holds now; ``key`` stays in use.
 
-        ``lease``: until it is renamed the new one lives no longer than its holder.
+        ``with_options``: it remembers the options and the limit of ``key``, for a ``fork`` of it.
+        ``live``, and what is returned: as of ``Driver.duplicate``. ``lease``: until it is renamed the new one lives no
+        longer than its holder.
         """
         _check_key(name)
         floor = self._floor
@@ -279,11 +284,36 @@ class Snapshotter:
                 row = self._active(db, key)
                 self._refuse_taken(db, name)
                 parents = _ancestors(db, row["number"])
-                number = self._insert(db, name, "committed", row["parent"], holder.id, {}, None, floor)
+                labels = json.loads(row["labels"]) if with_options else {}
+                size = row["size_limit"] if with_options else None
+                number = self._insert(db, name, "committed", row["parent"], holder.id, labels, size, floor)
             with self._undone_on_failure(number):
-                self.driver.duplicate(number, parents, row["number"])
+                changed = self.driver.duplicate(number, parents, row["number"], live=live)
                 self.driver.sync(row["number"])
                 self._finish(number, lease)
+        return changed
+
+    def fork(self, key: str, source: str, *, live: bool = False, lease: Lease | None = None) -> int:
+        """Makes the active snapshot ``key`` of what ``source`` - active, or a duplicate of such - holds now, with the
+        same parent, options and limit; it may be of a name that is ``source``'s when that has been removed.
+
+        ``live``, and what is returned: as of ``Driver.duplicate``; ``lease`` as of ``prepare``.
+        """
+        _check_key(key)
+        floor = self._floor
+        with nullcontext(lease) if lease else self.leases.hold(f"fork {source}") as holder:
+            with self.database.write() as db:
+                row = self._row(db, source)
+                if row["kind"] == "view":
+                    raise UsageError(f"snapshot {source}: is a view: prepare a snapshot on what it shows instead")
+                self._refuse_taken(db, key)
+                parents, size = _ancestors(db, row["number"]), row["size_limit"]
+                labels = json.loads(row["labels"])
+                number = self._insert(db, key, "active", row["parent"], holder.id, labels, size, floor)
+            with self._undone_on_failure(number):
+                changed = self.driver.fork(number, parents, row["number"], size=size, live=live)
+                self._finish(number, lease)
+        return changed
 
     def adopt(self, name: str, number: int, parents: list[int]) -> None:
         """A snapshot on disk that no row speaks of is the committed one ``name`` on the nearest of ``parents``.
@@ -434,7 +464,7 @@ class _Undo:
 
 _SELECT = (
     "SELECT s.number, s.key, s.kind, s.parent, p.key AS parent_key, s.labels, s.created_ns, s.bytes, s.inodes, "
-    "s.shared, s.lease "
+    "s.shared, s.lease, s.size_limit "
     "FROM snapshots s LEFT JOIN snapshots p ON p.number = s.parent"
 )
 

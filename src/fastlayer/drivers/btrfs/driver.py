@@ -8,7 +8,8 @@
 
 A child is a btrfs snapshot of its parent: made in one transaction, sharing everything. Sealing sets the read-only
 property. Changes are found by generation (``generation.py``), in time that depends on what changed and not on what is
-there; who may not search trees (CAP_SYS_ADMIN) gets them by a walk.
+there; who may not search trees (CAP_SYS_ADMIN) gets them by a walk, which reads no file that has kept its inode and its
+ctime since the fork.
 
 A size limit is one on the exclusive bytes of the subvolume's quota group, metadata included. The first snapshot with a
 limit turns the quotas of the file system on. They cost: btrfs then accounts every reference to every extent, which
@@ -34,7 +35,7 @@ from fastlayer.drivers.paths import require
 from fastlayer.drivers.plain import Plain
 from fastlayer.drivers.system import refusals, storage_error
 from fastlayer.drivers.usage import tree_usage
-from fastlayer.errors import DriverError, StorageError
+from fastlayer.errors import StorageError
 from fastlayer.mounts.mount import Mount
 from fastlayer.snapshot.driver import NO_OPTIONS, Kind, LayerTarget, Options, Probe, State, Usage
 
@@ -49,6 +50,7 @@ class Btrfs(Plain):
 
     name = "btrfs"
     independent = False
+    directories = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,7 +74,7 @@ class Btrfs(Plain):
         else:
             subvolumes.create(path)
         if size is not None:
-            _limit(path, size)
+            subvolumes.limit(path, size)
 
     @contextmanager
     def layer_target(self, number: int, parents: Sequence[int]) -> Iterator[LayerTarget]:
@@ -88,7 +90,7 @@ class Btrfs(Plain):
             subvolumes.flatten(path)
             _engine().set_readonly(fd, True)
 
-    def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
+    def duplicate(self, number: int, parents: Sequence[int], source: int, *, live: bool = False) -> int:
         path, origin = self._path(number), self._path(source)
         if parents:
             self._note_fork(number, source, parents[0])
@@ -102,6 +104,22 @@ class Btrfs(Plain):
             with refusals("cannot copy the snapshot"):
                 drop_trusted(path, only=self._keys(number, parents[0]) if parents else None)
         self.seal(number, parents)
+        return 0  # of one moment
+
+    def fork(
+        self, number: int, parents: Sequence[int], source: int, *, size: int | None = None, live: bool = False
+    ) -> int:
+        path, origin = self._path(number), self._path(source)
+        if parents:
+            self._note_fork(number, source, parents[0])
+        with subvolumes.opened(origin) as fd:
+            plain = not subvolumes.inner_paths(fd, origin)
+        subvolumes.snapshot(origin, path)
+        if not plain:
+            subvolumes.flatten(path, origin)
+        if size is not None:
+            subvolumes.limit(path, size)
+        return 0  # of one moment
 
     # ---- using -------------------------------------------------------------------------------
 
@@ -116,7 +134,7 @@ class Btrfs(Plain):
         return [Mount("bind", os.fspath(path), ("rbind", "rw" if kind == "active" else "ro"))]
 
     def changes(self, number: int, parents: Sequence[int]) -> Changes:
-        from fastlayer.layer.diff import diff, diff_only
+        from fastlayer.layer.diff import diff, diff_only, diff_snapshots
 
         path = self._path(number)
         if not parents:
@@ -124,9 +142,12 @@ class Btrfs(Plain):
         if not path.exists():  # a view
             return diff_only(self._path(parents[0]), self._path(parents[0]), [b""])
         keys = self._keys(number, parents[0])
-        if keys is None:
+        if keys is not None:
+            return diff_only(self._path(parents[0]), path, keys)
+        fork = self._forked(number, parents[0])
+        if fork is None:
             return diff(self._path(parents[0]), path)
-        return diff_only(self._path(parents[0]), path, keys)
+        return diff_snapshots(self._path(parents[0]), path, shared_until_ns=fork.seconds * 10**9)
 
     def _keys(self, number: int, parent: int) -> list[bytes] | None:
         """Where to look for changes; None: everywhere."""
@@ -185,19 +206,11 @@ class Btrfs(Plain):
 
     def remove(self, number: int) -> None:
         path = self._path(number)
-        group = _group(path) if subvolumes.is_subvolume(path) else None
+        group = subvolumes.group(path)
         subvolumes.delete(path)
         self._fork(number).unlink(missing_ok=True)
         if group is not None:
-            self._forget_group(group)
-
-    def _forget_group(self, group: int) -> None:
-        """Kernels before 6.11 leave the quota group of a deleted subvolume; while that is cleaned they refuse."""
-        try:
-            with subvolumes.opened(self._subvolumes()) as fd:
-                _engine().qgroup_remove(fd, group)
-        except StorageError:
-            pass
+            subvolumes.forget_group(self._subvolumes(), group)
 
     def set_aside(self, number: int) -> Path | None:
         path = self._path(number)
@@ -269,26 +282,3 @@ class Btrfs(Plain):
 
 def _engine() -> Any:
     return _backend.engine().subvolume
-
-
-def _group(path: Path) -> int | None:
-    """The quota group of a subvolume, if there is one."""
-    try:
-        with subvolumes.opened(path) as fd:
-            number = int(_engine().info(fd).id)
-            return number if _engine().qgroup_usage(fd, number) is not None else None
-    except StorageError:
-        return None
-
-
-def _limit(path: Path, size: int) -> None:
-    try:
-        with subvolumes.opened(path) as fd:
-            number = _engine().info(fd).id
-            if _engine().qgroup_usage(fd, number) is None:
-                _engine().quota_enable(fd)
-            _engine().qgroup_limit(fd, number, size)
-    except StorageError as exc:
-        if exc.errno in _FORBIDDEN:
-            raise DriverError(f"driver btrfs: {exc}: limiting the size of a snapshot needs root") from exc
-        raise

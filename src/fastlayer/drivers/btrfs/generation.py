@@ -18,10 +18,10 @@ The differ then compares these paths in both trees: the answer is that of a walk
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
+from fastlayer.layer.differing import below, normal
 
 ROOT_INODE = 256  # of every subvolume (BTRFS_FIRST_FREE_OBJECTID)
 
@@ -70,10 +70,6 @@ class Places:
             if path is not None:
                 found.append(below(path, name))
         return found
-
-
-def below(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name
 
 
 class Fork(NamedTuple):
@@ -141,23 +137,4 @@ def _linked(fd: int, keys: list[bytes]) -> set[int]:
                 device = entry[0]  # of the root, which comes first
             if entry[11] > 1 and entry[8] & 0o170000 != 0o040000 and entry[0] == device:
                 found.add(entry[1])
-    return found
-
-
-def normal(keys: Iterable[bytes]) -> list[bytes]:
-    """Sorted, with all directories above, and without what lies below a key that stands for a whole tree."""
-    complete = {b""}
-    for key in keys:
-        path = key
-        while path not in complete:
-            complete.add(path)
-            path = path[:-1] if path.endswith(b"/") else path.rpartition(b"/")[0]
-    found = []
-    tree = None
-    for key in sorted(complete):
-        if tree is not None and key.startswith(tree):
-            continue
-        found.append(key)
-        if key.endswith(b"/"):
-            tree = key
     return found

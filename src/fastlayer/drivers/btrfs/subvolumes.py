@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from fastlayer import _backend
 from fastlayer.drivers import folders
 from fastlayer.drivers.btrfs.generation import ROOT_INODE, Places
 from fastlayer.drivers.system import refusals, storage_error
-from fastlayer.errors import StorageError
+from fastlayer.errors import DriverError, StorageError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FS_INFO, _FS_INFO_SIZE = 0x8400941F, 1024  # BTRFS_IOC_FS_INFO: max_id, num_devices, fsid[16], ...
 _MOVED = ".fastlayer-nested-"  # beside an inner subvolume, the directory that will replace it
 
 
@@ -162,9 +164,66 @@ def _exchange(a: Path, b: Path) -> None:
         libc.exchange(fd, os.fsencode(a.name), os.fsencode(b.name))
 
 
+def file_system(path: Path) -> bytes | None:
+    """The id of the btrfs that a directory is on, whatever its subvolume, which has a device number of its own; None
+    where there is no btrfs."""
+    buffer = bytearray(_FS_INFO_SIZE)
+    with opened(path) as fd:
+        try:
+            fcntl.ioctl(fd, _FS_INFO, buffer)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):
+                return None
+            raise storage_error(exc, "BTRFS_IOC_FS_INFO", path) from exc
+    return bytes(buffer[16:32])
+
+
 def is_subvolume(path: Path) -> bool:
     try:
         status = os.lstat(path)
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_ino == ROOT_INODE
+
+
+# ---- quota groups ---------------------------------------------------------------------------------
+
+
+def limit(path: Path, size: int) -> None:
+    """Limits the bytes that only this subvolume refers to, metadata included; turns quotas on when they are off.
+
+    Raises ``DriverError`` without the right to.
+    """
+    engine = _backend.engine().subvolume
+    try:
+        with opened(path) as fd:
+            number = engine.info(fd).id
+            if engine.qgroup_usage(fd, number) is None:
+                engine.quota_enable(fd)
+            engine.qgroup_limit(fd, number, size)
+    except StorageError as exc:
+        if exc.errno in (errno.EPERM, errno.EACCES):
+            raise DriverError(f"driver btrfs: {exc}: limiting the size of a snapshot needs root") from exc
+        raise
+
+
+def group(path: Path) -> int | None:
+    """The quota group of a subvolume, if it is one and has one."""
+    engine = _backend.engine().subvolume
+    if not is_subvolume(path):
+        return None
+    try:
+        with opened(path) as fd:
+            number = int(engine.info(fd).id)
+            return number if engine.qgroup_usage(fd, number) is not None else None
+    except StorageError:
+        return None
+
+
+def forget_group(place: Path, number: int) -> None:
+    """Kernels before 6.11 leave the quota group of a deleted subvolume; while that is cleaned they refuse."""
+    try:
+        with opened(place) as fd:
+            _backend.engine().subvolume.qgroup_remove(fd, number)
+    except StorageError:
+        pass

@@ -21,8 +21,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.drivers.devicemapper.dmsetup import locked_with
 from fastlayer.drivers.devicemapper.options import Options
 from fastlayer.errors import CorruptStoreError, StorageError

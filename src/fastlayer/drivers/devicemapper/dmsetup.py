@@ -13,8 +13,9 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import DriverError, StorageError
 
 SECTOR = 512  # bytes; the unit of all tables

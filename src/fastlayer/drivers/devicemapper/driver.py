@@ -36,6 +36,7 @@ class DeviceMapper(Plain):
 
     name = "devicemapper"
     independent = False
+    directories = False
 
     def __init__(self, root: Path, options: Options | None = None) -> None:
         if options is not None:
@@ -155,16 +156,36 @@ class DeviceMapper(Plain):
         self._books.set_snapshot(number, sealed)
         return sealed
 
-    def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
+    def duplicate(self, number: int, parents: Sequence[int], source: int, *, live: bool = False) -> int:
         """A thin snapshot of the source, whose file system is frozen for that moment if it is mounted."""
         with self._pool.held() as status:
-            self._pool.need_space(status)
-            book = self._snapshot(source)
-            copy = SnapshotBook(_device(number), book.size, made_ns=book.made_ns)
-            self._books.set_snapshot(number, copy)
-            active = self._pool.info(source) is not None
-            self._pool.add(status, number, book.device, source=self._pool.name_of(source) if active else "")
-            self._seal(number, copy)
+            self._seal(number, self._copy(status, number, source))
+        return 0
+
+    def fork(
+        self, number: int, parents: Sequence[int], source: int, *, size: int | None = None, live: bool = False
+    ) -> int:
+        """As ``duplicate``. A file system does not shrink: ``size`` is at least that of the source."""
+        with self._pool.held() as status:
+            least = self._snapshot(source).size
+            larger = self._larger(least, size) if size is not None and size > least else None
+            made = self._copy(status, number, source)
+            if larger:
+                made = made._replace(size=larger)
+                self._books.set_snapshot(number, made)
+                self._pool.activate(number, made, writable=True)
+        if larger:
+            filesystem.grow(self._kind, self._pool.path_of(number))
+        return 0
+
+    def _copy(self, status: PoolStatus, number: int, source: int) -> SnapshotBook:
+        self._pool.need_space(status)
+        book = self._snapshot(source)
+        copy = SnapshotBook(_device(number), book.size, made_ns=book.made_ns)
+        self._books.set_snapshot(number, copy)
+        active = self._pool.info(source) is not None
+        self._pool.add(status, number, book.device, source=self._pool.name_of(source) if active else "")
+        return copy
 
     # ---- using -------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Overlay2:
 
     name = "overlay2"
     independent = True
+    directories = False
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
@@ -131,17 +132,29 @@ class Overlay2:
             folders.remove(place, b"work")
             unsynced.forget(place)
 
-    def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
-        from fastlayer.layer.clone import clone
-
+    def duplicate(self, number: int, parents: Sequence[int], source: int, *, live: bool = False) -> int:
         with refusals("cannot copy the snapshot"):
             os.mkdir(self._place(number), 0o700)
-            layout.note_marks(self._place(number), self._marks(self._layout(), [source]))
-            stats = clone(self._diff(source), self._diff(number))
+            changed = self._copy(number, source, live=live)
             drop_trusted(self._diff(number), keep=("trusted.overlay.",))
+        return changed
+
+    def fork(
+        self, number: int, parents: Sequence[int], source: int, *, size: int | None = None, live: bool = False
+    ) -> int:
+        self.create(number, parents, "active", size=size)
+        with refusals("cannot copy the snapshot"):
+            return self._copy(number, source, live=live)
+
+    def _copy(self, number: int, source: int, *, live: bool) -> int:
+        from fastlayer.layer.clone import clone
+
+        layout.note_marks(self._place(number), self._marks(self._layout(), [source]))
+        stats = clone(self._diff(source), self._diff(number), live=live)
         lost = [warning for warning in stats.warnings if "socket" not in warning]
         if lost:
             raise DriverError(f"snapshot {source}: cannot be copied exactly: {'; '.join(lost)}")
+        return stats.changed
 
     # ---- using -------------------------------------------------------------------------------
 

@@ -27,8 +27,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import CorruptStoreError, DriverError, StorageError
 
 Format = Literal["overlay", "overlay-userxattr"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.drivers.overlay2.layout import NO_MARKS, Format, Layout, Marks, is_real_root
 from fastlayer.errors import DriverError, UsageError, show_path
 from fastlayer.snapshot.driver import Options

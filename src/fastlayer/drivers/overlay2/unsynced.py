@@ -8,7 +8,6 @@ may be missing, and nobody can tell which.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from fastlayer.errors import DriverError
@@ -22,7 +21,11 @@ def begin(place: Path) -> None:
     mount what has it (Documentation/filesystems/overlayfs.rst, "Volatile mount"): that goes."""
     if not _is_noted(place):
         (place / "boot").write_text(_boot() + "\n")
-    shutil.rmtree(place / "work" / "work" / "incompat", ignore_errors=True)
+    left = place / "work" / "work" / "incompat"
+    if left.exists():
+        import shutil
+
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def settle(place: Path) -> None:

@@ -7,8 +7,9 @@ same bytes: an OCI manifest over the configuration as it is and the layers as th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import CorruptStoreError, LayerFormatError, ManifestError, ReferenceFormatError
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.members import Members

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerFormatError, UnsafeEntryError, show_path
 from fastlayer.oci.digest import Digest
 
@@ -29,6 +28,11 @@ class Members:
         self._links: dict[str, str] = {}
         self._used: set[Digest] = set()
         self._digests: dict[Digest, Found] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was met."""
+        return not (self.documents or self._blobs or self._links)
 
     def add_document(self, name: str, data: Document) -> None:
         self._once(name, self.documents.get(name, data) == data and name not in self._links)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fastlayer.content.files import share
+from fastlayer.content.files import explained, share
 from fastlayer.content.store import (
     CONTAINERD_NAME,
     LAYOUT_VERSION,
@@ -20,7 +21,7 @@ from fastlayer.content.store import (
     read_blob,
     read_index,
 )
-from fastlayer.errors import ManifestError, NotFoundError, OperandError, ReferenceFormatError, StorageError, show_path
+from fastlayer.errors import ManifestError, NotFoundError, OperandError, ReferenceFormatError, show_path
 from fastlayer.image.formats.members import Members
 from fastlayer.image.formats.source import ArchivedImage, Blobs, Format, Sink
 from fastlayer.oci import jsontext, mediatypes
@@ -115,15 +116,11 @@ def _check_complete(image: Descriptor, members: Members, sink: Sink, name: str) 
     raise ManifestError(f"{name}: {gap} is missing in the archive: save it again")
 
 
-class OciLayout:
-    """An image layout directory, read where it is. See ``ImageSource``."""
-
-    format: Format = "oci-layout"
+class LayoutBlobs:
+    """The blobs of an image layout directory, whatever its index names. See ``Blobs``."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        check_layout(self.path)
-        self.images = images_of(read_index(self.path), f"{show_path(os.fspath(self.path))}/index.json")
 
     def has(self, digest: str) -> bool:
         try:
@@ -141,6 +138,17 @@ class OciLayout:
 
     def read(self, digest: str, limit: int = MAX_MANIFEST) -> bytes:
         return read_blob(self.path, digest, limit)
+
+
+class OciLayout(LayoutBlobs):
+    """An image layout directory, read where it is. See ``ImageSource``."""
+
+    format: Format = "oci-layout"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        check_layout(self.path)
+        self.images = images_of(read_index(self.path), f"{show_path(os.fspath(self.path))}/index.json")
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -206,40 +214,62 @@ def save_oci_layout(path: str | os.PathLike[str], images: Iterable[ArchivedImage
 
     Raises ``NotFoundError`` for a blob that is missing, ``ManifestError``, ``StorageError``.
     """
-    target, given = Path(path), list(images)
+    given = list(images)
+    with layout_at(path) as layout:
+        for descriptor in contents(given, blobs):
+            if not layout.has(descriptor.digest) or layout.size(descriptor.digest) != descriptor.size:
+                with blobs.open(descriptor.digest) as file:
+                    _copy(layout, file, descriptor)
+        add_names(layout, given)
+
+
+@contextmanager
+def layout_at(path: str | os.PathLike[str]) -> Iterator[ContentStore]:
+    """An image layout for the block to put blobs and names into; a new one gets its name when the block has ended.
+
+    Raises ``NotFoundError`` for a directory with other things in it, ``StorageError``.
+    """
+    target = Path(path)
     if target.exists():
-        if any(target.iterdir()):
+        with explained("read", target):
+            filled = any(target.iterdir())
+        if filled:
             check_layout(target)
-        _fill(target, given, blobs)
+        try:
+            with _filled(target) as layout:
+                yield layout
+        except BaseException:
+            for path in () if filled else target.iterdir():
+                _remove(path)
+            raise
         return
     staging = target.with_name(f".{target.name[:200]}.fastlayer-{os.urandom(6).hex()}")
     try:
-        _fill(staging, given, blobs)
-        try:
+        with _filled(staging) as layout:
+            yield layout
+        with explained("commit", target):
             os.rename(staging, target)
-        except OSError as exc:
-            raise StorageError(exc.errno or 0, "commit", os.fspath(target)) from exc
     except BaseException:
         _remove(staging)
         raise
 
 
-def _fill(path: Path, images: list[ArchivedImage], blobs: Blobs) -> None:
-    wanted = contents(images, blobs)
-    store = ContentStore(path)
+@contextmanager
+def _filled(path: Path) -> Iterator[ContentStore]:
     try:
-        for descriptor in wanted:
-            if not store.has(descriptor.digest) or store.size(descriptor.digest) != descriptor.size:
-                with blobs.open(descriptor.digest) as file:
-                    _copy(store, file, descriptor)
-        with store.index_lock():
-            entries = [entry for image in images for entry in entries_of(image)]
-            store.write_index([*_kept(store, {entry.name for entry in entries}), *entries], _LEASE)
+        yield ContentStore(path)
     finally:
         try:
             (path / "ingest").rmdir()
         except OSError:
             pass
+
+
+def add_names(layout: ContentStore, images: Iterable[ArchivedImage]) -> None:
+    """Lines of ``index.json`` for images whose blobs are there; what had their names before loses them."""
+    with layout.index_lock():
+        entries = [entry for image in images for entry in entries_of(image)]
+        layout.write_index([*_kept(layout, {entry.name for entry in entries}), *entries], _LEASE)
 
 
 def _copy(store: ContentStore, file: Any, descriptor: Descriptor) -> None:
@@ -268,7 +298,11 @@ def _kept(store: ContentStore, taken: set[str]) -> list[IndexEntry]:
 def _remove(path: Path) -> None:
     import shutil
 
-    shutil.rmtree(path, ignore_errors=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def refuse_directory(value: Any) -> None:

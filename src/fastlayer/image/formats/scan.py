@@ -8,8 +8,9 @@ taken for OCI archives. Members come in any order; what decides is what is there
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from fastlayer._values import NamedTuple
 from fastlayer.content.ingest import Keep
 from fastlayer.content.store import ContentStore
 from fastlayer.errors import DigestMismatchError, LayerError, LayerFormatError, LimitError, UnsafeEntryError, show_path
@@ -19,6 +20,7 @@ from fastlayer.image.formats.source import ArchivedImage, Format, Sink, Stored, 
 from fastlayer.image.formats.tarstream import Member, TarStream, link_target
 from fastlayer.layer.compression import MAGIC_LENGTH
 from fastlayer.layer.limits import MAX_RATIO
+from fastlayer.layer.source import NO_TAR
 from fastlayer.oci.digest import Digest
 
 DOCUMENTS = {
@@ -79,6 +81,9 @@ def scan(value: Any, sink: Sink, *, max_ratio: int = MAX_RATIO, name: str | None
         stream.run(visitor)
         return _resolve(visitor.members, sink, stream.source.name)
     except LayerError as exc:
+        if isinstance(exc, LayerFormatError) and visitor.members.empty and str(exc).endswith(NO_TAR):
+            what = "is no archive: give what a tool saved, or an image layout directory"
+            raise LayerFormatError(f"{stream.source.name}: {what}") from exc
         if str(exc).startswith(stream.source.name):
             raise
         raise type(exc)(f"{stream.source.name}: {exc}") from exc

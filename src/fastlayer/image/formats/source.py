@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
+from fastlayer._values import NamedTuple
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.reference import Reference

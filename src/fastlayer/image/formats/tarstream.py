@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerError, LayerFormatError, LimitError, StorageError, UnsafeEntryError, show_path
 from fastlayer.layer.compression import MAGIC_LENGTH, detect
 from fastlayer.layer.expand import Expansion

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, BinaryIO, cast
 
+from fastlayer.content.files import explained
 from fastlayer.errors import CorruptStoreError
 from fastlayer.layer.output import Output
 
 _BLOCK = 512
 _RECORD = 10240  # POSIX: archives are whole records
 _PIECE = 1 << 20
+LATE_LIMIT = 8 << 30  # bytes that a header of one block can say
 
 
 class TarWriter:
@@ -39,6 +42,11 @@ class TarWriter:
         """A file whose body the caller writes; a context manager."""
         self._write(_header(name, size))
         return Body(self, name, size)
+
+    def late_body(self) -> LateBody | None:
+        """A file whose name and size are known when its body is complete; None where the output cannot be changed."""
+        place = self._output.place
+        return None if place is None else LateBody(self, place)
 
     def finish(self) -> None:
         """The end of the archive."""
@@ -74,6 +82,34 @@ class Body:
         if self._left:
             raise CorruptStoreError(f"{self._name}: {self._left} bytes shorter than the {self._size} it should have")
         self._tar._pad(self._size)
+
+
+class LateBody:
+    """A body that is written before its header. Until ``commit`` nothing else may be written to the tar."""
+
+    def __init__(self, tar: TarWriter, fd: int) -> None:
+        self.size = 0
+        self._tar = tar
+        self._fd = fd
+        self._start = tar._size
+        tar._write(bytes(_BLOCK))
+
+    def write(self, data: Any) -> None:
+        self._tar._write(data)
+        self.size += len(data)
+
+    def commit(self, name: str) -> None:
+        """Its header, which needs a size below ``LATE_LIMIT``."""
+        with explained("write", self._tar._output.name):
+            os.pwrite(self._fd, _header(name, self.size), self._start)
+        self._tar._pad(self.size)
+
+    def abort(self) -> None:
+        """The tar is what it was before."""
+        with explained("write", self._tar._output.name):
+            os.ftruncate(self._fd, self._start)
+            os.lseek(self._fd, self._start, os.SEEK_SET)
+        self._tar._size = self._start
 
 
 def _header(name: str, size: int, *, directory: bool = False) -> bytes:
