@@ -8,12 +8,12 @@ bytes for the same tree (``image/materialize.py``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import FastlayerError
-from fastlayer.image.holders import holders
+from fastlayer.image.holders import Nowhere, holders
 from fastlayer.image.images import Images, LayerInfo
-from fastlayer.image.materialize import Nowhere
 from fastlayer.image.record import of_written
 from fastlayer.image.unpack import of_blob, unpack
 from fastlayer.oci.chain import chain_ids

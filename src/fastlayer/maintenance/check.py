@@ -9,8 +9,9 @@ stays a finding. A damaged database is put back by ``maintenance/recover.py``, b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import DriverError, FastlayerError, NotFoundError
 from fastlayer.image.holders import holders
 from fastlayer.image.images import Image, Images, LayerInfo
@@ -23,6 +24,7 @@ from fastlayer.snapshot.snapshotter import children_first
 from fastlayer.store.collect import clear_dead, reachable_blobs
 from fastlayer.store.driver_root import on_disk
 from fastlayer.store.layout_index import index_bytes, write_index
+from fastlayer.volume.volumes import clear_dead as clear_dead_volumes
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
@@ -68,13 +70,23 @@ def check(store: Store, *, repair: bool = False, jobs: int | None = None, progre
     checker.database()
     checker.interrupted_work()
     checker.blobs(jobs, progress)
+    checker.containers()
     checker.snapshots()
     checker.images()
     checker.trees()
+    checker.volumes()
     checker.index()
     return Report(
         tuple(checker.findings), checker.blob_count, checker.byte_count, checker.snapshot_count, checker.count
     )
+
+
+def _missing(key: str) -> str:
+    """An image's layer can be made again; what somebody wrote cannot."""
+    lost = (
+        ", and with it what was written to the layer" if key.startswith(("writable/", "container/", "volume/")) else ""
+    )
+    return f"is not on disk{lost}"
 
 
 class _Checker:
@@ -85,6 +97,8 @@ class _Checker:
         self.blob_count = self.byte_count = self.snapshot_count = self.count = 0
         self._damaged: set[Digest] = set()
         self._gone: set[str] = set()  # snapshots that are not on disk
+        self._forgotten: set[str] = set()  # snapshots that were not on disk, and whose notes went
+        self._waiting: set[tuple[str, int]] = set()  # layers of containers that could not come back yet
         self._gives: dict[Digest, bool] = {}  # snapshots that give the blob of their layer again
 
     def database(self) -> None:
@@ -98,6 +112,7 @@ class _Checker:
         dead = self.store.leases.dead()
         leftovers = [name for lease, name in self.store.content.leftovers() if not self.store.leases.alive(lease)]
         if self.repair:
+            clear_dead_volumes(self.store)
             clear_dead(self.store)
         for lease in dead:
             self._find("lease", lease, "its holder was killed", self.repair, note=True)
@@ -173,6 +188,16 @@ class _Checker:
                 db.execute("UPDATE layers SET present = 0 WHERE digest = ?", (digest,))
         return self.repair
 
+    # ---- containers --------------------------------------------------------------------------
+
+    def containers(self) -> None:
+        """Those whose rows are lost come back before their layers are taken for nobody's."""
+        from fastlayer.maintenance import containers
+
+        for found in containers.check(self.store, repair=self.repair):
+            self._find("container", *found)
+        self._waiting = containers.waiting(self.store)
+
     # ---- snapshots ---------------------------------------------------------------------------
 
     def snapshots(self) -> None:
@@ -185,7 +210,8 @@ class _Checker:
             self._adopt(orphans)
         for name, numbers in orphans.items():
             for number in sorted(numbers):
-                self._orphan(name, number)
+                if (name, number) not in self._waiting:
+                    self._orphan(name, number)
 
     def _compare(self, name: str) -> set[int]:
         """The driver's snapshots with the rows; returns those that have none."""
@@ -201,8 +227,10 @@ class _Checker:
         holes = []
         for number in children_first({number: rows[number]["parent"] for number in rows.keys() - there}):
             if rows[number]["state"] == "ready" and rows[number]["kind"] != "view":  # which may need no place
-                if self._forget(name, number, rows[number]["key"]):
-                    self._find("snapshot", f"{name}/{rows[number]['key']}", "is not on disk", True)
+                key = rows[number]["key"]
+                forgotten = self._forget(name, number, key)
+                if forgotten or rows[number]["kind"] == "active":
+                    self._find("snapshot", f"{name}/{key}", _missing(key), forgotten)
                 else:
                     holes.append(number)
         for number in reversed(holes):
@@ -259,6 +287,7 @@ class _Checker:
                 )
                 forgotten = db.execute("SELECT 1 FROM snapshots WHERE number = ?", (number,)).fetchone() is None
                 if forgotten:
+                    self._forgotten.add(key)
                     db.execute("DELETE FROM writable WHERE driver = ? AND key = ?", (name, key))
         return forgotten
 
@@ -300,7 +329,7 @@ class _Checker:
                 yield f"layer {number + 1} ({layer.digest}): {why}: make the image again", False
         ours = self.store.snapshotter.driver.name
         unpacked = [ours in drivers for drivers in held]
-        if any(unpacked) and not all(unpacked):
+        if any(unpacked) and not all(unpacked) and self._forgotten.intersection(chain):
             yield "some of its layers are not unpacked", self._unpack(image)
 
     def trees(self) -> None:
@@ -344,6 +373,16 @@ class _Checker:
         except (NotFoundError, DriverError):
             return False
         return True
+
+    def volumes(self) -> None:
+        from fastlayer.volume.check import check as check_volumes
+
+        for found in check_volumes(self.store, repair=self.repair):
+            self._find("volume", *found)
+        if self.repair:
+            from fastlayer.maintenance.containers import hold_volumes
+
+            hold_volumes(self.store)
 
     def index(self) -> None:
         """The layout's own list of images."""

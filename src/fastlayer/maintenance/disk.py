@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.container import writable
-from fastlayer.container.mounted import all_mounts
+from fastlayer.container.mounted import all_mounts, is_running
 from fastlayer.drivers.sharing import Blocks, blocks_of, together
+from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.oci.digest import Digest
+from fastlayer.volume import books, sizes
+from fastlayer.volume.volumes import Volumes
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
+    from fastlayer.volume.books import Volume
 
 
 class Line(NamedTuple):
@@ -47,12 +52,22 @@ class WritableDisk(NamedTuple):
     mounted: bool
 
 
+class VolumeDisk(NamedTuple):
+    """One volume of the driver ``local``. ``size``: bytes its files take, None where they lie elsewhere; ``links``: who
+    has it."""
+
+    volume: Volume
+    size: int | None
+    links: int
+
+
 class DiskUsage(NamedTuple):
     """The whole store."""
 
     lines: tuple[Line, ...]
     images: tuple[ImageDisk, ...]
     writable: tuple[WritableDisk, ...]
+    volumes: tuple[VolumeDisk, ...]
 
 
 def disk_usage(store: Store) -> DiskUsage:
@@ -60,6 +75,7 @@ def disk_usage(store: Store) -> DiskUsage:
     parts = _Parts(store)
     images = _unique_images(Images(store).all())
     layers = _writable(store)
+    volumes = _volumes(store)
     users = Counter(layer.layer.manifest for layer in layers)
     mounted = Counter(found.image for found in all_mounts(store) if found.writable is None)
     holders = Counter(part for image in images for part in parts.of(image))
@@ -69,7 +85,7 @@ def disk_usage(store: Store) -> DiskUsage:
         here = parts.of(image)
         whole = parts.bytes(here)
         unique = parts.bytes_freed(holders, {part for part in here if holders[part] == 1})
-        count = users[image.manifest] + sum(mounted[name] for name in image.names)
+        count = users[image.manifest] + sum(mounted[name] for name in (*image.names, str(image.id)))
         rows.append(ImageDisk(image, whole, whole - unique, unique, count))
     active = {part for row in rows if row.users for part in parts.of(row.image)}
     everything = {*holders, *map(_part, layers)}
@@ -83,10 +99,36 @@ def disk_usage(store: Store) -> DiskUsage:
             parts.bytes_freed(everything, {_part(layer) for layer in layers}),
             parts.bytes_freed(everything, {_part(layer) for layer in layers if not layer.mounted}),
         ),
-        Line("Local Volumes", 0, 0, 0, 0),
-        Line("Build Cache", 0, 0, 0, 0),
+        _volume_line(store, volumes),
+        _build_cache(store, parts, everything, holders.keys()),
     )
-    return DiskUsage(lines, tuple(rows), tuple(layers))
+    return DiskUsage(lines, tuple(rows), tuple(layers), tuple(volumes))
+
+
+def _volumes(store: Store) -> list[VolumeDisk]:
+    volumes = Volumes(store)
+    users = Counter(user.volume for user in books.users_of(store))
+    local = [volume for volume in volumes.all() if volume.driver == books.LOCAL]
+    return [VolumeDisk(volume, volumes.size(volume), users[volume.name]) for volume in local]
+
+
+def _volume_line(store: Store, rows: list[VolumeDisk]) -> Line:
+    size = sizes.sum_of(store, [row.volume for row in rows])
+    active = [row.volume for row in rows if row.links]
+    return Line("Local Volumes", len(rows), len(active), size, size - sizes.sum_of(store, active))
+
+
+def _build_cache(store: Store, parts: _Parts, everything: set[str], imaged: Collection[str]) -> Line:
+    """What the steps of builds keep that no image has, and the directories below ``cache``: all of it can go."""
+    with store.database.read() as db:
+        rows = db.execute("SELECT DISTINCT what, chain FROM build_steps WHERE chain IS NOT NULL").fetchall()
+    chains = [str(row["chain"]) for row in rows]
+    own = {part for chain in chains for part in parts.named(chain)} - set(imaged)
+    parts.bytes(own)  # measures them
+    place = store.root / "cache"
+    size = parts.bytes_freed({*everything, *own}, own) + (tree_usage(place).bytes if place.is_dir() else 0)
+    active = sum(any(part in imaged for part in parts.named(chain)) for chain in chains)
+    return Line("Build Cache", len(rows), active, size, size)
 
 
 class _Parts:
@@ -119,6 +161,10 @@ class _Parts:
             else:
                 total += self._sizes[part]
         return total + together(trees)
+
+    def named(self, chain: str) -> set[str]:
+        """The snapshots of a stack of layers, by all drivers."""
+        return {f"{driver}/{chain}" for driver in self._store.drivers_in_use()} & self._snapshots.keys()
 
     def bytes_freed(self, parts: Iterable[str], going: set[str]) -> int:
         """Bytes of several parts that are free again when some of them go."""
@@ -167,5 +213,6 @@ def _writable(store: Store) -> list[WritableDisk]:
     rows = []
     for layer in writable.all_of(store):
         usage = writable.usage(store, layer)
-        rows.append(WritableDisk(layer, usage.bytes, usage.shared, layer.name in mounted))
+        in_use = layer.name in mounted or is_running(store, layer)
+        rows.append(WritableDisk(layer, usage.bytes, usage.shared, in_use))
     return rows

@@ -1,18 +1,20 @@
-"""Pruning: writable layers that are not mounted, images that nobody uses, and then all that nobody can reach."""
+"""Pruning: stopped containers, layers that are not mounted, images that nobody uses; then all that nobody can reach."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from fastlayer.container import writable
-from fastlayer.container.mounted import all_mounts
+from fastlayer._values import NamedTuple
+from fastlayer.container import containers, lifecycle, writable
+from fastlayer.container.mounted import all_mounts, is_running
 from fastlayer.errors import InUseError, NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.store.collect import Collected, collect
 
 if TYPE_CHECKING:
+    from fastlayer.container.containers import Container
     from fastlayer.store.store import Store
 
 
@@ -40,19 +42,16 @@ def prune(
     """
     gone = _layers(store, dry_run) if layers else []
     images = Images(store)
-    used = {layer.manifest for layer in writable.all_of(store) if layer.name not in gone}
-    mounted = mounted_chains(store)
     names: list[str] = []
     nameless: list[str] = []
     targets: list[str] = []  # of those without a name
-    for image in images.all():
-        if image.manifest in used or str(image.chain_id) in mounted or not meant(image):
-            continue
+    for platforms in _unused(store, images.all(), gone, meant):
+        image = platforms[0]
         if not image.names:
             with _unless_taken():
                 if not dry_run:
                     images.untag(str(image.target.digest))
-                nameless.append(str(image.id))
+                nameless += [str(image.id) for image in platforms]
                 targets.append(str(image.target.digest))
         for name in image.names if named else ():
             with _unless_taken():
@@ -61,6 +60,22 @@ def prune(
                 names.append(name)
     collected = collect(store, dry_run=dry_run, as_if_gone=([*names, *targets], gone) if dry_run else ((), ()))
     return Pruned(tuple(gone), tuple(names), tuple(nameless), collected)
+
+
+def _unused(
+    store: Store, images: Iterable[Image], gone: Collection[str], meant: Callable[[Image], bool]
+) -> list[list[Image]]:
+    """Those that may go, all platforms of each together: what a name names goes as a whole, or not at all."""
+    used = {layer.manifest for layer in writable.all_of(store) if layer.name not in gone}
+    mounted = mounted_chains(store)
+    found: dict[str, list[Image]] = {}
+    for image in images:
+        found.setdefault(str(image.target.digest), []).append(image)
+    return [
+        platforms
+        for platforms in found.values()
+        if all(one.manifest not in used and str(one.chain_id) not in mounted and meant(one) for one in platforms)
+    ]
 
 
 def mounted_chains(store: Store) -> set[str]:
@@ -72,13 +87,21 @@ def mounted_chains(store: Store) -> set[str]:
 def _layers(store: Store, dry_run: bool) -> list[str]:
     gone = []
     mounted = {found.writable for found in all_mounts(store)}
+    of_containers = {container.name: container for container in containers.all_of(store)}
     for layer in writable.all_of(store):
-        if layer.name not in mounted:
+        if layer.name not in mounted and not is_running(store, layer):
             with _unless_taken():
                 if not dry_run:
-                    writable.remove(store, layer.name)
+                    _remove(store, layer.name, of_containers.get(layer.name))
                 gone.append(layer.name)
     return gone
+
+
+def _remove(store: Store, name: str, container: Container | None) -> None:
+    if container is None:
+        writable.remove(store, name)
+    else:
+        lifecycle.remove(store, container)
 
 
 @contextmanager

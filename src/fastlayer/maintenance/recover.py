@@ -25,8 +25,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.container import writable
 from fastlayer.container.mounted import all_mounts, note_again
 from fastlayer.content.store import CONTAINERD_NAME, MAX_INDEX
@@ -82,7 +83,11 @@ def check_store(
     from fastlayer.store.store import Store, default_root
 
     place = Path(os.path.abspath(os.fspath(root))) if root is not None else default_root()
-    with _recovered(place, driver=driver, repair=repair) as first, Store(place, driver=driver) as store:
+    with (
+        _room(place),
+        _recovered(place, driver=driver, repair=repair) as first,
+        Store(place, driver=driver) as store,
+    ):
         try:
             report = check(store, repair=repair, jobs=jobs, progress=progress)
         except FastlayerError as exc:
@@ -90,6 +95,19 @@ def check_store(
                 raise
             report = Report((Finding("store", os.fspath(place), str(exc)),), 0, 0, 0, 0)
         return report._replace(findings=(*first, *report.findings))
+
+
+@contextmanager
+def _room(place: Path) -> Iterator[None]:
+    """Where the file system is full the database cannot even be looked at."""
+    if not access.exists(place) or access.is_read_only(place):
+        yield
+        return
+    released = reserve.release_if_full(place)
+    try:
+        yield
+    finally:
+        reserve.renew(place, released)
 
 
 @contextmanager
@@ -241,7 +259,7 @@ def put_back(place: Path, why: str) -> PutBack:
     reserve.release_if_full(place)
     fresh = path.with_name("metadata.db.new")
     with _written(fresh):
-        shutil.copyfile(spare.copy_of(path), fresh)
+        _copy(spare.copy_of(path), fresh)
         _make_fit(fresh, driver_root.on_disk(place))
         done = PutBack(why, str(when), _free_name(path), fresh.stat().st_ino)
         _keep_index(path)
@@ -329,10 +347,17 @@ def _move_aside(place: Path, name: str) -> None:
         try:
             os.link(path, path.with_name(name))
         except OSError:
-            shutil.copyfile(path, path.with_name(name))
+            _copy(path, path.with_name(name))
     for suffix in ("-wal", "-shm"):
         if os.path.exists(f"{path}{suffix}"):
             os.rename(f"{path}{suffix}", path.with_name(name + suffix))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A new file that nobody else may read."""
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as written, open(source, "rb") as file:
+        shutil.copyfileobj(file, written)
 
 
 def _index_of(path: Path) -> Path:
@@ -346,7 +371,8 @@ def _keep_index(path: Path) -> None:
     kept, found = _index_of(path), path.parent / "content/index.json"
     if found.exists() and not (kept.exists() and spare.mark_of(path).exists()):
         new = kept.with_name(kept.name + ".new")
-        shutil.copyfile(found, new)
+        new.unlink(missing_ok=True)
+        _copy(found, new)
         os.rename(new, kept)
 
 

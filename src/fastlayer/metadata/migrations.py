@@ -130,4 +130,86 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE mounts",
         "ALTER TABLE mounts_2 RENAME TO mounts",
     ),
+    (
+        # What the steps of builds came to, by their keys (builder/cache.py). layer: digest of the layer, NULL for a
+        # step that changed no file; chain: of the stack with it; what: the instruction; inputs: JSON, what the key was
+        # made of, for those who ask why it is another one. They keep layers and snapshots until `cache prune`.
+        """CREATE TABLE build_steps (
+            key TEXT PRIMARY KEY,
+            layer TEXT,
+            chain TEXT,
+            what TEXT NOT NULL,
+            inputs TEXT NOT NULL,
+            created_ns INTEGER NOT NULL,
+            used_ns INTEGER NOT NULL,
+            duration_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX build_step_layers ON build_steps(layer)",
+        "CREATE INDEX build_step_texts ON build_steps(what)",
+        # Directories of what was copied, by the digest of their entries (builder/context/merkle.py).
+        """CREATE TABLE build_nodes (
+            digest BLOB PRIMARY KEY,
+            data BLOB NOT NULL
+        ) WITHOUT ROWID""",
+        # Directories that RUN --mount=type=cache keeps, below <root>/cache/mounts/NUMBER.
+        """CREATE TABLE cache_mounts (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL,
+            created_ns INTEGER NOT NULL,
+            used_ns INTEGER NOT NULL,
+            lease TEXT
+        )""",
+        "CREATE INDEX cache_mount_ids ON cache_mounts(id)",
+    ),
+    (
+        # Volumes (volume/). lease: of who makes or removes it; filling: of who copies an image's files into it;
+        # snapshot_driver, snapshot_key: of one that is made of an image, its active snapshot.
+        """CREATE TABLE volumes (
+            name TEXT PRIMARY KEY,
+            driver TEXT NOT NULL,
+            options TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('making', 'ready', 'removing')),
+            lease TEXT,
+            filling TEXT,
+            snapshot_driver TEXT,
+            snapshot_key TEXT,
+            created_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        # Who has a volume: a container, a mount of a plugin's client. mounted: it needs the files now, since boot_id.
+        # mount_ns: where it was mounted for it; owner: the process that asked, "PID START-TIME", or nothing.
+        """CREATE TABLE volume_users (
+            volume TEXT NOT NULL REFERENCES volumes(name) ON DELETE CASCADE,
+            user TEXT NOT NULL,
+            mounted INTEGER NOT NULL,
+            boot_id TEXT NOT NULL,
+            mount_ns INTEGER NOT NULL,
+            owner TEXT NOT NULL,
+            PRIMARY KEY (volume, user)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX volume_users_by_user ON volume_users(user)",
+        # key: the committed snapshot, of a volume that is made of an image; else it is a directory of the volume's.
+        """CREATE TABLE volume_snapshots (
+            volume TEXT NOT NULL REFERENCES volumes(name) ON DELETE CASCADE,
+            name TEXT NOT NULL,
+            key TEXT,
+            created_ns INTEGER NOT NULL,
+            PRIMARY KEY (volume, name)
+        ) WITHOUT ROWID""",
+    ),
+    (
+        # Containers: a writable layer of the same name and a configuration (containers/ID/config.json, which has
+        # everything; here is what lists and searches need). command: JSON array, labels: JSON object. auto_remove: it
+        # goes when it has ended. How it is doing is told by files (container/state.py).
+        """CREATE TABLE containers (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            image TEXT NOT NULL,
+            image_id TEXT NOT NULL,
+            command TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            auto_remove INTEGER NOT NULL,
+            created_ns INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )

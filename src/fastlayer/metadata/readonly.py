@@ -7,14 +7,13 @@ reads them as they are. A ``-wal`` that lost its ``-shm`` is read from a copy in
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 if TYPE_CHECKING:
     import sqlite3
+
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~/"  # in a URI (RFC 3986, "Unreserved")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -37,7 +36,8 @@ def immutable(path: Path) -> sqlite3.Connection:
 
 
 def _uri(path: str | Path) -> str:
-    return f"file:{quote(os.path.abspath(path))}"
+    name = os.fsencode(os.path.abspath(path))
+    return "file:" + "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in name)
 
 
 def _open(uri: str) -> sqlite3.Connection:
@@ -47,6 +47,9 @@ def _open(uri: str) -> sqlite3.Connection:
 
 
 def _copied(path: Path, wal: Path) -> sqlite3.Connection:
+    import shutil
+    import tempfile
+
     db = _open("file::memory:")
     with tempfile.TemporaryDirectory(prefix="fastlayer-") as scratch:
         for file in (path, wal):

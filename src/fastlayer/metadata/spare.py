@@ -17,10 +17,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import CorruptStoreError, StoreError, show_path
 from fastlayer.metadata import readonly
 
@@ -31,8 +31,8 @@ DAMAGED = (
     "restore it, or move it and all files metadata.db* beside it aside and load the images again; writable layers stay "
     "on disk, in numbered folders of the driver's directory"
 )
-_SMALL = 1 << 20  # bytes: 2 ms
-_SPEED = 400 << 20  # bytes of a larger one that are checked and copied in a second
+_SMALL = 256 << 10  # bytes: 2 ms
+_SPEED = 150 << 20  # bytes of a larger one that are checked and copied in a second
 _REST = 30
 _ROOM = 2 << 20  # bytes that stay free: a store that is full must be able to work (store/reserve.py)
 _TURNS = 3
@@ -70,7 +70,7 @@ def made(path: Path) -> str | None:
         moment = copy_of(path).stat().st_mtime
     except OSError:
         return None
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
 def advice_for(path: Path) -> str:
@@ -147,6 +147,7 @@ def _make(database: Database) -> int | None:
     new = copy.with_name(copy.name + ".new")
     try:
         new.unlink(missing_ok=True)  # of a process that was killed
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         last = look(copy, thorough=False) if copy.exists() else None
         seen = database.copy_to(new, above=0 if last is None or last.wrong else last.sequence)
         if seen is not None:

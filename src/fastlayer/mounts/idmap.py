@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from fastlayer import _backend
-from fastlayer.errors import UsageError
+from fastlayer.errors import DriverError, StorageError, UsageError
 
 _MAX_ID = (1 << 32) - 2
 _PR_SET_SECUREBITS, _NO_SETUID_FIXUP = 28, 4
@@ -33,6 +34,32 @@ def user_namespace(ranges: Sequence[tuple[int, int, int]]) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def mapped_tree(path: str, ranges: Sequence[tuple[int, int, int]]) -> int:
+    """A copy of the mount at ``path``, attached nowhere, in which owners are seen through the map. The caller's.
+
+    Raises ``DriverError`` where the kernel cannot map this file system.
+    """
+    with user_namespace(ranges) as namespace:
+        return map_tree(os.fsencode(path), namespace)
+
+
+def map_tree(path: bytes, namespace: int) -> int:
+    """The same by a descriptor of a user namespace."""
+    api = _backend.engine().mountapi
+    fd = int(api.clone_mount(path, recursive=False))
+    try:
+        api.change_mount(fd, set=0, userns=namespace)
+    except BaseException as exc:
+        os.close(fd)
+        if isinstance(exc, StorageError) and exc.errno in (errno.EINVAL, errno.ENOSYS):
+            raise DriverError(
+                f"{os.fsdecode(path)}: the kernel cannot map the ids of this file system ({os.strerror(exc.errno)}): "
+                "mount without an id map"
+            ) from exc
+        raise
+    return fd
 
 
 def as_mapped_root(ranges: Sequence[tuple[int, int, int]], action: Callable[[], Result]) -> Result:

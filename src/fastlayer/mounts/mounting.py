@@ -104,7 +104,7 @@ def private(value: Mount) -> Iterator[Path]:
     It ends with the block, or with the process, however that ends. Where the kernel has no such mounts (before 5.2) it
     is a temporary one.
     """
-    fd = _detached(value, sort_out(value.options))
+    fd = detached(value)
     if fd is None:
         with temporary([value]) as path:
             yield path
@@ -115,8 +115,23 @@ def private(value: Mount) -> Iterator[Path]:
         os.close(fd)
 
 
-def _detached(value: Mount, plan: Plan) -> int | None:
-    """Raises as ``mount`` does."""
+@contextmanager
+def as_directory(mounts: Sequence[Mount]) -> Iterator[Path]:
+    """What a snapshot's only mount shows, to be looked at: a bind mount needs no mounting for that."""
+    (value,) = mounts
+    if value.type == "bind":
+        yield Path(value.source)
+        return
+    with private(value) as path:
+        yield path
+
+
+def detached(value: Mount) -> int | None:
+    """A descriptor of a mount that is attached nowhere (of a block file system: of the whole, not of ``subdirectory``).
+
+    None where this kernel has no such. Raises as ``mount`` does.
+    """
+    plan = sort_out(value.options)
     try:
         if value.type == "bind":
             return _bound(os.fsencode(value.source), plan)
@@ -157,7 +172,7 @@ def _detach(path: bytes, flags: int) -> None:
         if exc.errno in (errno.EINVAL, errno.ENOENT):
             raise NotFoundError(f"{name}: nothing is mounted there") from exc
         if exc.errno == errno.EBUSY:
-            raise InUseError(f"{name}: is in use: end the programs that have it open, or detach it") from exc
+            raise InUseError(f"{name}: is in use: end the programs that have it open, or detach it (`--lazy`)") from exc
         if exc.errno == errno.EPERM:
             raise DriverError(f"{name}: not permitted to unmount: run as root, or where it was mounted") from exc
         raise

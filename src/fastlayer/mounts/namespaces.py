@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import StorageError
 from fastlayer.mounts import table
 
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO: all processes can be seen
+
+Root = tuple[int, int, int] | None  # device, inode and mount; None when it cannot be told
 
 
 def current() -> int:
@@ -50,13 +52,16 @@ def others() -> Iterator[View]:
     Of ours, too: we may see less of it. Processes may end and start others meanwhile: it is looked again until nothing
     new is found.
     """
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, Root]] = set()
     fresh = True
     while fresh:
         fresh = False
         for task in _tasks():
-            sight = _sight(task)
-            if sight in seen or not sight[0].startswith("mnt:["):
+            namespace = _link(f"{task}/ns/mnt") or ""
+            if not namespace.startswith("mnt:["):
+                continue
+            sight = namespace, _root(task)
+            if sight in seen:
                 continue
             try:
                 found = list(table.entries(f"{task}/mountinfo"))
@@ -64,11 +69,20 @@ def others() -> Iterator[View]:
                 continue  # another of its kind may tell
             seen.add(sight)
             fresh = True
-            yield View(int(sight[0][5:-1]), _process(task), found)
+            yield View(int(namespace[5:-1]), _process(task), found)
 
 
-def _sight(task: str) -> tuple[str, str]:
-    return _link(f"{task}/ns/mnt") or "", _link(f"{task}/root") or ""
+def _root(task: str) -> Root:
+    """The root directory of a task. Its name would not tell: seen from a directory we were put into, all are ``/``."""
+    try:
+        opened = os.open(f"{task}/root", os.O_PATH)
+    except OSError:
+        return None
+    try:
+        about, mount = os.stat(opened), table.identity(opened)
+        return about.st_dev, about.st_ino, mount.number if mount else 0
+    finally:
+        os.close(opened)
 
 
 def _process(task: str) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import UsageError
 
 # option -> MOUNT_ATTR_* of the new mount API, MS_* of mount(2) (linux/mount.h)

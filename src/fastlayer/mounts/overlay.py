@@ -19,7 +19,7 @@ from typing import Literal
 
 from fastlayer import _backend
 from fastlayer.errors import DriverError, StorageError
-from fastlayer.mounts.idmap import as_mapped_root, user_namespace
+from fastlayer.mounts.idmap import as_mapped_root, map_tree, user_namespace
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.options import Plan
 
@@ -166,18 +166,8 @@ def _within(stack: ExitStack, mount: bytes | int, name: bytes) -> bytes | int:
 
 
 def _mapped(stack: ExitStack, path: bytes, namespace: int) -> int:
-    api = _backend.engine().mountapi
-    fd = int(api.clone_mount(path, recursive=False))
+    fd = map_tree(path, namespace)
     stack.callback(os.close, fd)
-    try:
-        api.change_mount(fd, set=0, userns=namespace)
-    except StorageError as exc:
-        if exc.errno in (errno.EINVAL, errno.ENOSYS):
-            raise DriverError(
-                f"{os.fsdecode(path)}: the kernel cannot map the ids of this file system ({os.strerror(exc.errno)}): "
-                "mount without an id map"
-            ) from exc
-        raise
     return fd
 
 
@@ -212,15 +202,7 @@ def _attached(stack: ExitStack, mount: int) -> bytes:
 def mount_by_page(mount: Mount, plan: Plan, target: int) -> None:
     """By mount(2), straight onto the directory that ``target`` is open on."""
     with _layers(mount, plan) as (lowers, parameters):
-        names = [lower for lower in lowers if isinstance(lower, bytes)]
-        uppers = [value for key, value in parameters if key in _UPPERS and isinstance(value, bytes)]
-        common = os.path.commonpath([*map(os.path.dirname, names), *map(os.path.dirname, uppers)])
-        data = _page(names, parameters, common)
-        if len(data) > _MAX_PAGE:
-            raise DriverError(
-                f"overlay: {len(names)} layers do not fit into the mount options of this kernel: "
-                "use Linux 6.8 or later, or an image of fewer layers"
-            )
+        common, data = _paged(lowers, parameters)
         cwd = os.open(common, _DIRECTORY)
         try:
             where, api = b"/proc/self/fd/%d" % target, _backend.engine().mountapi
@@ -232,6 +214,24 @@ def mount_by_page(mount: Mount, plan: Plan, target: int) -> None:
                 api.mount_old(b"overlay", where, b"overlay", plan.flags, data, cwd=cwd)
         finally:
             os.close(cwd)
+
+
+def as_page(mount: Mount, plan: Plan) -> tuple[bytes, bytes]:
+    """The directory to be in, and the options for mount(2): for whoever calls it elsewhere. Not for id maps."""
+    return _paged([os.fsencode(lower) for lower in mount.lowers], plan.parameters)
+
+
+def _paged(lowers: Sequence[bytes | int], parameters: Sequence[Parameter]) -> tuple[bytes, bytes]:
+    names = [lower for lower in lowers if isinstance(lower, bytes)]
+    uppers = [value for key, value in parameters if key in _UPPERS and isinstance(value, bytes)]
+    common = os.path.commonpath([*map(os.path.dirname, names), *map(os.path.dirname, uppers)])
+    data = _page(names, parameters, common)
+    if len(data) > _MAX_PAGE:
+        raise DriverError(
+            f"overlay: {len(names)} layers do not fit into the mount options of this kernel: "
+            "use Linux 6.8 or later, or an image of fewer layers"
+        )
+    return common, data
 
 
 def _page(lowers: Sequence[bytes], parameters: Sequence[Parameter], common: bytes) -> bytes:

@@ -13,7 +13,6 @@ Mounts with the same sign show the same files: two read-only ones of an image by
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -97,6 +96,8 @@ def _top(entry: Entry) -> bytes:
 
 def _shown(entry: Entry) -> str:
     """Numbers of devices are used again, so the layers count, too."""
+    import hashlib
+
     layers = b"\0".join(text for text in entry.super_options if text.startswith(_LAYERS))
     return f"shown:{entry.device[0]}:{entry.device[1]}:{hashlib.sha256(layers).hexdigest()[:32]}"
 

@@ -6,9 +6,10 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastlayer import _backend
+from fastlayer._values import NamedTuple
 from fastlayer.errors import OperandError, StorageError, show_path
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")

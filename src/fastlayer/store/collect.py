@@ -1,15 +1,20 @@
 """Garbage collection: what nobody can reach any more goes.
 
-Kept are: images (names), with the manifests, configurations, layer blobs and snapshots they are made of; active
-snapshots and views, and what is just being made or removed, with those below them; committed snapshots that were named
-by a person (not by a chain id); what living leases hold. Deciding and forgetting is one write transaction, so that
-nothing that is being claimed at the same time can go; claiming is a write transaction, too (``claim_blobs``).
+Kept are: images (names), with the manifests, configurations, layer blobs and snapshots they are made of; what the build
+cache remembers; active snapshots and views, and what is just being made or removed, with those below them; committed
+snapshots that were named by a person (not by a chain id); what living leases hold. Deciding and forgetting is one write
+transaction, so that nothing that is being claimed at the same time can go; claiming is a write transaction, too
+(``claim_blobs``).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+import os
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
+from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.snapshot.snapshotter import Snapshotter, children_first
 from fastlayer.store.layout_index import write_index
@@ -17,6 +22,7 @@ from fastlayer.store.layout_index import write_index
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
@@ -26,6 +32,7 @@ WITH RECURSIVE reachable(digest) AS (
     SELECT digest FROM images
     UNION SELECT ref FROM lease_refs WHERE kind = 'blob'
     UNION SELECT manifest FROM writable
+    UNION SELECT layer FROM build_steps WHERE layer IS NOT NULL
     UNION SELECT child FROM blob_refs JOIN reachable ON parent = reachable.digest
 ) SELECT digest FROM reachable
 """
@@ -34,7 +41,9 @@ WITH RECURSIVE kept(number) AS (
     SELECT number FROM snapshots WHERE kind != 'committed' OR state != 'ready' OR key NOT LIKE 'sha256:%'
     UNION SELECT number FROM snapshots WHERE key IN (
         SELECT chain_id FROM manifests WHERE digest IN temp.reachable_blobs
-        UNION SELECT ref FROM lease_refs WHERE kind = 'snapshot')
+        UNION SELECT name FROM temp.lower_stacks
+        UNION SELECT ref FROM lease_refs WHERE kind = 'snapshot'
+        UNION SELECT chain FROM build_steps WHERE chain IS NOT NULL)
     UNION SELECT parent FROM snapshots JOIN kept ON snapshots.number = kept.number WHERE parent IS NOT NULL
 ) SELECT number FROM kept
 """
@@ -77,7 +86,23 @@ def clear_dead(store: Store) -> int:
     for driver in store.drivers_in_use():
         cleared += store.snapshotter_of(driver).clear_dead()
     cleared += store.content.sweep(store.leases.alive)
+    cleared += _clear_work(store)
     return cleared + store.leases.sweep()
+
+
+def work_place(root: Path) -> Path:
+    """Where builds keep what ends with them, in a directory named after their lease."""
+    return root / "cache" / "work"
+
+
+def _clear_work(store: Store) -> int:
+    from shutil import rmtree
+
+    place = work_place(store.root)
+    dead = [name for name in os.listdir(place) if not store.leases.alive(name)] if place.is_dir() else []
+    for name in dead:
+        rmtree(place / name, ignore_errors=True)
+    return len(dead)
 
 
 def collect(
@@ -116,8 +141,9 @@ def _what_would_go(store: Store, images: Sequence[str], layers: Sequence[str]) -
         with store.database.write() as db:
             db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in images])
             db.executemany(
-                "DELETE FROM snapshots WHERE (driver, key) IN (SELECT driver, key FROM writable WHERE name = ?)",
-                [(name,) for name in layers],
+                "DELETE FROM snapshots WHERE (driver, key) IN (SELECT driver, key FROM writable WHERE name = ?)"
+                " OR substr(key, 1, 12 + length(?)) = 'checkpoint/' || ? || '/'",
+                [(name, name, name) for name in layers],
             )
             db.executemany("DELETE FROM writable WHERE name = ?", [(name,) for name in layers])
             blobs = _unreachable_blobs(store, db)
@@ -142,11 +168,31 @@ def _unreachable_blobs(store: Store, db: sqlite3.Connection) -> list[Digest]:
 
 def _unreachable_snapshots(db: sqlite3.Connection) -> list[tuple[str, int]]:
     """(driver, number), children before parents."""
+    _note_lower_stacks(db)
     kept = {int(row[0]) for row in db.execute(_KEPT_SNAPSHOTS)}
     rows = db.execute("SELECT driver, number, parent FROM snapshots WHERE state = 'ready'").fetchall()
     doomed = {int(row["number"]): row for row in rows if row["number"] not in kept}
     order = children_first({number: row["parent"] for number, row in doomed.items()})
     return [(str(doomed[number]["driver"]), number) for number in order]
+
+
+def _note_lower_stacks(db: sqlite3.Connection) -> None:
+    """The names of the snapshots below those of images that have none of their own yet: a layer may have no other form.
+
+    Within a write transaction, after ``temp.reachable_blobs`` was made.
+    """
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS lower_stacks (name TEXT PRIMARY KEY)")
+    db.execute("DELETE FROM temp.lower_stacks")
+    rows = db.execute(
+        "SELECT layers FROM manifests WHERE digest IN temp.reachable_blobs AND chain_id IS NOT NULL"
+        " AND chain_id NOT IN (SELECT key FROM snapshots WHERE state = 'ready' AND kind = 'committed')"
+    ).fetchall()
+    blobs = {str(row[0]) for row in db.execute("SELECT digest FROM layers WHERE present")}
+    for row in rows:
+        layers = json.loads(row[0])
+        stack = zip(layers, chain_ids(diff_id for _, diff_id in layers), strict=True)
+        names = [(str(name),) for (digest, _), name in stack if digest not in blobs]
+        db.executemany("INSERT OR IGNORE INTO temp.lower_stacks VALUES (?)", names)
 
 
 def note_blobs(store: Store, db: sqlite3.Connection) -> None:

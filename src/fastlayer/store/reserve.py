@@ -1,7 +1,8 @@
 """``<root>/reserve`` and ``<root>/spare``: space and inodes that are given up when the file system has none left.
 
 The database cannot be opened without room for its ``-wal`` and ``-shm``, nor a lease taken without a file, so nothing
-could be removed from a store that fills its file system. Both are made again when there is room.
+could be removed from a store that fills its file system. Both are made again when there is room. Where there is none,
+who gave them up takes them back at the end: else whatever fills the file system would take them, too.
 """
 
 from __future__ import annotations
@@ -9,48 +10,65 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fastlayer._values import NamedTuple
+
 SIZE = 1 << 20
 INODES = 16  # -wal, -shm, leases, locks, a new index.json; and those of others who work here
+_LEAST = 128 << 10  # less than that helps nobody
 _NAME = "reserve"
 _SPARE = "spare"  # a directory of empty files
 
 
-def release_if_full(root: Path) -> int:
-    """Before the database is opened. Returns how many inodes were given up."""
-    released = 0
+class Released(NamedTuple):
+    """What was given up."""
+
+    space: bool = False
+    inodes: int = 0
+
+
+def release_if_full(root: Path) -> Released:
+    """Before the database is opened."""
+    space, inodes = False, 0
     try:
         found = os.statvfs(root)
-        if _bytes(found) < SIZE:
-            (root / _NAME).unlink(missing_ok=True)
+        if _bytes(found) < SIZE and (root / _NAME).exists():
+            (root / _NAME).unlink()
+            space = True
         if _inodes(found) < INODES:
             for name in os.listdir(root / _SPARE):
                 (root / _SPARE / name).unlink()
-                released += 1
+                inodes += 1
     except OSError:
         pass  # none there, or not ours to remove: opening the database tells
-    return released
+    return Released(space, inodes)
 
 
-def renew(root: Path, released: int) -> None:
-    """After work: makes what is not there, if twice as much is free; else takes inodes back that were given up."""
-    _renew_space(root)
-    _renew_inodes(root / _SPARE, released)
+def renew(root: Path, released: Released) -> None:
+    """After work: makes what is not there, if twice as much is free; else takes back what was given up."""
+    _renew_space(root, released)
+    _renew_inodes(root / _SPARE, released.inodes)
 
 
-def _renew_space(root: Path) -> None:
+def _renew_space(root: Path, released: Released) -> None:
     path = root / _NAME
     try:
-        if path.exists() or _bytes(os.statvfs(root)) < 2 * SIZE:
+        free = _bytes(os.statvfs(root))
+        if (path.exists() and path.stat().st_size >= SIZE) or not (free >= 2 * SIZE or _alone(root, released)):
             return
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:
         return
     try:
-        os.posix_fallocate(fd, 0, SIZE)
+        os.posix_fallocate(fd, 0, min(SIZE, max(free, _LEAST)))
     except OSError:
         path.unlink(missing_ok=True)
     finally:
         os.close(fd)
+
+
+def _alone(root: Path, released: Released) -> bool:
+    """Whether space was given up, and nobody is at work who may need it now."""
+    return released.space and not os.listdir(root / "leases")
 
 
 def _renew_inodes(spare: Path, released: int) -> None:

@@ -87,6 +87,7 @@ class Store:
     def __init__(self, root: Path, *, driver: str | None = None, recovering: bool = False) -> None:
         self.root = root
         self._wanted = driver
+        self._directories = False
         self._drivers: dict[str, Snapshotter] = {}
         self.read_only = access.exists(root) and access.is_read_only(root)
         if not self.read_only:
@@ -111,13 +112,27 @@ class Store:
 
         A store goes on with the driver it began with, unless another is demanded; that one is not tried again.
         """
-        wanted = self._wanted or os.environ.get("FASTLAYER_DRIVER")
-        found = self.drivers_in_use()
+        wanted, found = self._wanted_driver, self.drivers_in_use()
         if wanted in found:
             return self.snapshotter_of(str(wanted))
+        if self._directories:
+            found = [name for name in found if registry.driver_class(name).directories]
         if not wanted and found:
             return self.snapshotter_of(found[0])
-        return self._open(registry.choose(self.root, wanted))
+        return self._open(registry.choose(self.root, wanted, directories=self._directories))
+
+    @property
+    def _wanted_driver(self) -> str | None:
+        return self._wanted or os.environ.get("FASTLAYER_DRIVER") or None
+
+    def prefer_directories(self) -> str | None:
+        """Before the first use: only drivers will do whose snapshots need no mounting, unless one is asked for.
+
+        The name of a driver that is asked for and will not do is returned.
+        """
+        self._directories = True
+        wanted = self._wanted_driver
+        return wanted if wanted is not None and not registry.driver_class(wanted).directories else None
 
     def snapshotter_of(self, driver: str) -> Snapshotter:
         """The snapshots of a certain driver: what is there may have been made by another than is used now."""
