@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.builder.dockerfile.instructions import Arg, Copy, Run
 from fastlayer.builder.dockerfile.mounts import source_of
-from fastlayer.builder.dockerfile.shell import Lexer
+from fastlayer.builder.dockerfile.shell import Budget, Lexer
 from fastlayer.builder.dockerfile.stages import Dockerfile, Stage
 from fastlayer.builder.dockerfile.values import nearest
 from fastlayer.errors import DockerfileError
 
 SCRATCH = "scratch"
+_DIGITS = 9  # of the number of a stage, at most
 
 
 class Needed(NamedTuple):
@@ -68,18 +69,25 @@ def plan(
     return Plan(tuple(found[number] for number in sorted(found)), arguments, frozenset(finder.unset))
 
 
+def needs(file: Dockerfile, number: int, values: Mapping[str, str]) -> Needed:
+    """What one stage needs. ``values``: of the variables that FROM may use."""
+    return _Finder(file, values).needs(file.stages[number])
+
+
 def global_arguments(file: Dockerfile, given: Mapping[str, str], platforms: Mapping[str, str]) -> dict[str, str]:
     """The ARGs before the first FROM that have a value, each filled in with those before it."""
-    lexer = Lexer(file.parsed.escape)
-    values: dict[str, str] = {}
+    lexer = Lexer(file.parsed.escape, budget=Budget())
+    known, values = dict(platforms), dict[str, str]()
     for argument in file.arguments:
         for name, default in argument.values:
             if name in given:
                 values[name] = given[name]
             elif default is not None:
-                values[name] = _expanded(file, argument, lexer, default, {**platforms, **values})
+                values[name] = _expanded(file, argument, lexer, default, known)
             elif name in platforms:
                 values[name] = platforms[name]
+            if name in values:
+                known[name] = values[name]
     return values
 
 
@@ -132,8 +140,9 @@ class _Finder:
         if earlier:
             return earlier[-1].number
         if source.isascii() and source.isdigit():
-            if int(source) < stage.number:
-                return int(source)
+            number = int(source[:_DIGITS])
+            if len(source) < _DIGITS and number < stage.number:
+                return number
         elif not any(found.begin.name == source.lower() for found in self._file.stages[stage.number :]):
             return None
         raise DockerfileError(f"{self._file.name}:{line}: from={source}: is no stage before this one: move it up")

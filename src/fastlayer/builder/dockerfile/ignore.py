@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import posixpath
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import lru_cache
 
+from fastlayer._values import NamedTuple
 from fastlayer.builder.dockerfile.text import SPACES
 from fastlayer.errors import DockerfileError
 
 MAX_SIZE = 16 << 20  # bytes of the file
+_OP_ONE, _OP_CLASS = 1, 2  # csrc/fl_ignore.h, enum fl_ignore_op; a character is 0
+_OPS = {"star": 3, "dirs": 4, "all": 5}
 _FEW = 3  # stars that a regular expression may go back over
 
 
@@ -82,6 +86,70 @@ class Matcher:
             if matched:
                 left_out = not pattern.negated
         return left_out, state
+
+
+def program(patterns: Iterable[str]) -> bytes:
+    """The patterns for ``scan.Scanner(ignore=)`` of both engines, to whom they mean what they mean to ``Matcher``.
+
+    The format is that of csrc/fl_ignore.h. Raises ``DockerfileError`` as ``Matcher`` does.
+    """
+    words = [0]
+    for given in patterns:
+        if not given.strip(SPACES):
+            continue
+        pattern = _compiled(given)
+        try:
+            tokens = list(_words(_engine_tokens(pattern.text)))
+        except re.error as exc:
+            raise DockerfileError(f"pattern {pattern.text!r}: {exc.msg}") from None
+        words += (int(pattern.negated), len(tokens), *tokens)
+        words[0] += 1
+    return struct.pack(f"={len(words)}I", *words)
+
+
+def _engine_tokens(pattern: str) -> Iterator[tuple[str, str]]:
+    """Of a ``**`` before plain text, what ``_matcher`` makes of it: no slash is needed between them."""
+    if not (pattern.startswith("**") and _is_plain(pattern[2:])):
+        yield from _tokens(pattern)
+        return
+    end = pattern[2:]
+    yield ("dirs" if end.startswith("/") else "all"), ""
+    yield from _tokens(end.removeprefix("/"))
+
+
+def _words(tokens: Iterable[tuple[str, str]]) -> Iterator[int]:
+    for kind, text in tokens:
+        if kind != "one":
+            yield _OPS[kind] << 24
+        elif text == "[^/]":
+            yield _OP_ONE << 24
+        elif text.startswith("["):
+            negated, ranges = _ranges(text[1:-1])
+            yield _OP_CLASS << 24 | negated << 23 | len(ranges)
+            for first, last in ranges:
+                yield from (first, last)
+        else:
+            yield ord(text[-1])  # a character, or one behind the backslash of re.escape
+
+
+def _ranges(body: str) -> tuple[bool, list[tuple[int, int]]]:
+    """The first and last characters of a class of a regular expression, given without its brackets."""
+    negated = body.startswith("^")
+    body = body[negated:]
+    if re.search(r"\\[0-9A-Za-z]", body):
+        return negated, _ranges_of_set(body)
+    items = re.findall(r"\\?(.)(?:-\\?(.))?", body, re.DOTALL)
+    found = [(ord(first), ord(last or first)) for first, last in items]
+    if any(first > last for first, last in found):
+        raise re.error("bad character range")
+    return negated, found
+
+
+@lru_cache(maxsize=64)
+def _ranges_of_set(body: str) -> list[tuple[int, int]]:
+    """Of a class with a name in it, like ``\\d``: every character is tried."""
+    every = "".join(map(chr, range(0x110000)))
+    return [(found.start(), found.end() - 1) for found in re.finditer(f"[{body}]+", every)]
 
 
 def _clean(path: str) -> str:

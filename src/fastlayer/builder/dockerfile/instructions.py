@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from fastlayer._values import NamedTuple
+from fastlayer.builder.dockerfile.devices import RunDevice, parse_device
 from fastlayer.builder.dockerfile.flags import Flags
 from fastlayer.builder.dockerfile.mounts import check_mount
 from fastlayer.builder.dockerfile.parser import Heredoc, Instruction, opening
@@ -66,7 +68,7 @@ class Run(NamedTuple):
     mounts: tuple[str, ...] = ()
     network: str = "default"
     security: str = "sandbox"
-    devices: tuple[str, ...] = ()
+    devices: tuple[RunDevice, ...] = ()
 
 
 class Sources(NamedTuple):
@@ -275,7 +277,7 @@ def _run(found: Instruction) -> Run:
         mounts,
         _one_of(flags.text("network"), _NETWORKS, "--network"),
         _one_of(flags.text("security"), _SECURITY, "--security"),
-        flags.texts("device"),
+        tuple(map(parse_device, flags.texts("device"))),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from typing import NamedTuple
 
-from fastlayer.builder.dockerfile.values import nearest, size
+from fastlayer._values import NamedTuple
+from fastlayer.builder.dockerfile.values import FALSE, TRUE, nearest, size
 from fastlayer.errors import DockerfileError
 
 TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
@@ -15,7 +15,6 @@ _NAMES = {"src": "source", "dst": "target", "destination": "target", "ro": "read
 _SOURCES = ("type", "from", "source", "target", "readonly", "readwrite")
 _ALL = (*_SOURCES, "required", "size", "id", "sharing", "mode", "uid", "gid", "env", *_NAMES)
 _SWITCHES = ("readonly", "readwrite", "required")
-_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 _ONLY = {  # what only some types have
     "required": ("secret", "ssh"),
     "size": ("tmpfs",),
@@ -126,9 +125,9 @@ def _readonly(text: str, fields: dict[str, str], kind: str) -> bool:
 
 
 def _truth(text: str, name: str, value: str) -> bool:
-    if value not in (*_TRUE, *_FALSE):
+    if value not in (*TRUE, *FALSE):
         raise DockerfileError(f"--mount={text}: {name} is true or false")
-    return value in _TRUE
+    return value in TRUE
 
 
 def _number(text: str, fields: dict[str, str], name: str, base: int) -> int | None:

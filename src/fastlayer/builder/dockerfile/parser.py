@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.builder.dockerfile import text as split
 from fastlayer.builder.dockerfile.shell import Lexer
 from fastlayer.errors import DockerfileError
 
 MAX_SIZE = 16 << 20  # bytes of a Dockerfile; longer ones are something else
-_DIRECTIVE = re.compile(r"#[\t\v\f\r ]*([a-zA-Z][a-zA-Z0-9]*)[\t\v\f\r ]*=[\t\v\f\r ]*(.+?)[\t\v\f\r ]*\Z", re.DOTALL)
+_DIRECTIVE = re.compile(r"#[\t\v\f\r ]*([a-zA-Z][a-zA-Z0-9]*)[\t\v\f\r ]*=(.+)\Z", re.DOTALL)
+_BLANKS = "\t\v\f\r "
 _DIRECTIVES = ("syntax", "escape", "check")
 _HEREDOC = re.compile(r"([0-9]*)<<(-?)([^<]*)", re.DOTALL)
+_BACKSLASH = "\\"
 _WITH_HEREDOCS = ("add", "copy", "run")
 
 
@@ -74,12 +76,12 @@ def parse(data: bytes, name: str = "Dockerfile") -> Parsed:
     return Parsed(instructions, reader.escape, reader.directives, tuple(reader.blank_lines))
 
 
-def parse_trigger(text: str, escape: str) -> Instruction:
-    """The instruction of an ONBUILD trigger, as images keep it. Raises ``DockerfileError``."""
-    reader = _Reader(text, "ONBUILD", escape)
-    found = list(reader.instructions())
+def parse_one(text: str, name: str, escape: str = "\\") -> Instruction:
+    """The instruction of a text that is nothing else: an ONBUILD trigger, as images keep it, or an option. ``name``:
+    where it comes from. Raises ``DockerfileError``."""
+    found = list(_Reader(text, name, escape).instructions())
     if len(found) != 1:
-        raise DockerfileError(f"ONBUILD {text!r}: is not one instruction")
+        raise DockerfileError(f"{name} {text!r}: is not one instruction")
     return found[0]
 
 
@@ -109,13 +111,16 @@ class _Reader:
                 self._heading = self._directive(line)
             if line.startswith("#"):
                 comment = line[1:].strip(split.SPACES)
-                comments = [*comments, comment] if comment else []
+                if comment:
+                    comments.append(comment)
+                else:
+                    comments.clear()
                 continue
             if not line:
                 continue
             with _located(self._name, start):
                 yield self._instruction(self._whole(line), start, tuple(comments))
-            comments = []
+            comments.clear()
 
     def _take(self) -> str:
         self._at += 1
@@ -127,14 +132,15 @@ class _Reader:
         name = found[1].lower() if found else ""
         if found is None or name not in _DIRECTIVES:
             return False
+        value = found[2].strip(_BLANKS) or found[2][-1]
         with _located(self._name, self._at):
             if name in self.directives:
                 raise DockerfileError(f"the directive `{name}` can be given once only")
-            if name == "escape" and found[2] not in ("\\", "`"):
-                raise DockerfileError(f"escape={found[2]}: the escape character is \\ or `")
-        self.directives[name] = (found[2], self._at)
+            if name == "escape" and value not in ("\\", "`"):
+                raise DockerfileError(f"escape={value}: the escape character is \\ or `")
+        self.directives[name] = (value, self._at)
         if name == "escape":
-            self._set_escape(found[2])
+            self._set_escape(value)
         return True
 
     def _whole(self, line: str) -> str:
@@ -159,7 +165,7 @@ class _Reader:
         heredocs: tuple[Heredoc, ...] = ()
         original = line
         if inner.keyword in _WITH_HEREDOCS and not inner.json and "<<" in line:
-            heredocs = tuple(self._content(opened, start) for opened in openings(line, self.escape))
+            heredocs = tuple(self._content(opened, start) for opened in openings(line))
         if heredocs and plain.trigger is None:
             original += "\n" + "".join(f"{doc.content}{doc.name}\n" for doc in heredocs)
         if plain.trigger is not None:
@@ -193,25 +199,28 @@ class _located:
             raise DockerfileError(f"{self._name}:{self._line}: {exc}") from None
 
 
-def openings(line: str, escape: str) -> Iterator[Heredoc]:
-    """The here-documents that a line begins, without their content."""
+def openings(line: str) -> Iterator[Heredoc]:
+    """The here-documents that a line begins, without their content.
+
+    They are the shell's: their escape character is the backslash, whatever the directive says (BuildKit, parser.go).
+    """
     try:
-        found = Lexer(escape, raw_quotes=True, raw_escapes=True, keep_unset=True).words(line, {})
+        found = Lexer(_BACKSLASH, raw_quotes=True, raw_escapes=True, keep_unset=True).words(line, {})
     except DockerfileError:
         return  # for the shell to say
     for word in found:
-        opened = opening(word, escape)
+        opened = opening(word)
         if opened is not None:
             yield opened
 
 
-def opening(word: str, escape: str = "\\") -> Heredoc | None:
+def opening(word: str) -> Heredoc | None:
     """The here-document that a word opens, without its content; None when it opens none."""
     found = _HEREDOC.fullmatch(word)
     if found is None:
         return None
-    raw = Lexer(escape, raw_quotes=True, raw_escapes=True, keep_unset=True).words(found[3], {})
-    plain = Lexer(escape, keep_unset=True).words(found[3], {})
+    raw = Lexer(_BACKSLASH, raw_quotes=True, raw_escapes=True, keep_unset=True).words(found[3], {})
+    plain = Lexer(_BACKSLASH, keep_unset=True).words(found[3], {})
     if len(raw) != 1 or len(plain) != 1:
         return None
     return Heredoc(plain[0], int(found[1] or 0), "", raw[0] == plain[0], found[2] == "-")
@@ -220,12 +229,13 @@ def opening(word: str, escape: str = "\\") -> Heredoc | None:
 # ---- one instruction -------------------------------------------------------------------------------
 
 
-def _of_line(line: str, escape: str) -> Instruction:
+def _of_line(line: str, escape: str, *, triggered: bool = False) -> Instruction:
+    """``triggered``: by ONBUILD, and so no ONBUILD itself."""
     keyword, rest = split.split_first(line.strip(split.SPACES))
     flags, rest = split.flags(rest)
     keyword, rest = keyword.lower(), rest.strip(split.SPACES)
     if keyword == "onbuild":
-        trigger = _of_line(rest, escape) if rest else None
+        trigger = _of_line(rest, escape, triggered=True) if rest and not triggered else None
         return Instruction(keyword, tuple(flags), (), False, (), line, 0, 0, trigger=trigger)
     args, is_json = _args(keyword, rest, escape)
     return Instruction(keyword, tuple(flags), tuple(args), is_json, (), line, 0, 0)

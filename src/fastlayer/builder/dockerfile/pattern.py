@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastlayer.errors import DockerfileError
 
 _ANY, _STAR = "?", "*"
+_MAX_WORK = 1 << 25  # characters of a value times those of a pattern
 
 
 class Pattern:
@@ -30,17 +31,23 @@ class Pattern:
 
     def without_prefix(self, value: str, greedy: bool) -> str:
         """The value after the shortest or longest beginning that matches; all of it when none does."""
+        self._check_work(value)
         ends = self._ends(self._tokens, value, 0)[0]
         return value[(max(ends) if greedy else min(ends)) :] if ends else value
 
     def without_suffix(self, value: str, greedy: bool) -> str:
         """The same from the end."""
+        self._check_work(value)
         backwards = value[::-1]
         ends = self._ends(self._tokens[::-1], backwards, 0)[0]
         return backwards[(max(ends) if greedy else min(ends)) :][::-1] if ends else value
 
-    def replaced(self, value: str, replacement: str, *, everywhere: bool) -> str:
-        """The first match, or all of them, replaced; at each place the longest one."""
+    def replaced(self, value: str, replacement: str, *, everywhere: bool, most: int = 1 << 20) -> str:
+        """The first match, or all of them, replaced; at each place the longest one.
+
+        Raises ``DockerfileError`` when it comes to more than ``most`` characters.
+        """
+        self._check_work(value)
         done: list[str] = []
         at = copied = 0
         while at <= len(value):
@@ -53,11 +60,19 @@ class Pattern:
                 at += 1
                 continue
             done += (value[copied:at], replacement)
+            if len(done) // 2 * len(replacement) > most:
+                raise DockerfileError(f"its replacements come to more than {most} characters")
             copied = end
             at = end if end > at else at + 1
             if not everywhere:
                 break
         return "".join([*done, value[copied:]])
+
+    def _check_work(self, value: str) -> None:
+        if len(value) * len(self._tokens) > _MAX_WORK:
+            raise DockerfileError(
+                f"a pattern of {len(self._tokens)} characters in a value of {len(value)} takes too long: shorten one"
+            )
 
     def _ends(self, tokens: list[tuple[str, bool]], value: str, start: int) -> tuple[list[int], int]:
         """Where matches from ``start`` end; and, when there are none, where one could begin at the earliest."""

@@ -6,15 +6,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from fastlayer._values import NamedTuple
 from fastlayer.builder.dockerfile.pattern import Pattern
 from fastlayer.builder.dockerfile.text import SPACES
 from fastlayer.errors import DockerfileError
 
 _SPECIAL = "@*#?-$!0"  # parameters of a shell, which a Dockerfile has not
+_SPACE = re.compile(f"[{re.escape(SPACES)}]")
 _MAX_DEPTH = 100  # of ${a:-${b:-...}}
+_SHOWN = 200  # characters of a text in a message
+MAX_VALUE = 1 << 20  # characters that variables come to in one text
+MAX_ALL = 32 << 20  # characters of all texts that one build makes
 
 
 class Expansion(NamedTuple):
@@ -27,9 +32,25 @@ class Expansion(NamedTuple):
     missing: frozenset[str]
 
 
+class Budget:
+    """How much text variables may still come to: ``ENV A=$A$A`` doubles with every line.
+
+    Used by the threads of all stages; not to the character.
+    """
+
+    def __init__(self, characters: int = MAX_ALL) -> None:
+        self._left = characters
+
+    def take(self, *texts: str) -> None:
+        """Raises ``DockerfileError`` when there is no more."""
+        self._left -= sum(map(len, texts))
+        if self._left < 0:
+            raise DockerfileError(f"variables and texts come to more than {MAX_ALL} characters: make them shorter")
+
+
 class Lexer:
     """``raw_quotes``, ``raw_escapes``: these stay in the result; ``plain_quotes``: they mean nothing; ``keep_unset``:
-    what asks for a variable that is not set stays as it is."""
+    what asks for a variable that is not set stays as it is; ``budget``: what all texts together may come to."""
 
     def __init__(
         self,
@@ -39,20 +60,26 @@ class Lexer:
         raw_escapes: bool = False,
         plain_quotes: bool = False,
         keep_unset: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         self.escape = escape
         self.raw_quotes = raw_quotes
         self.raw_escapes = raw_escapes
         self.plain_quotes = plain_quotes
         self.keep_unset = keep_unset
+        self.budget = budget
 
     def expand(self, text: str, env: Mapping[str, str]) -> Expansion:
         """Raises ``DockerfileError`` for quotes that do not end, a bad ``${...}``, a ``:?`` that is not met."""
         scan = _Scan(self, text, env)
         try:
+            if self.budget is not None:
+                self.budget.take()  # where there is nothing left no work is done
             whole, words = scan.until("", self.raw_escapes)
+            if self.budget is not None:
+                self.budget.take(whole)
         except DockerfileError as exc:
-            raise DockerfileError(f"{text!r}: {exc}") from None
+            raise DockerfileError(f"{_shown(text)}: {exc}") from None
         return Expansion(whole, tuple(words), frozenset(scan.used), frozenset(scan.missing))
 
     def word(self, text: str, env: Mapping[str, str]) -> str:
@@ -64,6 +91,10 @@ class Lexer:
         return list(self.expand(text, env).words)
 
 
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
 class _Words:
     """Collects characters into words."""
 
@@ -72,12 +103,12 @@ class _Words:
         self._word: list[str] = []
 
     def add(self, text: str) -> None:
-        for char in text:
-            if char not in SPACES:
-                self._word.append(char)
-            elif self._word:
+        for number, piece in enumerate(_SPACE.split(text)):
+            if number and self._word:
                 self._done.append("".join(self._word))
                 self._word.clear()
+            if piece:
+                self._word.append(piece)
 
     def add_raw(self, text: str) -> None:
         if text:
@@ -97,6 +128,7 @@ class _Scan:
         self._env = env
         self._at = 0
         self._depth = 0
+        self._filled = 0  # characters that variables came to
         self._raw_escapes = lexer.raw_escapes
 
     def _peek(self) -> str:
@@ -131,7 +163,7 @@ class _Scan:
 
     def _piece(self, char: str, words: _Words) -> str:
         if char == "$":
-            found = self._dollar()
+            found = self._variable()
             words.add(found)
             return found
         if char in "'\"" and not self._lexer.plain_quotes:
@@ -166,7 +198,7 @@ class _Scan:
                 self._at += 1
                 return "".join([*found, quote])
             if char == "$":
-                found.append(self._dollar())
+                found.append(self._variable())
                 continue
             self._at += 1
             if char == self._escape:
@@ -179,6 +211,13 @@ class _Scan:
             found.append(char)
 
     # ---- variables ---------------------------------------------------------------------------
+
+    def _variable(self) -> str:
+        found = self._dollar()
+        self._filled += len(found)
+        if self._filled > MAX_VALUE:
+            raise DockerfileError(f"its variables come to more than {MAX_VALUE} characters")
+        return found
 
     def _dollar(self) -> str:
         self._at += 1
@@ -234,7 +273,7 @@ class _Scan:
         value = self._value(name)
         if value is None and self._lexer.keep_unset:
             return f"${{{name}/{pattern}/{replacement}}}"
-        return Pattern(pattern).replaced(value or "", replacement, everywhere=everywhere)
+        return Pattern(pattern).replaced(value or "", replacement, everywhere=everywhere, most=MAX_VALUE)
 
     def _name(self) -> str:
         """Letters, digits and ``_``; digits alone, or one special character, are the parameters of a shell."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from fastlayer._values import NamedTuple
 from fastlayer.builder.dockerfile.instructions import Arg, Command, From, understand
 from fastlayer.builder.dockerfile.parser import Parsed, parse
 from fastlayer.errors import DockerfileError

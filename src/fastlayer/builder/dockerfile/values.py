@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
 from fastlayer.errors import DockerfileError
 from fastlayer.oci.duration import parse_duration
 
+TRUE, FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")  # as Go has them
 _LEAST = 10**6  # nanoseconds of a time in a health check that is not 0: a millisecond (moby, MinimumDuration)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 
@@ -34,5 +34,7 @@ def size(text: str, what: str) -> int:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """What was meant perhaps, to be put behind a message."""
+    import difflib  # takes longer to load than a build that has nothing to do may take
+
     close = difflib.get_close_matches(word.lower(), list(known), 1)
     return f": did you mean {close[0].upper() if word.isupper() else close[0]}?" if close else ""

@@ -1,0 +1,229 @@
+"""Writing the steps of a build, and the layers they came to, for other stores: ``--cache-to``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fastlayer._values import NamedTuple
+from fastlayer.builder.sharing import layout as layouts
+from fastlayer.builder.sharing import nodes, records
+from fastlayer.builder.sharing.records import Bundle, Record, StoredLayer
+from fastlayer.errors import NotFoundError
+from fastlayer.image.formats.oci import add_names
+from fastlayer.image.formats.source import ArchivedImage
+from fastlayer.image.holders import holders
+from fastlayer.image.images import LayerInfo, layer_of
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest, digest_of
+from fastlayer.oci.mediatypes import layer_compression
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from fastlayer.builder.progress import Work
+    from fastlayer.builder.sharing.options import CacheTo
+    from fastlayer.builder.workshop import Workshop
+    from fastlayer.content.store import ContentStore
+
+_BATCH = 500  # keys in one question
+
+
+class Made(NamedTuple):
+    """A layer of a step: ``name``: of the snapshot that ends with it, None where only another cache has it."""
+
+    info: LayerInfo
+    name: str | None
+
+
+class Gathered(NamedTuple):
+    """``layers``: by diff id; ``results``: those that the result of the build is made of."""
+
+    records: tuple[Record, ...]
+    layers: Mapping[Digest, Made]
+    results: frozenset[Digest]
+
+
+def export(shop: Workshop, wanted: CacheTo, results: Iterable[Digest]) -> None:
+    """Writes one ``--cache-to``: what is there is not written again. ``results``: the layers of the result.
+
+    Raises ``OperandError``, ``StorageError``, ``CorruptStoreError``.
+    """
+    with shop.journal.vertex(f"exporting cache to {wanted.dest}:{wanted.tag}") as work:
+        found = gather(shop, frozenset(results))
+        with layouts.written(wanted.dest) as layout:
+            _Export(shop, wanted, layout, work).write(found)
+
+
+# ---- what there is to be written -------------------------------------------------------------------
+
+
+def gather(shop: Workshop, results: frozenset[Digest]) -> Gathered:
+    """All steps of a build, under every key by which they are known."""
+    keys = dict.fromkeys(step.key for step in (*(step for step, _ in shop.steps), *shop.used))
+    found: dict[str, Record] = {}
+    layers: dict[Digest, Made] = {}
+    with shop.store.database.read() as db:
+        for row in _rows(db, list(keys)):
+            record = _of_row(db, row, layers)
+            if record is not None:
+                found[record.key] = record
+    for record in _taken(shop, found.keys()):
+        found[record.key] = record
+        info = shop.imports.info(record.layer)
+        if record.layer is not None and info is not None:
+            layers.setdefault(record.layer, Made(info, None))
+    kept = [record for each in found.values() if (record := records.presentable(each)) is not None]
+    return Gathered(tuple(kept), layers, results)
+
+
+def _rows(db: sqlite3.Connection, keys: Sequence[str]) -> Iterable[sqlite3.Row]:
+    """The steps of these keys, and what the same steps are known by on any base."""
+    for start in range(0, len(keys), _BATCH):
+        some = keys[start : start + _BATCH]
+        marks = ",".join("?" * len(some))
+        yield from db.execute(f"SELECT * FROM build_steps WHERE key IN ({marks})", some).fetchall()
+        yield from db.execute(
+            "SELECT other.* FROM build_steps AS own JOIN build_steps AS other"
+            " ON other.what = own.what AND other.layer IS own.layer AND other.created_ns = own.created_ns"
+            f" WHERE own.key IN ({marks}) AND other.key != own.key"
+            " AND (other.chain IS own.chain OR other.inputs LIKE '%\"facts\":%')",
+            some,
+        ).fetchall()
+
+
+def _of_row(db: sqlite3.Connection, row: sqlite3.Row, layers: dict[Digest, Made]) -> Record | None:
+    """None for a step whose layer is not one of ours: a plain tar."""
+    info = layer_of(db, row["layer"]) if row["layer"] else None
+    if row["layer"]:
+        if info is None or info.digest != info.diff_id:
+            return None
+        layers.setdefault(info.diff_id, Made(info, row["chain"]))
+    inputs = json.loads(row["inputs"])
+    diff_id = info.diff_id if info is not None else None
+    return Record(row["key"], row["what"], inputs, diff_id, row["created_ns"], row["duration_ns"])
+
+
+def _taken(shop: Workshop, known: Container[str]) -> Iterable[Record]:
+    """Steps of other caches that this store does not remember, under every key that those know."""
+    for step, what, inputs in shop.taken:
+        if step.key in known:
+            continue
+        diff_id = step.layer.diff_id if step.layer is not None else None
+        yield Record(step.key, what, inputs, diff_id, step.created_ns, step.duration_ns)
+        for found in shop.imports.all:
+            record = found.record(step.key)
+            yield from found.same_as(record) if record is not None else ()
+
+
+# ---- writing ---------------------------------------------------------------------------------------
+
+
+class _Export:
+    def __init__(self, shop: Workshop, wanted: CacheTo, layout: ContentStore, work: Work) -> None:
+        self._shop = shop
+        self._wanted = wanted
+        self._layout = layout
+        self._work = work
+
+    def write(self, found: Gathered) -> None:
+        """Blobs first, the name last: whoever reads meanwhile sees the old cache, or the new one."""
+        blobs = self._blobs(found)
+        layers = {
+            diff_id: StoredLayer(diff_id, made.info.tar_size or made.info.size, made.info.payload, blobs.get(diff_id))
+            for diff_id, made in found.layers.items()
+        }
+        bundle = Bundle(found.records, layers, self._nodes(found.records))
+        config, manifest = records.to_documents(bundle)
+        for data in (config, manifest.raw):
+            self._put(data)
+        if self._named() != manifest.digest:
+            add_names(self._layout, [ArchivedImage((), manifest.descriptor, (self._wanted.tag,))])
+        self._work.note(f"{len(bundle.records)} records, {len(blobs)} layers: {manifest.digest}")
+
+    def _blobs(self, found: Gathered) -> dict[Digest, Descriptor]:
+        """The layers that belong there, as blobs that are there now."""
+        chosen = [diff_id for diff_id in found.layers if self._wanted.mode == "max" or diff_id in found.results]
+        known = layouts.known_blobs(self._layout)
+        blobs: dict[Digest, Descriptor] = {}
+        own: list[tuple[LayerInfo, Digest]] = []
+        for diff_id in sorted(chosen):
+            made = found.layers[diff_id]
+            there = self._usable(known.get(diff_id, ()))
+            is_here = self._is_here(made)
+            there = there or self._copied(diff_id, other=not is_here)
+            if there is not None:
+                blobs[diff_id] = there
+            elif is_here:
+                own.append((made.info, Digest(made.name or diff_id)))
+        blobs.update(self._compressed(own))
+        return blobs
+
+    def _usable(self, known: Iterable[StoredLayer]) -> Descriptor | None:
+        """A blob that is there and will do."""
+        for layer in known:
+            assert layer.blob is not None
+            if layer.blob.digest in self._shop.imports.damaged:
+                continue
+            same = self._wanted.compression in (None, layer_compression(layer.blob.media_type))
+            if same or not self._wanted.force:
+                return layer.blob
+        return None
+
+    def _is_here(self, made: Made) -> bool:
+        """Whether this store can give the layer."""
+        store = self._shop.store
+        return store.content.has(made.info.digest) or (made.name is not None and bool(holders(store, made.name)))
+
+    def _compressed(self, own: Sequence[tuple[LayerInfo, Digest]]) -> dict[Digest, Descriptor]:
+        """Layers of this store, several at once under the budget that outputs have."""
+        from fastlayer.builder.outputs.layers import Wanted, write_each
+        from fastlayer.builder.outputs.targets import Layout
+
+        for info, _ in own:
+            self._work.note(f"writing layer {info.diff_id}")
+        wanted = Wanted(self._wanted.compression, self._wanted.level, force=True)
+        done = write_each(self._shop.store, own, Layout(self._layout), wanted, jobs=self._shop.options.jobs)
+        return {layer.diff_id: Descriptor(layer.media_type, layer.digest, layer.size) for layer in done}
+
+    def _copied(self, diff_id: Digest, *, other: bool) -> Descriptor | None:
+        """A layer as another cache has it, which costs less than to compress it; None when it cannot be had from one.
+
+        ``other``: also compressed otherwise than was asked for.
+        """
+        for found in self._shop.imports.all:
+            layer = found.stored(diff_id)
+            if layer is None or layer.blob is None or layer.blob.digest in found.damaged:
+                continue
+            if not other and self._wanted.compression not in (None, layer_compression(layer.blob.media_type)):
+                continue
+            try:
+                self._work.note(f"copying layer {diff_id}")
+                found.copy_to(self._layout, layer, layouts.LEASE)
+            except NotFoundError:
+                continue
+            return layer.blob
+        return None
+
+    def _nodes(self, kept: Iterable[Record]) -> Descriptor | None:
+        """Those that name the first difference in what was copied."""
+        from fastlayer.builder.context.merkle import either, nodes_of
+
+        with self._shop.store.database.read() as db:
+            roots = nodes.roots_of(record.inputs for record in kept)
+            found = nodes.below(roots, either(nodes_of(db), self._shop.imports.node))
+        packed = nodes.pack(found)
+        if packed is None:
+            return None
+        self._put(packed)
+        return Descriptor(records.NODES, digest_of(packed), len(packed))
+
+    def _put(self, data: bytes) -> None:
+        digest = digest_of(data)
+        if not layouts.has_whole(self._layout, digest, len(data)):
+            self._layout.put(data, layouts.LEASE, digest=digest)
+
+    def _named(self) -> str:
+        """What has the tag now."""
+        return layouts.tagged(self._layout.read_index(), self._wanted.tag)

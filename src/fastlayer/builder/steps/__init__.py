@@ -1,0 +1,1 @@
+"""What instructions that may change files do: one module for each kind."""

@@ -1,0 +1,33 @@
+"""Copies of what contexts and stages hold, for mounts that leave something out or may be written to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastlayer.builder.steps.origins import Origin
+    from fastlayer.builder.workshop import Workshop
+
+
+def copy_out(shop: Workshop, origin: Origin, path: bytes) -> str:
+    """The path of a copy that ends with the build: of a directory with all below it, or of a file."""
+    place = shop.directory()
+    fill(shop, origin, path, place)
+    entry = origin.tree().find(path)
+    return os.fspath(place) if entry is None or entry.mode & 0o170000 == 0o040000 else os.fspath(place / "file")
+
+
+def fill(shop: Workshop, origin: Origin, path: bytes, place: Path) -> None:
+    """Copies what is in a directory into the empty directory ``place``; of a file: as ``file`` in it."""
+    from fastlayer import _backend
+    from fastlayer.builder.copying.gather import everything
+    from fastlayer.layer.placing import place as put
+
+    rows = everything(origin.tree(), path, keep_owner=origin.keep_owner)
+    builder = _backend.engine().changes.TableBuilder()
+    for batch in rows:
+        shop.check()
+        builder.add(batch)
+    put(builder.finish(), [origin.tree().fd], place, ignore_chown=os.geteuid() != 0)
