@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.container.search import Key, Place, key_of, places
 from fastlayer.errors import InUseError, NotFoundError, show_path
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from fastlayer.container.state import State
     from fastlayer.container.writable import Writable
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
@@ -57,10 +59,32 @@ def all_mounts(store: Store) -> list[Mounted]:
 
 
 def refuse_mounted(store: Store, layer: Writable) -> None:
-    """Raises ``InUseError`` when the layer is mounted somewhere."""
+    """Raises ``InUseError`` when the layer is mounted somewhere, or is that of a running container."""
+    if is_running(store, layer):
+        raise InUseError(f"{layer.name}: is the layer of a running container: `fastlayer stop {layer.name}` first")
     for found in all_mounts(store):
         if found.writable == layer.name:
             raise _in_use(found)
+
+
+def is_running(store: Store, layer: Writable) -> bool:
+    """Whether a container's program works on it, in a mount namespace of its own."""
+    found = _state_of(store, layer)
+    return found is not None and found.running
+
+
+def running_root(store: Store, layer: Writable) -> str | None:
+    """The root of the program that works on it, as this process can reach it; None when there is none."""
+    found = _state_of(store, layer)
+    return f"/proc/{found.pid}/root" if found is not None and found.pid > 0 else None
+
+
+def _state_of(store: Store, layer: Writable) -> State | None:
+    from fastlayer.container import containers, state
+
+    if layer.container is None:
+        return None
+    return state.state_of(containers.directory_of(store, layer.container))
 
 
 def announce(store: Store, lease: Lease, new: Mounted, sign: str) -> None:

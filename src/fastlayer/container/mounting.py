@@ -39,17 +39,23 @@ _PATIENCE = 1.0  # seconds: others keep mounts busy, or copies of them, for a mo
 
 
 def mount_image(
-    store: Store, image: Image, target: str | os.PathLike[str], *, storage_options: Options = NO_OPTIONS
+    store: Store,
+    image: Image,
+    target: str | os.PathLike[str],
+    *,
+    storage_options: Options = NO_OPTIONS,
+    warnings: list[str] | None = None,
 ) -> Mounted:
     """Mounts an image read-only at ``target``, an existing directory. Raises ``DriverError`` without the right to.
 
-    ``storage_options``: as of ``mount_layer``, those that make sense for what is only read.
+    ``storage_options``: as of ``mount_layer``, those that make sense for what is only read. What unpacking the image,
+    if it has to be done now, leaves out is added to ``warnings``; here and in what follows.
     """
     place = _place(store, target)
     snapshotter = store.snapshotter
     snapshotter.driver.check_options(storage_options, "view")
     key = f"mount-{os.urandom(8).hex()}"
-    parent = _chain(store, image)
+    parent = _chain(store, image, warnings)
     with store.lease(f"mount {image.name}") as lease:
         snapshotter.view(key, parent, options=storage_options, lease=lease)
         mounts = snapshotter.ready(key)
@@ -102,34 +108,23 @@ def _remove_soon(store: Store, name: str) -> None:
 
 
 @contextmanager
-def temporary(store: Store, image: Image) -> Iterator[Path]:
+def temporary(store: Store, image: Image, *, warnings: list[str] | None = None) -> Iterator[Path]:
     """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory."""
+    from fastlayer.mounts.mounting import as_directory
+
     snapshotter = store.snapshotter
     if store.read_only:  # no view can be made, and none is needed
-        with _as_directory(snapshotter.mounts(_chain(store, image))) as path:
+        with as_directory(snapshotter.mounts(_chain(store, image, warnings))) as path:
             yield path
         return
     with store.lease(f"look at {image.name}") as lease:
         key = f"look-{lease.id}"
-        snapshotter.view(key, _chain(store, image), lease=lease)
+        snapshotter.view(key, _chain(store, image, warnings), lease=lease)
         try:
-            with _as_directory(snapshotter.ready(key)) as path:
+            with as_directory(snapshotter.ready(key)) as path:
                 yield path
         finally:
             snapshotter.remove(key)
-
-
-@contextmanager
-def _as_directory(mounts: list[Mount]) -> Iterator[Path]:
-    """Bind mounts need no mounting when they are only looked at."""
-    if len(mounts) == 1 and mounts[0].type == "bind":
-        yield Path(mounts[0].source)
-        return
-    from fastlayer.mounts.mounting import private
-
-    (value,) = mounts
-    with private(value) as path:
-        yield path
 
 
 @contextmanager
@@ -143,6 +138,7 @@ def mount(
     driver: str | None = None,
     storage_options: Options = NO_OPTIONS,
     attach: bool = True,
+    warnings: list[str] | None = None,
 ) -> Iterator[Path]:
     """An image as a directory for the block: ``with fastlayer.mount("debian") as path: ...``.
 
@@ -150,15 +146,20 @@ def mount(
     is used again). ``target``: an existing directory to mount at; by default a temporary one. ``storage_options``: the
     driver's (``docs/overlay2.md``), for a layer that is made now: ``{"volatile": "on"}``. ``attach=False``: nothing is
     mounted, and no right to is needed: the writable layer's own directory in the store, with the drivers vfs and btrfs.
+    What unpacking the image, if that has to be done now, leaves out (devices, without the right to make them) is added
+    to ``warnings``.
     """
     from fastlayer.store.store import existing_store
 
     if not attach:
-        with existing_store(root, driver=driver) as store, _in_place(store, image, name, storage_options) as place:
+        with (
+            existing_store(root, driver=driver) as store,
+            _in_place(store, image, name, storage_options, warnings) as place,
+        ):
             yield place
         return
     with existing_store(root, driver=driver) as store, _target(target) as place:
-        found = _begin(store, image, place, writable, name, storage_options)
+        found = _begin(store, image, place, writable, name, storage_options, warnings)
         try:
             yield place
         finally:
@@ -166,8 +167,10 @@ def mount(
 
 
 @contextmanager
-def _in_place(store: Store, image: str, name: str | None, options: Options) -> Iterator[Path]:
-    layer, place = layer_in_place(store, image, name, storage_options=options)
+def _in_place(
+    store: Store, image: str, name: str | None, options: Options, warnings: list[str] | None
+) -> Iterator[Path]:
+    layer, place = layer_in_place(store, image, name, storage_options=options, warnings=warnings)
     try:
         yield place
     finally:
@@ -193,10 +196,19 @@ def _target(given: str | os.PathLike[str] | None) -> Iterator[Path]:
             pass  # what keeps it is the error that is on its way
 
 
-def _begin(store: Store, image: str, place: Path, wanted: bool, name: str | None, options: Options) -> Mounted:
+def _begin(
+    store: Store,
+    image: str,
+    place: Path,
+    wanted: bool,
+    name: str | None,
+    options: Options,
+    warnings: list[str] | None,
+) -> Mounted:
     if not (wanted or name):
-        return mount_image(store, Images(store).find_stack(image), place, storage_options=options)
-    return mount_layer(store, image, name, place, storage_options=options)
+        stack = Images(store).find_stack(image)
+        return mount_image(store, stack, place, storage_options=options, warnings=warnings)
+    return mount_layer(store, image, name, place, storage_options=options, warnings=warnings)
 
 
 def mount_layer(
@@ -208,12 +220,13 @@ def mount_layer(
     size: int | None = None,
     storage_options: Options = NO_OPTIONS,
     platform: Platform | None = None,
+    warnings: list[str] | None = None,
 ) -> Mounted:
     """Mounts the layer ``name``, or a new one on ``image``, which does not stay when it cannot be mounted.
 
     ``size``, ``storage_options``: of a new one (``writable.create``).
     """
-    layer, made = _layer(store, image, name, size, storage_options, platform)
+    layer, made = _layer(store, image, name, size, storage_options, platform, warnings)
     try:
         return mount_writable(store, layer, target)
     except BaseException:
@@ -242,9 +255,10 @@ def open_writable(
     size: int | None = None,
     storage_options: Options = NO_OPTIONS,
     platform: Platform | None = None,
+    warnings: list[str] | None = None,
 ) -> Writable:
     """The layer ``name``, or a new one on ``image``."""
-    return _layer(store, image, name, size, storage_options, platform)[0]
+    return _layer(store, image, name, size, storage_options, platform, warnings)[0]
 
 
 def layer_in_place(
@@ -255,9 +269,10 @@ def layer_in_place(
     size: int | None = None,
     storage_options: Options = NO_OPTIONS,
     platform: Platform | None = None,
+    warnings: list[str] | None = None,
 ) -> tuple[Writable, Path]:
     """The same with its directory; a new one does not stay where the driver has none to show."""
-    layer, made = _layer(store, image, name, size, storage_options, platform)
+    layer, made = _layer(store, image, name, size, storage_options, platform, warnings)
     try:
         return layer, writable.directory(store, layer)
     except BaseException:
@@ -273,6 +288,7 @@ def _layer(
     size: int | None,
     options: Options,
     platform: Platform | None,
+    warnings: list[str] | None,
 ) -> tuple[Writable, bool]:
     """The layer, and whether it has been made just now."""
     layer = _existing(store, image, name)
@@ -285,20 +301,21 @@ def _layer(
     if layer is not None:
         return layer, False
     found = Images(store).find(image or "", platform)
-    return writable.create(store, found, name, size=size, storage_options=options), True
+    return writable.create(store, found, name, size=size, storage_options=options, warnings=warnings), True
 
 
 # ---- doing it --------------------------------------------------------------------------------------
 
 
-def _chain(store: Store, image: Image) -> str:
+def _chain(store: Store, image: Image, warnings: list[str] | None) -> str:
     """The snapshot of all layers, unpacked now if need be."""
     if image.chain_id is None:
         raise DriverError(f"{image.name}: has no layers, so there is nothing to mount")
     if not store.snapshotter.exists(image.chain_id):
         from fastlayer.image.unpack import ensure_unpacked
 
-        ensure_unpacked(store, image)
+        lost: list[str] = [] if warnings is None else warnings
+        lost += ensure_unpacked(store, image)
     return str(image.chain_id)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastlayer._values import NamedTuple
 from fastlayer.mounts import namespaces, signs
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def places(rows: Sequence[sqlite3.Row], making: Collection[Key], *, everywhere: 
     search = _Search(rows)
     search.where_they_were_made()
     search.drop(making)
-    search.copies(search.views())
+    if search.missing:
+        search.copies(search.views())
     if everywhere and search.missing:
         search.copies(namespaces.others())
     return search.found

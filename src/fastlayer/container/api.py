@@ -1,0 +1,318 @@
+"""``fastlayer.run`` and ``fastlayer.create``: containers for Python programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastlayer._values import NamedTuple
+from fastlayer.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from fastlayer.container import containers
+    from fastlayer.container.options import Options
+    from fastlayer.store.store import Store
+
+_Place = str | os.PathLike[str] | None
+
+
+class Result(NamedTuple):
+    """How a program ended: ``status`` (128 + n: by signal n), and what it wrote."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Container:
+    """A container of a store. Every method opens the store anew, so that nothing is held between two calls.
+
+    All raise ``NotFoundError`` when it has been removed.
+    """
+
+    def __init__(self, identity: str, *, root: _Place = None) -> None:
+        self.id = identity
+        self._root = root
+
+    def __repr__(self) -> str:
+        return f"<Container {self.id[:12]}>"
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Store, containers.Container]]:
+        from fastlayer.container import containers
+        from fastlayer.store.store import existing_store
+
+        with existing_store(self._root) as store:
+            yield store, containers.find(store, self.id)
+
+    @property
+    def name(self) -> str:
+        with self._opened() as (_, row):
+            return row.name
+
+    @property
+    def status(self) -> str:
+        """``created``, ``running``, ``paused`` or ``exited``."""
+        from fastlayer.container import lifecycle
+
+        with self._opened() as (store, row):
+            return lifecycle.state_of(store, row).status
+
+    def inspect(self) -> dict[str, Any]:
+        """What ``docker inspect`` would show."""
+        from fastlayer.container import inspecting
+
+        with self._opened() as (store, row):
+            return inspecting.inspect(store, row)
+
+    def start(self) -> None:
+        """Starts its program. Raises ``RunError`` when it cannot be started, ``InUseError`` when it runs."""
+        from fastlayer.container import launch
+
+        with self._opened() as (store, row):
+            os.close(launch.start(store, row).news)
+
+    def wait(self) -> int:
+        """Until it has ended; its exit status (128 + n: ended by signal n)."""
+        from fastlayer.container import lifecycle
+
+        with self._opened() as (store, row):
+            return lifecycle.wait(store, row).exit_code
+
+    def logs(self, *, stdout: bool = True, stderr: bool = True, tail: int | None = None) -> bytes:
+        """What it has written."""
+        from fastlayer.container import containers, logs
+
+        wanted = {name for name, asked in (("stdout", stdout), ("stderr", stderr)) if asked}
+        with self._opened() as (store, row):
+            lines = logs.read(containers.directory_of(store, row.id), tail=tail)
+            return "".join(line.text for line in lines if line.stream in wanted).encode()
+
+    def exec(
+        self,
+        *command: str,
+        user: str = "",
+        workdir: str = "",
+        env: Mapping[str, str] | Sequence[str] = (),
+        stdin: bytes | None = None,
+        privileged: bool = False,
+    ) -> Result:
+        """Runs one more program in it, to its end. Raises ``RunError`` when it cannot be started."""
+        from fastlayer.container import client
+        from fastlayer.container.execute import ExecOptions, execute
+
+        options = ExecOptions(user, workdir, _environment(env), False, stdin is not None, privileged)
+        ours, theirs = client.pair()
+        with ours:
+            with theirs, self._opened() as (store, row):
+                os.close(execute(store, row, command, options, attached=theirs).news)
+            return _collected(ours, stdin)
+
+    def kill(self, signal: str = "SIGKILL") -> None:
+        """Sends its program a signal."""
+        from fastlayer.container import lifecycle
+        from fastlayer.running.signals import parse_signal
+
+        with self._opened() as (store, row):
+            lifecycle.kill(store, row, parse_signal(signal))
+
+    def stop(self, *, timeout: float | None = None) -> int:
+        """Asks it to end, makes it after ``timeout`` seconds (default: its own, or 10); its exit status."""
+        from fastlayer.container import lifecycle
+
+        with self._opened() as (store, row):
+            return lifecycle.stop(store, row, timeout).exit_code
+
+    def pause(self) -> None:
+        """Stops all its processes where they are."""
+        from fastlayer.container import lifecycle
+
+        with self._opened() as (store, row):
+            lifecycle.pause(store, row)
+
+    def unpause(self) -> None:
+        """Lets them go on."""
+        from fastlayer.container import lifecycle
+
+        with self._opened() as (store, row):
+            lifecycle.unpause(store, row)
+
+    def commit(
+        self,
+        name: str | None = None,
+        *,
+        message: str = "",
+        author: str = "",
+        changes: Sequence[str] = (),
+        pause: bool | None = None,
+    ) -> str:
+        """Makes an image of it, and returns the image's id. ``changes``: instructions as ``CMD ["sh"]``.
+
+        ``pause``: whether it is paused meanwhile when it runs; None: where that can be.
+        """
+        from fastlayer.container import commit, writable
+        from fastlayer.container.changes import apply_changes
+
+        with self._opened() as (store, row):
+            layer = writable.find(store, row.name)
+            run = apply_changes(commit.run_config(store, layer), changes)
+            made = commit.commit(store, layer, name, message=message, author=author, run=run, pause=pause)
+            return str(made.id)
+
+    def rename(self, name: str) -> None:
+        """Gives it another name."""
+        from fastlayer.container import lifecycle
+
+        with self._opened() as (store, row):
+            lifecycle.rename(store, row, name)
+
+    def remove(self, *, force: bool = False, volumes: bool = False) -> None:
+        """Removes it with all that was written to it; ``force``: also when it runs; ``volumes``: and its anonymous
+        volumes."""
+        from fastlayer.container import lifecycle
+
+        with self._opened() as (store, row):
+            lifecycle.remove(store, row, force=force, with_volumes=volumes)
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove(force=True)
+
+
+def create(
+    image: str,
+    *command: str,
+    name: str | None = None,
+    platform: str | None = None,
+    root: _Place = None,
+    driver: str | None = None,
+    warnings: list[str] | None = None,
+    **options: Any,
+) -> Container:
+    """A container of ``image``, not started. As a context manager it is removed at the end of the block.
+
+    ``options``: the fields of ``fastlayer.container.options.Options``, with ``env`` as a mapping or ``NAME=value``
+    texts, ``volumes`` as ``SOURCE:TARGET[:ro]`` and ``mounts`` as ``type=bind,source=...,target=...`` texts, ``tmpfs``
+    as ``TARGET[:OPTIONS]``. What could not be done as asked is added to ``warnings``.
+
+    Raises ``NotFoundError`` for the image, ``AlreadyExistsError`` for the name, ``UsageError`` for options.
+    """
+    with _made(image, command, name, platform, root, driver, warnings, options) as (_, row):
+        return Container(row.id, root=root)
+
+
+@contextmanager
+def _made(
+    image: str,
+    command: Sequence[str],
+    name: str | None,
+    platform: str | None,
+    root: _Place,
+    driver: str | None,
+    warnings: list[str] | None,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[Store, containers.Container]]:
+    """A container that has just been made, and its store for the block."""
+    from fastlayer.container.create import create as make
+    from fastlayer.oci.platform import parse_platform
+    from fastlayer.store.store import existing_store
+
+    asked = _options(options)
+    with existing_store(root, driver=driver) as store:
+        wanted = parse_platform(platform) if platform else None
+        yield store, make(store, image, command, asked, name=name, platform=wanted, warnings=warnings)
+
+
+def run(
+    image: str,
+    *command: str,
+    detach: bool = False,
+    remove: bool = False,
+    stdin: bytes | None = None,
+    check: bool = True,
+    name: str | None = None,
+    platform: str | None = None,
+    root: _Place = None,
+    driver: str | None = None,
+    warnings: list[str] | None = None,
+    **options: Any,
+) -> Container | Result:
+    """Runs a program in a new container of ``image``: ``fastlayer.run("debian", "ls", "/").stdout``.
+
+    With ``detach`` it goes on by itself, and its ``Container`` is returned; else it is run to its end, and how it ended
+    is returned. ``remove``: the container goes when it has ended. ``stdin``: what it can read. ``check``: an exit
+    status that is not 0 raises ``RunError``. The rest is as for ``create``.
+    """
+    from fastlayer.container import client, launch, lifecycle
+
+    options |= {"detach": detach, "auto_remove": remove, "interactive": stdin is not None or options.get("interactive")}
+    with _made(image, command, name, platform, root, driver, warnings, options) as (store, row):
+        try:
+            if detach:
+                os.close(launch.start(store, row).news)
+                return Container(row.id, root=root)
+            ours, theirs = client.pair()
+            with ours:
+                with theirs:
+                    os.close(launch.start(store, row, attached=theirs, warnings=warnings).news)
+                result = _collected(ours, stdin)
+        except BaseException:
+            if remove:
+                lifecycle.remove(store, row, force=True)
+            raise
+        lifecycle.ended(store, row, force=True)
+    if check and result.status:
+        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
+        raise RunError(f"{image}: the program ended with status {result.status}: {last}", status=result.status)
+    return result
+
+
+def _collected(connection: Any, stdin: bytes | None) -> Result:
+    """Everything until the end of the program."""
+    from fastlayer.container.attach import Attached
+
+    out, err = bytearray(), bytearray()
+    source = -1 if stdin is None else _pipe_of(stdin)
+    try:
+        outcome = Attached(connection, out=out.extend, err=err.extend, stdin=source if source >= 0 else None).run()
+    finally:
+        if source >= 0:
+            os.close(source)
+    if outcome.ended is None:
+        raise RunError("the monitor of the container was killed: look whether memory ran out (dmesg)")
+    return Result(outcome.ended.status, bytes(out), bytes(err))
+
+
+def _pipe_of(data: bytes) -> int:
+    """A descriptor that the data can be read from, however much it is."""
+    fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _environment(env: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(env, Mapping):
+        return tuple(f"{name}={value}" for name, value in env.items())
+    return tuple(env)
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    from fastlayer.container import mountoptions
+    from fastlayer.container.options import Options
+
+    given = dict(given)
+    mounts = [mountoptions.parse_volume(text) for text in given.pop("volumes", ())]
+    mounts += [mountoptions.parse_mount(text) for text in given.pop("mounts", ())]
+    mounts += [mountoptions.parse_tmpfs(text) for text in given.pop("tmpfs", ())]
+    if unknown := [name for name in given if name not in Options._fields]:
+        raise UsageError(f"{unknown[0]}: there is no such option: {', '.join(sorted(Options._fields))}")
+    if isinstance(given.get("entrypoint"), str):
+        given["entrypoint"] = (given["entrypoint"],) if given["entrypoint"] else ()
+    return Options(**{**given, "env": _environment(given.get("env", ())), "mounts": tuple(mounts)})
