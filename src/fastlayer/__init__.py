@@ -2,7 +2,8 @@
 
 ``diff`` turns the difference of two trees into an OCI layer, ``apply`` puts layers onto a tree, ``index`` remembers
 what a tree looks like, ``clone`` and ``copy_up`` copy trees exactly, ``chunks`` cuts data where its content says.
-``open_store`` opens a store of images, ``mount`` shows one of its images as a directory.
+``open_store`` opens a store of images, ``mount`` shows one of its images as a directory, ``build`` makes one of a
+Dockerfile, ``run`` and ``create`` make containers of them; ``volumes`` are data that outlives containers.
 Every name below is imported when it is first used, so ``import fastlayer`` costs next to nothing.
 """
 
@@ -14,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 from fastlayer._version import __version__
 
 if TYPE_CHECKING:
+    from fastlayer.builder.build import build
+    from fastlayer.builder.result import BuildResult
+    from fastlayer.container.api import Container, Result, create, run
     from fastlayer.container.mounting import mount
     from fastlayer.errors import (
         AlreadyExistsError,
         BackendError,
+        BuildError,
         CorruptStoreError,
         DigestMismatchError,
         DockerfileError,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
         NotFoundError,
         OperandError,
         ReferenceFormatError,
+        RunError,
         StorageError,
         StoreError,
         UnsafeEntryError,
@@ -51,13 +57,17 @@ if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
     from fastlayer.store.store import Store, open_store
+    from fastlayer.volume.volumes import volumes
 
 _HOME = {
+    "builder.build": "build",
+    "builder.result": "BuildResult",
+    "container.api": "Container Result create run",
     "container.mounting": "mount",
     "errors": (
-        "AlreadyExistsError BackendError CorruptStoreError DigestMismatchError DockerfileError DriverError "
+        "AlreadyExistsError BackendError BuildError CorruptStoreError DigestMismatchError DockerfileError DriverError "
         "FastlayerError FileChangedError InUseError IndexFormatError LayerError LayerFormatError LimitError "
-        "ManifestError NoSpaceError NotFoundError OperandError ReferenceFormatError StorageError StoreError "
+        "ManifestError NoSpaceError NotFoundError OperandError ReferenceFormatError RunError StorageError StoreError "
         "UnsafeEntryError UsageError"
     ),
     "layer.apply": "AppliedLayer ApplyStats apply",
@@ -72,6 +82,7 @@ _HOME = {
     "oci.descriptor": "Descriptor",
     "oci.digest": "Digest",
     "store.store": "Store open_store",
+    "volume.volumes": "volumes",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
@@ -80,10 +91,13 @@ __all__ = [
     "AppliedLayer",
     "ApplyStats",
     "BackendError",
+    "BuildError",
+    "BuildResult",
     "Change",
     "ChangeKind",
     "Changes",
     "CloneStats",
+    "Container",
     "CorruptStoreError",
     "Descriptor",
     "DiffStat",
@@ -106,6 +120,8 @@ __all__ = [
     "OperandError",
     "Progress",
     "ReferenceFormatError",
+    "Result",
+    "RunError",
     "StorageError",
     "Store",
     "StoreError",
@@ -114,14 +130,18 @@ __all__ = [
     "UsageError",
     "__version__",
     "apply",
+    "build",
     "chunks",
     "clone",
     "copy_up",
+    "create",
     "diff",
     "diff_upper",
     "index",
     "mount",
     "open_store",
+    "run",
+    "volumes",
 ]
 
 

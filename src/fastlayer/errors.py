@@ -13,7 +13,9 @@
     │   └── DigestMismatchError      digest or diff_id is not what was asked for
     ├── IndexFormatError             a tree index is damaged or of another version
     ├── DockerfileError              a Dockerfile that means nothing: file, line, what is wrong
+    ├── BuildError                   a step of a build failed: file, line, what went wrong
     ├── FileChangedError             a file changed while it was read
+    ├── RunError                     a program cannot be run in a root file system
     ├── StoreError                   something about a store of images and snapshots
     │   ├── NotFoundError            no such image, blob, snapshot, mount
     │   ├── AlreadyExistsError       the name is taken
@@ -38,7 +40,10 @@ _END = (_SHOWN - len(_LEFT_OUT)) // 2
 
 def show_path(path: str | bytes) -> str:
     """A path for people: one line, whatever bytes it has; of a long one the beginning and the end."""
-    raw = os.fsencode(path)
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can have it
+        return ascii(path)[:_SHOWN]
     if len(raw) <= _SHOWN:
         return _cut(_printable(raw))
     head, tail = _END, len(raw) - _END
@@ -80,6 +85,26 @@ class DockerfileError(FastlayerError):
     """A Dockerfile that means nothing: file, line, what is wrong."""
 
 
+class BuildError(FastlayerError):
+    """A step of a build failed: file, line, what went wrong. ``status``: the exit status of its command, or None;
+    ``output``: the last lines it wrote; ``line``: of the Dockerfile, 0 for none."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        line: int = 0,
+        status: int | None = None,
+        output: bytes = b"",
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.line = line
+        self.status = status
+        self.output = output
+        self.cause = cause
+
+
 class OperandError(FastlayerError):
     """An operand is missing, unreadable or of the wrong kind."""
 
@@ -110,6 +135,20 @@ class IndexFormatError(FastlayerError):
 
 class FileChangedError(FastlayerError):
     """A file changed while it was read."""
+
+
+class RunError(FastlayerError):
+    """A program cannot be run in a root file system.
+
+    ``status``: what a shell would say about it (127: not found; 126: cannot be executed), None if it never came to it.
+    ``message`` and ``remedy`` (the next step, where one is known) are its two halves.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, remedy: str = "") -> None:
+        super().__init__(f"{message}: {remedy}" if remedy else message)
+        self.message = message
+        self.remedy = remedy
+        self.status = status
 
 
 class StoreError(FastlayerError):

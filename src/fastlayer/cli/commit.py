@@ -8,15 +8,17 @@ import click
 
 from fastlayer.cli import options, output, stores
 from fastlayer.cli.progress import Reporter
+from fastlayer.cli.switches import SwitchCommand
 
 EPILOG = """\b
 Examples:
   fastlayer commit work debian:patched -m 'security fixes'
+  fastlayer commit --no-pause db db:tuned            of a container that runs on
   fastlayer commit work app:2 -c 'HEALTHCHECK --interval=30s CMD curl -f http://localhost/'
 """
 
 
-@click.command("commit", epilog=EPILOG)
+@click.command("commit", cls=SwitchCommand, epilog=EPILOG)
 @click.argument("name")
 @click.argument("image", required=False)
 @click.option("-m", "--message", default="", help="What was done; shown by `fastlayer history`.")
@@ -28,27 +30,28 @@ Examples:
     metavar="INSTRUCTION",
     help="CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR.",
 )
+@click.option(
+    "-p", "--pause/--no-pause", default=None, help="A running container meanwhile (default: where that can be)."
+)
 @click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
 @click.option("--json", "as_json", is_flag=True, help="Print the image as JSON.")
 @options.jobs_option
 @options.progress_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """Make IMAGE of the writable layer NAME: its image, and on it one layer of what was written.
+    """Make IMAGE of the container or writable layer NAME: its image, and on it one layer of what was written.
 
-    Only what was written is read. The layer stays as it is, mounted or not.
+    Only what was written is read. The layer stays as it is, mounted or not; a container that runs is paused while
+    its layer is copied.
     """
     from fastlayer.container import writable
     from fastlayer.container.changes import apply_changes
-    from fastlayer.container.commit import commit
-    from fastlayer.image.images import Images
+    from fastlayer.container.commit import commit, run_config
 
+    warnings: list[str] = []
     with stores.open_store(given) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         layer = writable.find(store, given["name"])
-        run = None
-        if given["change"]:
-            images = Images(store)
-            run = apply_changes(images.config(images.of_manifest(layer.manifest)).run, given["change"])
+        run = apply_changes(run_config(store, layer), given["change"]) if given["change"] else None
         image = commit(
             store,
             layer,
@@ -56,10 +59,13 @@ def command(**given: Any) -> int:
             message=given["message"],
             author=given["author"],
             run=run,
+            pause=given["pause"],
             source_date_epoch=options.source_date_epoch(given["source_date_epoch"]),
             jobs=given["jobs"],
             progress=report.callback,
+            warnings=warnings,
         )
+    output.warn(warnings, given["quiet"])
     top = image.layers[-1]
     if given["as_json"]:
         value = {"schema": 1, "id": image.id, "digest": image.target.digest, "names": image.names}

@@ -36,15 +36,18 @@ LAYERS = (
     ("SHARED", "Shared"),
     ("MOUNTED", "Mounted"),
 )
-_SIZES = frozenset({"Size", "Reclaimable", "SharedSize", "UniqueSize", "Shared", "TotalCount", "Active", "Containers"})
+VOLUMES = (("VOLUME NAME", "Name"), ("LINKS", "Links"), ("SIZE", "Size"))
+_SIZES = frozenset(
+    {"Size", "Reclaimable", "SharedSize", "UniqueSize", "Shared", "TotalCount", "Active", "Containers", "Links"}
+)
 
 
 @click.command("df")
-@click.option("-v", "--verbose", is_flag=True, help="Every image and writable layer.")
+@click.option("-v", "--verbose", is_flag=True, help="Every image, writable layer and volume.")
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:
-    """Show what images and writable layers take on disk, and what of it could go.
+    """Show what images, writable layers and volumes take on disk, and what of it could go.
 
     What several images share - layers, and blocks by reflink or hard link - counts once in the totals.
     """
@@ -75,6 +78,7 @@ def _verbose(usage: DiskUsage, format_: str) -> None:
     for title, columns, found in (
         ("Images space usage:", IMAGES, _images(usage)),
         ("Containers space usage:", LAYERS, _layers(usage)),
+        ("Local Volumes space usage:", VOLUMES, _volumes(usage)),
     ):
         if format_ == "table":
             print(f"{title}\n")
@@ -111,4 +115,11 @@ def _layers(usage: DiskUsage) -> list[rows.Row]:
             "Mounted": "yes" if row.mounted else "no",
         }
         for row in usage.writable
+    ]
+
+
+def _volumes(usage: DiskUsage) -> list[rows.Row]:
+    return [
+        {"Name": row.volume.name, "Links": row.links, "Size": "N/A" if row.size is None else output.human(row.size)}
+        for row in usage.volumes
     ]

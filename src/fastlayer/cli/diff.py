@@ -18,7 +18,7 @@ from fastlayer.cli.progress import Reporter
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Change, Changes
-    from fastlayer.layer.stat import DiffStat
+    from fastlayer.layer.stat import DiffStat, ModifiedFile
     from fastlayer.layer.writer import Layer
 
 _FILES_PER_LOWER, _FILES_BESIDE = 5, 64  # open at once: a root, and a directory in each for both trees and their roots
@@ -34,7 +34,8 @@ Examples:
   fastlayer diff base.idx new/ --exit-code       0 same, 1 differs, 2 error
   fastlayer diff --upper up --lower l1:l2 -o -   an overlay's upper directory, to stdout
   fastlayer diff debian:11 debian:12             two images of the store
-  fastlayer diff work                            what was written to a writable layer
+  fastlayer diff work                            what was written to a writable layer, or by a container
+  fastlayer diff --chunks db                     which parts of its big files changed
 """
 
 
@@ -79,6 +80,7 @@ Examples:
 @options.xattrs_option
 @click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
 @click.option("--stat", "stat_", is_flag=True, help="Totals per kind, and the bytes of files that really changed.")
+@click.option("--chunks", is_flag=True, help="Where in the modified files: offset and length of what is new.")
 @click.option("--name-only", is_flag=True, help="Print only the names.")
 @click.option("-z", "--null", is_flag=True, help="End names with NUL and quote nothing.")
 @click.option(
@@ -88,7 +90,7 @@ Examples:
 @options.limits_options
 @options.jobs_option
 @options.progress_option
-@stores.platform_option
+@stores.platform_option()
 @stores.store_options
 def command(**given: Any) -> int:
     """Show what changed from A to B, or write it as an OCI layer.
@@ -109,7 +111,8 @@ def command(**given: Any) -> int:
 def _diff(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> int:
     with Reporter(given["progress"], quiet=given["quiet"]) as report:
         keywords["progress"] = report.callback
-        once = given["output"] is not None and not (given["stat_"] or given["exit_code"])
+        reads = given["stat_"] or given["chunks"]
+        once = given["output"] is not None and not (reads or given["exit_code"])
         if once and not isinstance(b, images.WritableLayer):
             layer = _write_at_once(given, a, b, keywords)
             differs = None
@@ -120,14 +123,18 @@ def _diff(given: dict[str, Any], a: Any, b: Any, keywords: dict[str, Any]) -> in
             if given["output"] is not None:
                 layer = changes.write(_target(given), **_layer_keywords(given, report.callback))
             statistics = changes.stat() if given["stat_"] else None
+            modified = list(changes.modified()) if given["chunks"] else None
     if layer is not None:
         _print_layer(layer, given)
         output.warn(layer.warnings, given["quiet"])
     if given["stat_"]:
         assert statistics is not None
         _print_stat(statistics, given["format_"], file=_side(given))
+    if given["chunks"]:
+        assert modified is not None
+        _print_modified(modified, given["format_"], file=_side(given))
     if layer is None:
-        if not given["stat_"]:
+        if not reads:
             _print_changes(changes, given)
         output.warn(changes.warnings, given["quiet"])
     return 1 if given["exit_code"] and differs else 0
@@ -144,6 +151,7 @@ def _check(given: dict[str, Any]) -> None:
         for other, is_given in (
             ("-o", given["output"] is not None),
             ("--stat", given["stat_"]),
+            ("--chunks", given["chunks"]),
             ("--format json", given["format_"] == "json"),
         ):
             if is_given:
@@ -272,10 +280,7 @@ def _print_changes(changes: Changes, given: dict[str, Any]) -> None:
         output.write_lines(lines)
         return
     show = (lambda name: name) if given["null"] else output.quote
-    if given["name_only"]:
-        output.write_lines((show(b"/" + change.path) for change in changes), end)
-        return
-    letters = {letter: letter.encode() + b" " for letter in "ACD"}
+    letters = {letter: b"" if given["name_only"] else letter.encode() + b" " for letter in "ACD"}
     output.write_lines((letters[change.kind] + show(b"/" + change.path) for change in changes), end)
 
 
@@ -330,6 +335,23 @@ def _really_changed(statistics: DiffStat) -> str:
     if statistics.changed_bytes is None:
         return f"really changed: unknown {of} (an index has no contents)"
     return f"really changed: {output.human(statistics.changed_bytes)} {of} (content-defined chunks)"
+
+
+def _print_modified(files: list[ModifiedFile], format_: str, file: Any) -> None:
+    for found in files:
+        if format_ == "json":
+            print(output.json_line({"schema": SCHEMA, **found.to_dict()}).decode(), file=file)
+            continue
+        of = output.human(found.size)
+        how = "unknown" if found.changed is None else f"{output.human(found.changed)} in {_ranges(found)}"
+        print(f"{output.quote(b'/' + found.path).decode()}: {how} of {of}", file=file)
+        for offset, length in found.ranges or ():
+            print(f"{offset:>16} {length:>12}", file=file)
+
+
+def _ranges(found: ModifiedFile) -> str:
+    count = len(found.ranges or ())
+    return f"{count} range{'' if count == 1 else 's'}"
 
 
 def _print_layer(layer: Layer, given: dict[str, Any]) -> None:

@@ -21,14 +21,38 @@ COLUMNS = (
 )
 
 
+ISOLATIONS = (("ISOLATION", "Isolation"), ("WORKS", "Works"), ("WHY NOT", "Why"), ("WHAT WOULD HELP", "Remedy"))
+
+
 @click.command("doctor")
+@click.option("--isolations", is_flag=True, help="Only the ways in which `build` can run the commands of RUN.")
 @click.option("--root", metavar="DIR", type=options.WORD, help="The store, which need not exist yet.")
 @rows.format_option
-def command(root: str | None, format_: str) -> int:
-    """Try every storage driver for the store, for real, and tell why one cannot be used and what would help.
-
-    The exit code is 1 when none works.
+def command(root: str | None, format_: str, isolations: bool) -> int:
+    """Try every storage driver for the store, for real, and tell why one cannot be used and what would help; then the
+    ways in which `fastlayer build` can run commands. The exit code is 1 when none works.
     """
+    if isolations:
+        return _show_isolations(format_)
+    code = _show_drivers(root, format_)
+    if format_ == "table":
+        print()
+        _show_isolations(format_)
+    return code
+
+
+def _show_isolations(format_: str) -> int:
+    from fastlayer.running.isolation import probes
+
+    found = [
+        {"Isolation": name, "Works": "yes" if probe.works else "no", "Why": probe.why, "Remedy": probe.remedy}
+        for name, probe in probes()
+    ]
+    rows.show(format_, ISOLATIONS, found)
+    return 0 if any(row["Works"] == "yes" for row in found) else 1
+
+
+def _show_drivers(root: str | None, format_: str) -> int:
     import os
     import tempfile
 

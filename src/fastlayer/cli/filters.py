@@ -22,17 +22,22 @@ if TYPE_CHECKING:
     from fastlayer.container.writable import Writable
     from fastlayer.image.images import Image, Images
     from fastlayer.store.store import Store
+    from fastlayer.volume.books import Volume
 
 F = TypeVar("F", bound=Callable[..., Any])
 Filters = dict[str, list[str]]  # key -> values, in the order given
-_TRUTHS = ("dangling", "writable")
+_TRUTHS = ("dangling", "writable", "all")
 _YES, _NO = ("true", "1", "t", "True", "TRUE"), ("false", "0", "f", "False", "FALSE")
 
 
-def filter_option(*keys: str) -> Callable[[F], F]:
-    """--filter, which may be given many times; ``keys``: those there are, ``label!`` for ``label!=``."""
+def filter_option(*keys: str, short: bool = False) -> Callable[[F], F]:
+    """--filter, which may be given many times; ``keys``: those there are, ``label!`` for ``label!=``.
+
+    ``short``: as -f, too, as in Docker's lists.
+    """
     shown = ", ".join(f"{key}=" for key in keys)
     return click.option(
+        *(("-f",) if short else ()),
         "--filter",
         "filters",
         multiple=True,
@@ -211,3 +216,27 @@ class MountFilter:
         except NotFoundError:
             return {name} if name.startswith("sha256:") else {full_name(name)}
         return {*image.names, str(image.id), str(image.manifest)}
+
+
+# ---- volumes -----------------------------------------------------------------------------------------
+
+
+class VolumeFilter:
+    """Which volumes are meant. ``used``: the names of those that somebody has; ``name`` is a part of one."""
+
+    def __init__(self, used: Collection[str], filters: Filters) -> None:
+        self._used = used
+        self._filters = filters
+        self._dangling = truth(filters, "dangling")
+        self._labels = [value.partition("=") for value in filters.get("label", ())]
+        self._without = [value.partition("=") for value in filters.get("label!", ())]
+
+    def __call__(self, volume: Volume) -> bool:
+        wanted = self._filters
+        return (
+            (not self._dangling or (volume.name not in self._used) in self._dangling)
+            and ("driver" not in wanted or volume.driver in wanted["driver"])
+            and ("name" not in wanted or any(part in volume.name for part in wanted["name"]))
+            and all(_has(volume.labels, *label) for label in self._labels)
+            and not any(_has(volume.labels, *label) for label in self._without)
+        )

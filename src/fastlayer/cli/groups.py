@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from fastlayer.cli.commands import LazyGroup
+from fastlayer.cli.commands import CONTAINERS, LazyGroup
 
 _IMAGE = {
+    "build": ("build", "Build an image of a Dockerfile."),
     "ls": ("images", "List images."),
     "history": ("history", "Show how an image came to be, with the size of each layer."),
     "inspect": ("inspect", "Show everything about an image, as JSON."),
@@ -18,10 +19,25 @@ _IMAGE = {
     "prune": ("prune:image_prune", "Remove what no image uses any more."),
     "materialize": ("materialize", "Write the blobs that an image's layers have not got yet."),
 }
+_CONTAINER = {
+    **{verb: place for verb, place in CONTAINERS.items() if verb != "ps"},
+    "ls": ("ps", "List containers."),
+    "inspect": ("inspect", "Show everything about a container, as JSON."),
+    "commit": ("commit", "Make an image of a container."),
+    "diff": ("diff", "Show what has changed in a container."),
+    "cp": ("cp", "Copy files into a container and out of it."),
+    "export": ("export", "Write all files of a container as a tar."),
+    "checkpoint": ("checkpoint", "Keep what a container holds now; list and remove such states."),
+    "rollback": ("checkpoint:rollback", "Go back to a checkpoint."),
+    "prune": ("containers:prune", "Remove all containers that do not run."),
+}
 _SYSTEM = {
     "df": ("df", "Show what takes how much of the disk."),
     "prune": ("prune:system_prune", "Remove everything that is not used."),
     "doctor": ("doctor", "Tell which storage drivers work here, and why others do not."),
+}
+_CONTEXT = {
+    "ls": ("context", "Show what a build context sends, with sizes."),
 }
 _STORE = {
     "check": ("check", "Check that everything is there and what it says."),
@@ -34,9 +50,19 @@ def image() -> None:
     """Everything about images."""
 
 
+@click.group("container", cls=LazyGroup, sections={"Verbs": _CONTAINER})
+def container() -> None:
+    """Everything about containers."""
+
+
 @click.group("system", cls=LazyGroup, sections={"Verbs": _SYSTEM})
 def system() -> None:
     """Disk usage, pruning, what this machine can do."""
+
+
+@click.group("context", cls=LazyGroup, sections={"Verbs": _CONTEXT})
+def context() -> None:
+    """What builds copy from."""
 
 
 @click.group("store", cls=LazyGroup, sections={"Verbs": _STORE})

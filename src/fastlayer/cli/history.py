@@ -31,7 +31,7 @@ Examples:
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids and instructions.")
 @click.option("-H", "--human/--no-human", default=True, help="Sizes and times for people (default).")
-@stores.platform_option
+@stores.platform_option()
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:

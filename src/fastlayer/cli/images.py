@@ -35,7 +35,7 @@ Examples:
 @click.argument("repository", required=False)
 @click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole ids.")
-@filters.filter_option("dangling", "reference", "label", "before", "since")
+@filters.filter_option("dangling", "reference", "label", "before", "since", short=True)
 @click.option("--digests", is_flag=True, help="Show what the names name, too.")
 @rows.format_option
 @stores.store_options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlayer.cli import stores
+from fastlayer.cli import output, stores
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -29,19 +29,33 @@ class WritableLayer:
 
     def changes(self) -> Changes:
         """Its changes, as the driver finds them."""
-        from fastlayer.container import writable
+        from fastlayer.container import systempoints, writable
 
         assert self._store is not None
-        return writable.changes(self._store, writable.find(self._store, self._name))
+        return systempoints.changes(self._store, writable.find(self._store, self._name))
 
 
 def writable_layer(given: dict[str, Any], name: bytes) -> WritableLayer:
-    """One operand alone. Raises ``click.UsageError`` for a file, which needs another one beside it."""
-    if os.path.lexists(name):
+    """One operand alone. Raises ``click.UsageError`` for a file, which needs another one beside it.
+
+    A directory may well be called like the layer that is mounted there: then the layer is meant.
+    """
+    if os.path.lexists(name) and not _is_layer(given, os.fsdecode(name)):
         raise click.UsageError(f"2 operands are needed: what is {os.fsdecode(name)} to be compared with?")
     if given["compare"] != "auto" or given["xattrs"] != "all":
         raise click.UsageError("--compare and --xattrs are for trees: a writable layer is compared by its driver")
     return WritableLayer(given, os.fsdecode(name))
+
+
+def _is_layer(given: dict[str, Any], name: str) -> bool:
+    from fastlayer.container import writable
+    from fastlayer.errors import NotFoundError, OperandError
+
+    try:
+        with stores.open_store(given) as store:
+            return writable.find(store, name).name == name
+    except (NotFoundError, OperandError):
+        return False
 
 
 def of_operand(stack: ExitStack, given: dict[str, Any], value: Any) -> Any:
@@ -70,4 +84,7 @@ def _image(stack: ExitStack, given: dict[str, Any], name: str) -> Any:
         if given["root"] or given["platform"]:
             raise
         return None
-    return stack.enter_context(temporary(store, image))
+    warnings: list[str] = []
+    place = stack.enter_context(temporary(store, image, warnings=warnings))
+    output.warn(warnings, given["quiet"])
+    return place

@@ -30,7 +30,7 @@ Examples:
 )
 @click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
 @click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
-@stores.platform_option
+@stores.platform_option("What the image is for (default: this machine).")
 @options.jobs_option
 @options.progress_option
 @stores.store_options

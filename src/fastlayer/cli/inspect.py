@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastlayer.cli import output, stores
+from fastlayer.cli.rows import Fields
 
 if TYPE_CHECKING:
     from fastlayer.cli.template import Template
@@ -34,43 +35,42 @@ _EMPTY_CONFIG: dict[str, Any] = {
 _NO_SNAPSHOT: dict[str, Any] = {"Name": "", "Snapshot": "", "Mounts": ()}
 
 
-class _Object(dict[str, Any]):
-    """A JSON object with fields that can be asked for though they are not shown."""
-
-    def __init__(self, shown: dict[str, Any], hidden: dict[str, Any]) -> None:
-        super().__init__(shown)
-        self._hidden = hidden
-
-    def __missing__(self, key: str) -> Any:
-        return self._hidden[key]
-
-
 @click.command("inspect", epilog=EPILOG)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-f", "--format", "format_", default="json", metavar="TEMPLATE", help="Go-style; a line for each NAME.")
 @click.option(
-    "--type", "type_", type=click.Choice(["image", "container", "mount"]), help="Look among these only (default: all)."
+    "--type",
+    "type_",
+    type=click.Choice(["image", "container", "mount", "volume"]),
+    help="Look among these only (default: all).",
 )
-@stores.platform_option
+@click.option("-s", "--size", is_flag=True, help="Of containers: SizeRw and SizeRootFs, too.")
+@stores.platform_option()
 @stores.store_options
 def command(**given: Any) -> int:
-    """Show images, writable layers (containers) or mounts (by their target): a JSON array, an object for each NAME."""
+    """Show images, containers, writable layers, mounts (by their target) or volumes: a JSON array, an object for each
+    NAME."""
+    template = template_of(given["format_"])
+    with stores.open_store(given) as store:
+        return show(given["names"], template, lambda name: _inspect(store, name, given))
+
+
+def show(names: Sequence[str], template: Template | None, look: Callable[[str], dict[str, Any]]) -> int:
+    """The things of these names as one JSON array, or as the template has each; the exit code. ``look`` gives one."""
     from fastlayer.errors import FastlayerError
 
-    template = _template(given["format_"])
     failed: list[FastlayerError] = []
     found: list[dict[str, Any]] = []
     lines: list[str] = []
-    with stores.open_store(given) as store:
-        for name in given["names"]:
-            try:
-                thing = _inspect(store, name, given)
-                if template is None:
-                    found.append(thing)
-                else:
-                    lines.append(_filled(template, name, thing))
-            except FastlayerError as exc:
-                failed.append(exc)
+    for name in names:
+        try:
+            thing = look(name)
+            if template is None:
+                found.append(thing)
+            else:
+                lines.append(filled(template, name, thing))
+        except FastlayerError as exc:
+            failed.append(exc)
     if template is None:
         print(json.dumps(found, indent=4))
     else:
@@ -78,7 +78,7 @@ def command(**given: Any) -> int:
     return stores.all_failed(failed)
 
 
-def _template(text: str) -> Template | None:
+def template_of(text: str) -> Template | None:
     """None for JSON. Raises ``click.UsageError`` for what is no template."""
     from fastlayer.cli.plain import printable
     from fastlayer.cli.template import TemplateSyntaxError, compile_template
@@ -91,7 +91,8 @@ def _template(text: str) -> Template | None:
         raise click.UsageError(f"--format {printable(text[:200])}: {exc}") from None
 
 
-def _filled(template: Template, name: str, thing: dict[str, Any]) -> str:
+def filled(template: Template, name: str, thing: dict[str, Any]) -> str:
+    """The line of one thing. Raises ``NotFoundError`` for what it has not got."""
     from fastlayer.cli.template import TemplateValueError
     from fastlayer.errors import NotFoundError, show_path
 
@@ -102,7 +103,8 @@ def _filled(template: Template, name: str, thing: dict[str, Any]) -> str:
 
 
 def _inspect(store: Store, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The first thing of that name: an image, a writable layer, a mount. Else what was said of the first kind."""
+    """The first thing of that name: a container or writable layer, an image, a mount, a volume. Else what was said of
+    an image, or of the kind that was asked for."""
     from fastlayer.errors import NotFoundError
 
     said: list[FastlayerError] = []
@@ -111,11 +113,11 @@ def _inspect(store: Store, name: str, given: dict[str, Any]) -> dict[str, Any]:
             return look(store, name, given)
         except NotFoundError as exc:
             said.append(exc)
-    raise said[0]
+    raise said[0] if given["type_"] else said[1]
 
 
 def _kinds(type_: str | None) -> Iterator[Callable[[Store, str, dict[str, Any]], dict[str, Any]]]:
-    for kind, look in (("image", _image_of), ("container", _layer_of), ("mount", _mount_of)):
+    for kind, look in (("container", _layer_of), ("image", _image_of), ("mount", _mount_of), ("volume", _volume_of)):
         if type_ in (None, kind):
             yield look
 
@@ -133,9 +135,16 @@ def _image_of(store: Store, name: str, given: dict[str, Any]) -> dict[str, Any]:
         raise
 
 
-def _layer_of(store: Store, name: str, _given: dict[str, Any]) -> dict[str, Any]:
-    from fastlayer.container import writable
+def _layer_of(store: Store, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    from fastlayer.container import containers, inspecting, writable
+    from fastlayer.errors import NotFoundError
 
+    try:
+        container = containers.find(store, name)
+    except NotFoundError:
+        container = None
+    if container is not None:
+        return inspecting.inspect(store, container, size=given["size"])
     return _writable(store, writable.find(store, name))
 
 
@@ -143,6 +152,14 @@ def _mount_of(store: Store, name: str, _given: dict[str, Any]) -> dict[str, Any]
     from fastlayer.container import mounted
 
     return _mount(store, mounted.find(store, name))
+
+
+def _volume_of(store: Store, name: str, _given: dict[str, Any]) -> dict[str, Any]:
+    from fastlayer.cli.volume import inspected
+    from fastlayer.volume.volumes import Volumes
+
+    volumes = Volumes(store)
+    return inspected(volumes, volumes.details(name), measured=False)
 
 
 def _image(images: Images, image: Image) -> dict[str, Any]:
@@ -160,7 +177,7 @@ def _image(images: Images, image: Image) -> dict[str, Any]:
         "Os": config.platform.os,
         "Architecture": config.platform.architecture,
         "Variant": config.platform.variant,
-        "Config": _Object(config.run.to_dict(), _EMPTY_CONFIG),
+        "Config": Fields(config.run.to_dict(), _EMPTY_CONFIG),
         "Size": image.size,
         "ChainId": image.chain_id,
         "RootFS": {"Type": "layers", "Layers": list(config.diff_ids)},
@@ -176,9 +193,9 @@ def _image(images: Images, image: Image) -> dict[str, Any]:
             }
             for layer in image.layers
         ],
-        "GraphDriver": _Object(_snapshots(images.store, image), _NO_SNAPSHOT),
+        "GraphDriver": Fields(_snapshots(images.store, image), _NO_SNAPSHOT),
     }
-    return _Object(shown, {"ID": image.id})  # Docker's templates know both
+    return Fields(shown, {"ID": image.id})  # Docker's templates know both
 
 
 def _snapshots(store: Store, image: Image) -> dict[str, Any]:

@@ -29,7 +29,7 @@ Examples:
 @click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")
 @click.option("--progress", type=options.PROGRESS, default="auto", help="As in `fastlayer apply`.")
-@stores.platform_option
+@stores.platform_option("Which image of several is unpacked now (default: this machine's).")
 @options.jobs_option
 @stores.store_options
 def command(**given: Any) -> int:

@@ -1,7 +1,7 @@
 """The ``fastlayer`` command: finds the verb, prints errors, decides the exit code.
 
 Exit codes: 0 done; 1 failure (one line on stderr says why and what to do); 2 wrong usage; 130 interrupted, 143
-terminated, 129 hung up, 141 nobody reads the output any more.
+terminated, 129 hung up, 141 nobody reads the output any more. ``run`` is like docker's: 125 instead of 1 and 2.
 ``diff --exit-code`` is like git: 0 same, 1 differs, 2 error.
 """
 
@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 from fastlayer.cli.stopped import Stopped, heard, listen
 
 _GARBAGE_THRESHOLD = 50_000  # objects: what the imports make is no garbage
+_LONGEST = 4000  # characters of the one line of an error
+_RUN_CANNOT = 125  # of `run`, whose other statuses are the program's
 _VERSION_WORDS = (["--version"], ["-V"], ["version"])
 
 
@@ -77,9 +79,10 @@ def run(args: list[str]) -> int:
     try:
         return _run(args)
     except Stopped as exc:
+        heard()  # here, where a reminder that is due already finds it handled: what the frames held may take long to go
         if exc.number == signal.SIGPIPE:
             return _end_quietly()
-        return _say("interrupted" if exc.number == signal.SIGINT else "terminated", 128 + exc.number)
+        return _say(str(exc), 128 + exc.number)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     finally:
@@ -97,8 +100,9 @@ def _end_quietly() -> int:
 
 
 def _run(args: list[str]) -> int:
-    import click
+    from fastlayer.cli.lean import import_click
 
+    click = import_click()
     from fastlayer.cli.commands import cli
 
     wishes = {"debug": args[:1] in (["--debug"], ["-D"])}
@@ -133,31 +137,36 @@ def _run(args: list[str]) -> int:
 def _misused(exc: Any) -> int:
     ctx = getattr(exc, "ctx", None)
     command = ctx.command_path if ctx is not None else "fastlayer"
-    return _say(f"{exc.format_message().rstrip('.')}: see `{command} --help`", 2)
+    code = _RUN_CANNOT if command.endswith(" run") else 2
+    return _say(f"{exc.format_message().rstrip('.')}: see `{command} --help`", code)
 
 
 def _failed(exc: Exception, args: list[str]) -> int:
     from fastlayer.errors import FastlayerError
 
     git_style = args[:1] == ["diff"] and "--exit-code" in args
+    is_run = (args[1:2] if args[:1] == ["container"] else args[:1]) == ["run"]
+    code = 2 if git_style else _RUN_CANNOT if is_run else 1
     if isinstance(exc, FastlayerError):
         return _say(str(exc), max(exc.exit_code, 2 if git_style else 1))
     if isinstance(exc, OSError):
         from fastlayer.errors import show_path
 
         name = f"{show_path(exc.filename)}: " if exc.filename else ""
-        return _say(f"{name}{exc.strerror or exc}", 2 if git_style else 1)
+        return _say(f"{name}{exc.strerror or exc}", code)
     if isinstance(exc, MemoryError):
-        return _say("out of memory", 2 if git_style else 1)
-    return _say(
-        f"internal error: {type(exc).__name__}: {exc} (please report it; run with --debug for the trace)",
-        2 if git_style else 1,
-    )
+        return _say("out of memory", code)
+    return _say(f"internal error: {type(exc).__name__}: {exc} (please report it; run with --debug for the trace)", code)
 
 
 def _say(text: str, code: int) -> int:
+    from fastlayer.cli.plain import printable
+
+    line = printable(" ".join(text.split()))
+    if len(line) > _LONGEST:  # the beginning says where, the end why
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     try:
-        print(f"fastlayer: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        print(f"fastlayer: {line}", file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody is listening; the exit code still tells
     return code

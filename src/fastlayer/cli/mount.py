@@ -41,7 +41,7 @@ Examples:
 )
 @click.option("--no-mount", is_flag=True, help="Only make the writable layer; print its directory (vfs, btrfs).")
 @click.option("--json", "as_json", is_flag=True, help="Print the mount as JSON.")
-@stores.platform_option
+@stores.platform_option()
 @stores.store_options
 def command(**given: Any) -> int:
     """Mount IMAGE (a name, id, digest, or the chain id of layers) at TARGET, an existing directory."""
@@ -59,19 +59,28 @@ def command(**given: Any) -> int:
         raise click.UsageError("--size is of the writable layer that --rw makes: give --rw, or leave out --size")
     if chosen and given["name"] and not given["rw"]:
         raise click.UsageError("--storage-opt is for a layer that --rw makes: give --rw, or leave it out")
+    warnings: list[str] = []
     with stores.open_store(given) as store:
         if given["rw"] or given["name"]:
             if not given["rw"]:
                 _known(store, given["name"])
             platform = stores.platform(given)
             found = mounting.mount_layer(
-                store, image, given["name"], target, size=size, storage_options=chosen, platform=platform
+                store,
+                image,
+                given["name"],
+                target,
+                size=size,
+                storage_options=chosen,
+                platform=platform,
+                warnings=warnings,
             )
         else:
             assert image is not None
             stack = Images(store).find_stack(image, stores.platform(given))
-            found = mounting.mount_image(store, stack, target, storage_options=chosen)
+            found = mounting.mount_image(store, stack, target, storage_options=chosen, warnings=warnings)
         used = writable.storage_options(store, found)
+    output.warn(warnings)
     if given["as_json"]:
         print(output.json_line({"schema": 1, **found._asdict(), "storage_options": used}).decode())
     else:
@@ -87,6 +96,7 @@ def _in_place(given: dict[str, Any]) -> int:
     if not given["rw"] or len(words) > 1 or not (words or given["name"]):
         raise click.UsageError("--no-mount makes a writable layer: give --rw, an image or --name, and no target")
     chosen = options.pairs("--storage-opt", given["storage_options"])
+    warnings: list[str] = []
     with stores.open_store(given) as store:
         layer, place = mounting.layer_in_place(
             store,
@@ -95,7 +105,9 @@ def _in_place(given: dict[str, Any]) -> int:
             size=options.size(given["size"]),
             storage_options=chosen,
             platform=stores.platform(given),
+            warnings=warnings,
         )
+    output.warn(warnings)
     if given["as_json"]:
         print(output.json_line({"schema": 1, "directory": str(place), **layer._asdict()}).decode())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -23,11 +24,11 @@ class _Path(click.Path):
 
 
 class _Word(click.types.StringParamType):
-    """The same for what is a path or a name."""
+    """The same for what is a name, or a path that is passed on as it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not value:
-            self.fail(_EMPTY, param, ctx)
+            self.fail("it is empty: give a name", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -118,6 +119,7 @@ _UNITS = {
     "mib": 1 << 20,
     "gib": 1 << 30,
 }
+_MEMORY = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
 
 
 def size(text: str | None) -> int | None:
@@ -133,6 +135,21 @@ def size(text: str | None) -> int | None:
     if len(digits) > 19 or int(digits) * _UNITS[unit] > _MAX_SIZE:
         raise click.UsageError(f"{text!r} is too large a size: give less than 8 EiB (2^63 bytes)")
     return int(digits) * _UNITS[unit]
+
+
+def memory(option: str, text: str | None) -> int | None:
+    """``64m``, ``1.5g`` of memory in bytes: units are powers of 1024, as in Docker (go-units, RAMInBytes)."""
+    if text is None:
+        return None
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise click.UsageError(f"{option} {text!r} is not a size: give bytes, or a number with k, m, g, t")
+    number, unit = found[1], found[2].lower()
+    factor = 1024 ** "bkmgtp".index(unit or "b")
+    value = int(float(number) * factor) if "." in number else int(number) * factor
+    if value > _MAX_SIZE:
+        raise click.UsageError(f"{option} {text!r} is too large a size: give less than 8 EiB (2^63 bytes)")
+    return value
 
 
 def pairs(option: str, words: Iterable[str]) -> dict[str, str]:

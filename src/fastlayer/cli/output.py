@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from fastlayer.cli.plain import printable
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _ESCAPES = {7: b"\\a", 8: b"\\b", 9: b"\\t", 10: b"\\n", 11: b"\\v", 12: b"\\f", 13: b"\\r", 34: b'\\"', 92: b"\\\\"}
 
@@ -20,6 +22,11 @@ def human(size: int) -> str:
             return f"{size} B" if unit == "B" else f"{value:.3g} {unit}"
         value /= 1000
     raise AssertionError("unreachable")
+
+
+def docker_size(size: int) -> str:
+    """The same without a blank, as docker's lists have it: ``1.23MB``."""
+    return human(size).replace(" ", "")
 
 
 def quote(path: bytes) -> bytes:
@@ -83,7 +90,7 @@ def warn(messages: Iterable[str], quiet: bool = False) -> None:
     if quiet:
         return
     for message in messages:
-        print(f"fastlayer: warning: {' '.join(message.split())}", file=sys.stderr)
+        print(f"fastlayer: warning: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def display_name(path: str | bytes) -> str:

@@ -32,7 +32,7 @@ class Reporter:
         self._task: Any = None
         self._started = time.monotonic()
         self._last_line = self._started
-        self._tty = mode == "tty" or (mode == "auto" and _is_terminal())
+        self._tty = mode == "tty" or (mode == "auto" and is_terminal())
         self._mode = "quiet" if quiet or mode in ("none", "quiet") else mode
 
     def __enter__(self) -> Reporter:
@@ -80,7 +80,7 @@ class Reporter:
         )
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and os.environ.get("CI") != "true"
 
 

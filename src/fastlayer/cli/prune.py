@@ -36,24 +36,30 @@ def image_prune(**given: Any) -> int:
 @click.command("prune")
 @click.option("-a", "--all", "all_", is_flag=True, help="Also images that no writable layer or mount is made of.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("--volumes", is_flag=True, help="Also anonymous volumes that nobody has.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @stores.store_options
 def system_prune(**given: Any) -> int:
-    """Remove writable layers that are not mounted, and everything that no image uses."""
-    what = "all writable layers that are not mounted, with what was written to them, and unused images"
+    """Remove containers that do not run, layers that are not mounted, and everything that no image uses."""
+    more = ", anonymous volumes that nobody has" if given["volumes"] else ""
+    what = f"stopped containers and layers that are not mounted, with what was written to them{more}, and unused images"
     return _prune(given, what, layers=True)
 
 
 def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
     from fastlayer.image.images import Images
     from fastlayer.maintenance.prune import prune
+    from fastlayer.volume.volumes import Volumes
 
     dry_run = given["dry_run"]
     with stores.open_store(given) as store:
-        _confirm(given, what)
+        confirm(given, what)
         meant = filters.ImageFilter(Images(store), given.get("filters", {}))
+        volumes = Volumes(store).prune(dry_run=dry_run) if given.get("volumes") else []
         gone = prune(store, layers=layers, named=given["all_"], dry_run=dry_run, meant=meant)
     removed, untagged = ("Would remove", "Would untag") if dry_run else ("Removed", "Untagged")
+    for volume, _ in volumes:
+        print(f"{removed}: volume {volume.name}")
     for name in gone.layers:
         print(f"{removed}: {name}")
     for name in gone.names:
@@ -68,16 +74,21 @@ def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
 @stores.store_options
 def collect_garbage(**given: Any) -> int:
     """Remove what nobody can reach, and what killed processes left behind. Safe while others work in the store."""
+    from fastlayer.container import lifecycle
     from fastlayer.container.mounted import all_mounts
     from fastlayer.store.collect import collect
+    from fastlayer.volume.volumes import clear_dead
 
     with stores.open_store(given) as store:
+        if not given["dry_run"]:
+            clear_dead(store)
+            lifecycle.recover(store)
         all_mounts(store)  # forgets those that are gone, and what only they kept
         gone = collect(store, dry_run=given["dry_run"])
     return _tell(gone, given["dry_run"])
 
 
-def _confirm(given: dict[str, Any], what: str) -> None:
+def confirm(given: dict[str, Any], what: str) -> None:
     """Asks on a terminal; elsewhere --force has to be given."""
     if given["force"] or given["dry_run"]:
         return

@@ -6,7 +6,8 @@ a terminal instead of sending it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -19,6 +20,17 @@ Row = dict[str, Any]  # field -> value, in Docker's field names
 Columns = Sequence[tuple[str, str]]  # (heading, field) of a table
 _TABLE = "table "
 _SHOWN = 200  # characters of a template that a message shows
+
+
+class Fields(Row):
+    """A JSON object with fields that a template can ask for though they are not shown."""
+
+    def __init__(self, shown: Row, hidden: Row) -> None:
+        super().__init__(shown)
+        self._hidden = hidden
+
+    def __missing__(self, key: str) -> Any:
+        return self._hidden[key]
 
 
 def format_option(function: Any) -> Any:
@@ -65,11 +77,19 @@ def _checked(format_: str) -> str:
 
 
 def _filled(text: str, rows: Iterable[Row]) -> Iterable[str]:
-    from fastlayer.cli.template import TemplateValueError, compile_template
+    from fastlayer.cli.template import compile_template
 
-    fill = compile_template(text).render
+    with _refusing():
+        yield from map(compile_template(text).render, rows)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What a list has not got is wrong usage."""
+    from fastlayer.cli.template import TemplateValueError
+
     try:
-        yield from map(fill, rows)
+        yield
     except TemplateValueError as exc:
         raise click.UsageError(f"--format: {exc}") from None
 
@@ -84,6 +104,10 @@ def _table_of(text: str, columns: Columns, rows: Iterable[Row]) -> None:
 
     headings = {field: heading for heading, field in columns}
     titles = compile_template(text, HEADINGS)
-    lines = [tuple(line.split("\t")) for line in _filled(text, rows)]
-    heading = titles.render({field: headings.get(field, field.upper()) for field in titles.fields})
-    output.table(tuple(heading.split("\t")), lines, frozenset())
+    lines = [line.split("\t") for line in _filled(text, rows)]
+    with _refusing():
+        heading = titles.render({field: headings.get(field, field.upper()) for field in titles.fields})
+    cells = [heading.split("\t"), *lines]
+    width = max(map(len, cells))  # an {{if}} makes more of some rows
+    header, *padded = [(*row, *[""] * (width - len(row))) for row in cells]
+    output.table(header, padded, frozenset())

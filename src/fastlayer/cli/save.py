@@ -27,7 +27,7 @@ Examples:
     default="oci-archive",
     show_default=True,
 )
-@stores.platform_option
+@stores.platform_option("Only that image of several (default: all; in a docker-archive this machine's).")
 @options.jobs_option
 @stores.store_options
 def command(**given: Any) -> int:

@@ -20,6 +20,9 @@ class Stopped(BaseException):
         super().__init__(number)
         self.number = number
 
+    def __str__(self) -> str:
+        return "interrupted" if self.number == signal.SIGINT else "terminated"
+
 
 def listen() -> None:
     """From now on the signals that end a command raise ``Stopped`` in the main thread."""

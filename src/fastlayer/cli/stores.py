@@ -33,11 +33,9 @@ def store_options(function: F) -> F:
     )(function)
 
 
-def platform_option(function: F) -> F:
-    """--platform."""
-    return click.option(
-        "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of several (default: this machine's)."
-    )(function)
+def platform_option(words: str = "Which image of several (default: this machine's).") -> Callable[[F], F]:
+    """--platform; ``words``: what it means here."""
+    return click.option("--platform", metavar="OS/ARCH[/VARIANT]", help=words)
 
 
 def open_store(given: dict[str, Any], *, create: bool = False) -> Store:
@@ -79,12 +77,12 @@ def short(digest: str | None, *, full: bool = False) -> str:
 
 
 def familiar(name: str) -> tuple[str, str]:
-    """(REPOSITORY, TAG) as Docker shows a name; an image without one has a digest instead."""
+    """(REPOSITORY, TAG) as Docker shows a name of the store; an image without one has a digest instead."""
     if name.startswith("sha256:"):
         return "<none>", "<none>"
-    from fastlayer.oci.reference import parse_reference
+    from fastlayer.oci.reference import stored_reference
 
-    reference = parse_reference(name)
+    reference = stored_reference(name)
     return reference.familiar_name, reference.tag or "<none>"
 
 
@@ -105,6 +103,13 @@ def ago(created: str) -> str:
 
     made = moment(created)
     return "N/A" if made is None else f"{elapsed((datetime.now(UTC) - made).total_seconds())} ago"
+
+
+def ago_ns(moment_ns: int) -> str:
+    """The same of nanoseconds since 1970."""
+    from datetime import UTC, datetime
+
+    return ago(datetime.fromtimestamp(moment_ns / 1e9, UTC).isoformat())
 
 
 def elapsed(seconds: float) -> str:

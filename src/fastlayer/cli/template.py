@@ -1,8 +1,9 @@
 """The subset of Go's text/template that people use with Docker's ``--format``.
 
 ``{{.A.B}}``, ``{{.}}``, ``{{$.A}}``, ``{{index .A 0 "key"}}``, ``{{json .}}`` and the other functions below, also as
-``{{.A | json}}`` and in parentheses; ``{{range .A}} {{else}} {{end}}``, ``{{if .A}} {{else}} {{end}}``; ``{{-`` and
-``-}}`` take the blanks beside them away. No variables, no ``with``, no ``template``.
+``{{.A | json}}`` and in parentheses; ``{{.Label "key"}}`` of a row; ``{{range .A}} {{else}} {{end}}``,
+``{{if .A}} {{else}} {{end}}``; ``{{-`` and ``-}}`` take the blanks beside them away. No variables, no ``with``, no
+``template``.
 
 Values print as Go prints them: ``[a b]``, ``map[k:v]``, ``true``, ``<nil>``. What could steer a terminal is shown, not
 sent (``plain.printable``); ``json`` gives it exactly.
@@ -13,10 +14,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
+from fastlayer._values import NamedTuple
 from fastlayer.cli import output
-from fastlayer.cli.plain import printable
+from fastlayer.cli.plain import Labels, printable
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<end>-?\}\})
@@ -95,7 +97,19 @@ def _length(value: Any) -> int:
 def _join(values: Any, between: str) -> str:
     if not isinstance(values, (list, tuple)):
         raise TemplateValueError(f"cannot join {_kind(values)}")
-    return _Shown(between.join(text_of(value) for value in values))
+    return _Shown(_separator(between).join(text_of(value) for value in values))
+
+
+def _split(value: Any, between: Any) -> list[str]:
+    """As Go: nothing between them are its characters."""
+    text = str(value)
+    return text.split(between) if _separator(between) else list(text)
+
+
+def _separator(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TemplateValueError(f"{_kind(value)} cannot stand between texts")
+    return value
 
 
 def _kind(value: Any) -> str:
@@ -110,7 +124,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "index": _index,
     "len": _length,
     "join": _join,
-    "split": lambda value, between: str(value).split(between),
+    "split": _split,
     "println": lambda *values: _Shown(" ".join(text_of(value, inner=True) for value in values) + "\n"),
     "eq": lambda first, *others: any(first == other for other in others),
     "ne": lambda first, other: first != other,
@@ -241,8 +255,24 @@ class _Parser:
                 self.refuse("a parenthesis is not closed")
             return _fields(inner, self._next("close")[1:])
         if self._token_is("fields"):
-            return self._chain(self._next("fields"))
+            return self._labelled(self._next("fields"))
         return self._constant()
+
+    def _labelled(self, text: str) -> _Value:
+        """``.Label "KEY"``, the only method of a row: the value of a label, or nothing."""
+        if not (text.endswith(".Label") and self._token_is("text")):
+            return self._chain(text)
+        labels, key = self._chain(f"{text}s"), self._unquoted(self._next("text"))
+
+        def get(scope: Scope) -> Any:
+            found = labels(scope)
+            if isinstance(found, Labels):
+                return found.values.get(key, "")
+            if isinstance(found, str):
+                return key  # the heading of a column
+            raise TemplateValueError(f"Label does not take {_kind(found)}")
+
+        return get
 
     def _chain(self, text: str) -> _Value:
         first = text.lstrip("$").split(".")[1:2]

@@ -325,6 +325,37 @@ def check_a_duplicate_is_of_now(bench: Bench) -> None:
     _same(wanted, bench.dump("copy"), "the duplicate after its source went")
 
 
+def check_a_fork_is_of_now_and_can_be_written(bench: Bench) -> None:
+    """Of an active snapshot that is mounted, and of a duplicate; neither notices what is written to the fork."""
+    bench.commit("base", None, base)
+    with bench.prepared("work", "base") as tree:
+        edit(tree)
+        wanted = dump(tree)
+        bench.snapshotter.fork("fork", "work")
+        bench.snapshotter.duplicate("copy", "work")
+        (tree / "etc/passwd").write_text("later")
+        (tree / "etc/added").unlink()
+    bench.snapshotter.fork("again", "copy")
+    for key in ("fork", "again"):
+        info = bench.snapshotter.stat(key)
+        assert (info.kind, info.parent) == ("active", "base"), info
+        _edited(bench, key)
+        with bench.mounted(key) as tree:
+            _same(wanted, dump(tree), f"the active snapshot and {key}")
+            (tree / "etc/passwd").write_text(key)
+            (tree / "only").write_text(key)
+    with bench.mounted("work") as tree:
+        assert (tree / "etc/passwd").read_text() == "later" and not (tree / "only").exists()
+    _same(wanted, bench.dump("copy"), "the duplicate after its fork was written to")
+    bench.snapshotter.remove("work")
+    bench.snapshotter.remove("copy")
+    with bench.mounted("again") as tree:
+        assert (tree / "only").read_text() == "again" and not (tree / "etc/gone").exists()
+    bench.snapshotter.commit("made", "again")
+    with bench.mounted("fork") as tree:
+        assert (tree / "only").read_text() == "fork"
+
+
 def check_usage_grows_with_what_is_written(bench: Bench) -> None:
     bench.commit("base", None, base)
     with bench.prepared("work", "base"):

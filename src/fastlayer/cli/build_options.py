@@ -1,0 +1,187 @@
+"""The words of ``fastlayer build``'s options as values: Docker's, and what buildah and kaniko call the same things."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastlayer.cli import options, stores
+
+if TYPE_CHECKING:
+    from fastlayer.builder.context.sources import Source
+    from fastlayer.builder.leave import Leave
+    from fastlayer.builder.options import Options, Secret, Ssh
+    from fastlayer.builder.outputs.notes import Notes
+    from fastlayer.builder.outputs.options import Export
+    from fastlayer.running.limits import Limit
+    from fastlayer.running.security import SecurityOptions
+
+
+def wanted(given: dict[str, Any]) -> Options:
+    """What the builder is asked to do. Raises ``click.UsageError``, ``UsageError``."""
+    from fastlayer.builder.options import Options
+
+    epoch = options.source_date_epoch(given["source_date_epoch"])
+    arguments = _arguments(given["arguments"])
+    if epoch is not None:
+        arguments.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+    return Options(
+        target=given["target"],
+        platform=stores.platform(given),
+        arguments=arguments,
+        labels=options.pairs("--label", given["labels"]),
+        contexts=_contexts(given["contexts"]),
+        no_cache=given["no_cache"],
+        no_cache_stages=tuple(name.lower() for text in given["no_cache_filter"] for name in text.split(",")),
+        epoch=epoch,
+        explain=given["explain"],
+        cache_mode=given["cache_mode"],
+        isolation=given["isolation"],
+        network=given["network"],
+        hosts=tuple(map(_host, given["hosts"])),
+        secrets=tuple(map(_secret, given["secrets"])),
+        ssh=tuple(map(_ssh, given["ssh"])),
+        squash=given["squash"],
+        shm_size=options.memory("--shm-size", given["shm_size"]) or None,
+        leave=_leave(given["allow"]),
+        security=_security(given["security_opts"]),
+        capabilities=_capabilities(given["added"], given["dropped"]),
+        limits=_limits(given["ulimits"]),
+        devices=_devices(given["devices"]),
+        jobs=given["jobs"],
+        **_shared(given),
+    )
+
+
+def _shared(given: dict[str, Any]) -> dict[str, Any]:
+    if not (given["cache_from"] or given["cache_to"]):
+        return {}
+    from fastlayer.builder.sharing.options import shared
+
+    return shared(given["cache_from"], given["cache_to"])
+
+
+def exports(given: dict[str, Any]) -> list[Export]:
+    """What is written besides the image in the store."""
+    if not (given["outputs"] or given["tar_path"] or given["oci_layout_path"]):
+        return []
+    from fastlayer.builder.outputs.options import kaniko_outputs, parse_output
+
+    found = [parse_output(word) for word in given["outputs"]]
+    return [*found, *kaniko_outputs(given["tar_path"], given["oci_layout_path"], given["tags"])]
+
+
+def notes(given: dict[str, Any]) -> Notes | None:
+    """The files that scripts read afterwards; None: none are wanted."""
+    names = (
+        "iidfile",
+        "metadata_file",
+        "digest_file",
+        "image_name_with_digest_file",
+        "image_name_tag_with_digest_file",
+    )
+    if not any(given[name] for name in names):
+        return None
+    from fastlayer.builder.outputs.notes import Notes
+
+    return Notes(*(given[name] or "" for name in names))
+
+
+def _contexts(words: Sequence[str]) -> dict[str, Source]:
+    if not words:
+        return {}
+    from fastlayer.builder.context.sources import parse_named
+
+    return {found.name: found.source for found in map(parse_named, words)}
+
+
+def _arguments(words: Iterable[str]) -> dict[str, str]:
+    """``NAME=VALUE``; ``NAME`` alone takes the value from the environment, and is not set without one."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not name:
+            raise click.UsageError(f"--build-arg {word!r}: give NAME=VALUE")
+        if sign:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return found
+
+
+def _leave(words: Sequence[str]) -> Leave:
+    from fastlayer.builder.leave import parse_leave
+
+    return parse_leave(words)
+
+
+def _security(words: Sequence[str]) -> SecurityOptions | None:
+    if not words:
+        return None
+    from fastlayer.running.security import parse_security_options
+
+    return parse_security_options(words)
+
+
+def _capabilities(added: Sequence[str], dropped: Sequence[str]) -> int | None:
+    if not added and not dropped:
+        return None
+    from fastlayer.running.capabilities import changed
+
+    return changed(added, dropped)
+
+
+def _limits(words: Sequence[str]) -> tuple[Limit, ...]:
+    if not words:
+        return ()
+    from fastlayer.running.limits import parse_limits
+
+    return parse_limits(tuple(words))
+
+
+def _devices(words: Sequence[str]) -> tuple[str, ...]:
+    if words:
+        from fastlayer.running.devices import check_device
+
+        for word in words:
+            check_device(word)
+    return tuple(words)
+
+
+def _host(word: str) -> tuple[str, str]:
+    from fastlayer.running.network_files import check_host
+
+    name, sign, address = word.partition("=" if "=" in word else ":")
+    if not (name and sign and address):
+        raise click.UsageError(f"--add-host {word!r}: give NAME:ADDRESS")
+    return name, check_host(name, address)
+
+
+def _secret(word: str) -> Secret:
+    from fastlayer.builder.options import Secret
+
+    fields = dict(field.partition("=")[::2] for field in word.split(","))
+    kind = fields.pop("type", "")
+    identity = fields.pop("id", "")
+    source = fields.pop("src", "") or fields.pop("source", "")
+    variable = fields.pop("env", "")
+    if not identity or fields or kind not in ("", "file", "env"):
+        raise click.UsageError("--secret: give id=ID,src=FILE or id=ID,env=NAME")  # the word may be a secret
+    if kind == "env" and source:
+        source, variable = "", source
+    if not source and not variable:
+        source, variable = ("", identity) if identity in os.environ else (identity, "")
+    return Secret(identity, source, variable)
+
+
+def _ssh(word: str) -> Ssh:
+    from fastlayer.builder.options import Ssh
+
+    identity, _, socket = word.partition("=")
+    socket = socket or os.environ.get("SSH_AUTH_SOCK", "")
+    if not socket:
+        raise click.UsageError(f"--ssh {word!r}: SSH_AUTH_SOCK is not set: start an agent, or give ID=SOCKET")
+    return Ssh(identity or "default", socket)
