@@ -8,11 +8,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fastlayer import _backend
+from tests import namespace
 
 # A shell that starts us in the background leaves SIGINT ignored, and our children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -21,13 +23,36 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: devices, owners, trusted xattrs")
 
 
-@pytest.fixture(params=["native", "baseline"])
+ENGINES = ("native", "baseline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_store() -> Iterator[None]:
+    """Commands that name no store find none: not that of this machine."""
+    with temporary_directory() as place, pytest.MonkeyPatch.context() as patch:
+        place.chmod(0o755)
+        patch.setenv("FASTLAYER_ROOT", str(place / "store"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_mounts() -> None:
+    """Tests run side by side, and each process of them mounts for itself."""
+    namespace.enter()
+
+
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[_backend.Engine]:
     """Each backend in turn, also made the engine of the process."""
-    chosen = _backend._load(request.param)
+    yield from made_engine(request.param, monkeypatch)
+
+
+def made_engine(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[_backend.Engine]:
+    """The backend, the engine of the process until the test ends."""
+    chosen = _backend._load(name)
     monkeypatch.setattr(_backend, "_chosen", chosen)
     yield chosen
-    assert _backend.engine().name == request.param
+    assert _backend.engine().name == name
 
 
 def _temporary_root() -> str | None:
@@ -46,11 +71,18 @@ def _temporary_root() -> str | None:
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """Like pytest's, but removed by rm, which minds neither 1500 levels nor odd modes, and fast."""
-    path = Path(
-        tempfile.mkdtemp(prefix="fastlayer-test-", dir=os.environ.get("FASTLAYER_TEST_TMP") or _temporary_root())
-    )
-    yield path
-    subprocess.run(["rm", "-rf", "--", path], check=False)
+    with temporary_directory() as path:
+        yield path
+
+
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    place = os.environ.get("FASTLAYER_TEST_TMP") or _temporary_root()
+    path = Path(tempfile.mkdtemp(prefix="fastlayer-test-", dir=place))
+    try:
+        yield path
+    finally:
+        subprocess.run(["rm", "-rf", "--", path], check=False)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

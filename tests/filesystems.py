@@ -6,10 +6,13 @@ with overlay(lower, upper, work) as merged: ...
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +27,9 @@ _MKFS = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "ea_inode"],  # else the xattrs of a file share 4 KiB
 }
 _MEMORY = Path("/dev/shm")
+_PATIENCE = 10.0  # seconds a file system may stay busy
+_FS_IOC_FIEMAP = 0xC020660B
+_FIEMAP, _EXTENT = struct.Struct("=QQIIII"), struct.Struct("=QQQ40s")  # linux/fiemap.h; flag 1: write out first
 MINIMUM = 320 << 20  # the smallest XFS that mkfs.xfs makes today
 
 
@@ -39,21 +45,36 @@ def _run(*command: str | os.PathLike[str]) -> None:
 
 
 def _unmount(where: Path) -> None:
-    """A cycle of dead objects may still hold a file open; a busy file system is told with what is open there."""
+    """What has ended may hold a file system for a moment more (cycles of dead objects, the kernel's deferred closing).
+
+    One that stays busy is told with who holds what there.
+    """
     gc.collect()
-    try:
-        _run("umount", where)
-    except RuntimeError as exc:
-        _run("umount", "-l", where)
-        raise RuntimeError(f"{exc}; open here: {list(_open_below(where))}") from None
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _run("umount", where)
+        except RuntimeError as exc:
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            held = list(_held_below(where))
+            _run("umount", "-l", where)
+            raise RuntimeError(f"{exc}; held: {held}") from None
 
 
-def _open_below(where: Path) -> Iterator[str]:
-    for fd in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # that of the listing
-            name = os.readlink(f"/proc/self/fd/{fd}")
-            if name.startswith(str(where)):
-                yield name
+def _held_below(where: Path) -> Iterator[str]:
+    """Open files, working directories, roots, mapped files and mounts below ``where``, of every process."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            links = [process / "cwd", process / "root", *(process / "fd").iterdir(), *(process / "map_files").iterdir()]
+            for link in links:
+                with suppress(OSError):
+                    if (name := os.readlink(link)).startswith(str(where)):
+                        yield f"{process.name} {link.name} -> {name}"
+            for line in (process / "mountinfo").read_text().splitlines():
+                if line.split()[4].startswith(str(where)):
+                    yield f"{process.name} mount {line.split()[4]}"
 
 
 @contextmanager
@@ -104,3 +125,13 @@ def overlay(
             _run("umount", where)
     finally:
         where.rmdir()
+
+
+def extents(path: Path) -> list[tuple[int, int, int]]:
+    """(offset, place on the disk, length) of a file's data, in bytes, once it is there: FIEMAP. At most 256."""
+    space = bytearray(_FIEMAP.pack(0, 1 << 62, 1, 0, 256, 0) + bytes(256 * _EXTENT.size))
+    with open(path, "rb") as file:
+        fcntl.ioctl(file, _FS_IOC_FIEMAP, space)
+    count = _FIEMAP.unpack_from(space)[3]
+    found = [_EXTENT.unpack_from(space, _FIEMAP.size + number * _EXTENT.size) for number in range(count)]
+    return [(offset, place, length) for offset, place, length, _ in found]

@@ -398,6 +398,12 @@ def test_without_the_right_to_search_changes_are_walked(
         monkeypatch.setattr(engine.subvolume, name, refuse)
     assert lines(driver, 2, [1]) == ["C /", "C /etc/passwd", "A /new"]
     assert driver.usage(2, [1]).bytes >= 8192
+    quiet = tree(driver, 2) / "big"
+    stamp = quiet.stat().st_mtime_ns
+    with open(quiet, "r+b") as file:
+        file.write(b"as large as before")
+    os.utime(quiet, ns=(stamp, stamp))
+    assert lines(driver, 2, [1]) == ["C /", "C /big", "C /etc/passwd", "A /new"]
     subvolumes.create(tree(driver, 2) / "n")
     driver.remove(2)
     assert driver.numbers() == {1}

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests import uml
+from tests.buildroot import make_root
 from tests.conftest import require
+from tests.integration.test_build import reference
 
 SECONDS = 1800  # minutes on a quiet machine: the guest starts programs slowly
 
@@ -28,21 +30,23 @@ def guests() -> set[str]:
 
 
 @pytest.mark.timeout(SECONDS + 60)
-def test_the_driver_in_its_own_kernel() -> None:
+def test_the_driver_in_its_own_kernel(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: the guest works on the files of the host as root")
-    require(*uml.PROGRAMS)
-    assert uml.run(["-q", "--color=no", "tests/uml_devicemapper"], seconds=SECONDS, memory="1500M") == 0
+    require(*uml.PROGRAMS, "crun")
+    image = reference(tmp_path, make_root(tmp_path / "root"))  # what a build there has to come to
+    selection = ["-q", "--color=no", "tests/uml_devicemapper"]
+    assert uml.run(selection, seconds=SECONDS, memory="1500M", env={"FASTLAYER_TEST_IMAGE": image}) == 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_the_harness_tells_success_from_failure() -> None:
     require(*uml.PROGRAMS)
-    assert uml.run_command(["sh", "-c", "exit 7"], seconds=60) == 7
+    assert uml.run_command(["sh", "-c", "exit 7"], seconds=120) == 7
     with pytest.raises(TimeoutError):
         uml.run_command(["sleep", "100"], seconds=6)
     with pytest.raises(RuntimeError, match="ended before"):
-        uml.run_command(["sh", "-c", "echo o >/proc/sysrq-trigger; sleep 10"], seconds=60)
+        uml.run_command(["sh", "-c", "echo o >/proc/sysrq-trigger; sleep 10"], seconds=120)
     assert not [place for place in guests() if not os.path.exists(place)], "a guest outlived its harness"
 
 

@@ -121,8 +121,9 @@ class MeasuresNothing(Vfs):
 
 
 class DuplicatesByName(Vfs):
-    def duplicate(self, number: int, parents: Sequence[int], source: int) -> None:
+    def duplicate(self, number: int, parents: Sequence[int], source: int, *, live: bool = False) -> int:
         (self.root / str(number)).symlink_to(self.root / str(source))
+        return 0
 
 
 class SeesNoDeletions(Vfs):

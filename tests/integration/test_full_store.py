@@ -13,6 +13,7 @@ from fastlayer.container import writable
 from fastlayer.container.mounted import all_mounts
 from fastlayer.errors import NoSpaceError
 from fastlayer.image.images import Images
+from fastlayer.maintenance.recover import check_store
 from fastlayer.store import reserve
 from fastlayer.store.store import Store, open_store
 from tests.filesystems import need_root
@@ -59,6 +60,32 @@ def test_removing_works_on_a_full_file_system(small: Path, tmp_path: Path) -> No
     os.unlink(small / "filler")
     open_store(root).close()
     assert (root / "reserve").exists()
+
+
+def test_a_full_store_can_be_checked(small: Path, tmp_path: Path) -> None:
+    root = filled(small, tmp_path)
+    for _ in range(2):
+        assert check_store(root).sound
+        assert (root / "reserve").exists()
+        fill(small)
+
+
+def test_what_was_given_up_is_taken_back(small: Path, tmp_path: Path) -> None:
+    """Else whatever fills the file system takes that, too, after the first command that only looked."""
+    root = filled(small, tmp_path)
+    for _ in range(3):
+        with open_store(root) as store:
+            assert not (root / "reserve").exists() and len(Images(store).all()) == 1
+        assert (root / "reserve").stat().st_blocks * 512 >= 900 << 10
+        fill(small)
+    with open_store(root) as store, store.lease("somebody at work"):
+        with open_store(root) as other:
+            assert len(Images(other).all()) == 1
+        assert not (root / "reserve").exists(), "nobody takes it back from who is at work"
+        writable.remove(store, "w")
+    os.unlink(small / "filler")
+    open_store(root).close()
+    assert (root / "reserve").stat().st_size == reserve.SIZE
 
 
 def test_a_full_file_system_is_named(small: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def interrupted(after: float) -> Iterator[None]:
     try:
         with pytest.raises(KeyboardInterrupt):
             yield
-        assert time.monotonic() - heard[0] < 5
+        assert time.monotonic() - heard[0] < 20
     finally:
         timer.join()
 

@@ -20,17 +20,22 @@ from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.table import Entry, entries
 from fastlayer.store.store import Store, open_store
 from tests.conftest import needs_root
+from tests.integration.test_mounted import forgotten
 from tests.shell import Shell, with_mounts
 
 pytestmark = needs_root
 PYTHON = [sys.executable, "-c"]
 JAILED = """
-import os, sys
+import hashlib, os, sys  # what is loaded later is not to be found in the directory
 from fastlayer.container import mounted
+from fastlayer.mounts import namespaces, table
 from fastlayer.store.store import open_store
 store = open_store(sys.argv[1], driver=sys.argv[2])
+tasks = namespaces._tasks
+namespaces._tasks = lambda: sorted(tasks(), key=lambda task: int(task.split("/")[2]), reverse=sys.argv[4] == "before")
 with store.database.read() as db:
     rows = mounted._rows(db)
+table.identity("/")  # loads the engine, which the directory has not
 os.chroot(sys.argv[3])
 found = mounted.Look(store, rows).found
 print(len(found), *(mount.here for mount in found.values()))
@@ -87,15 +92,6 @@ def run(*words: str | Path) -> None:
 
 def targets(shell: Shell) -> list[object]:
     return [row["Target"] for row in shell.rows("mounts") if row["Target"]]
-
-
-def forgotten(store: Store) -> bool:
-    """Within a while: a namespace lives a moment longer than its last process."""
-    for _ in range(50):
-        if not all_mounts(store):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def expect(look: Callable[[], object], wanted: object) -> None:
@@ -370,15 +366,19 @@ def test_a_container_that_has_it_as_its_root(shell: Shell, store: Store, tmp_pat
     assert forgotten(store)
 
 
-def test_who_sees_less_forgets_nothing(shell: Shell, store: Store, tmp_path: Path) -> None:
-    """A process that was put into a directory does not see mounts outside of it; others do."""
+@pytest.mark.parametrize("met", ["before", "after"])
+def test_who_sees_less_forgets_nothing(shell: Shell, store: Store, tmp_path: Path, met: str) -> None:
+    """A process that was put into a directory does not see mounts outside of it; others do.
+
+    ``met`` before or after them: seen from that directory the name of its root and of theirs is the same.
+    """
     target = tmp_path / "k1"
     shell.good("mount", "base", target)
     jail = tmp_path / "jail"
     (jail / "proc").mkdir(parents=True)
     run("mount", "--bind", "/proc", jail / "proc")
     done = subprocess.run(
-        [*PYTHON, JAILED, shell.root, shell.env["FASTLAYER_DRIVER"], jail], env=shell.env, capture_output=True
+        [*PYTHON, JAILED, shell.root, shell.env["FASTLAYER_DRIVER"], jail, met], env=shell.env, capture_output=True
     )
     run("umount", jail / "proc")
     assert done.returncode == 0, done.stderr.decode()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
+import stat
 import subprocess
 import sys
 import tarfile
@@ -18,16 +20,22 @@ from typing import Any
 import pytest
 
 import fastlayer
+from fastlayer.container import writable
+from fastlayer.container.commit import commit
 from fastlayer.container.mounting import temporary
+from fastlayer.errors import UnsafeEntryError
 from fastlayer.image.images import Images
+from fastlayer.image.importing import import_image
 from fastlayer.image.load import load
+from fastlayer.image.materialize import materialize
 from fastlayer.image.save import save
+from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.maintenance.check import check
 from fastlayer.store.store import open_store
 from fastlayer.testing.dump import difference, dump
 from tests.conftest import require
 from tests.filesystems import loop_fs, need_root
-from tests.stores import Layout
+from tests.stores import Layout, tree
 
 WHEN = 1_700_000_000
 Entry = tuple[str, str]  # name; type and what belongs to it
@@ -155,8 +163,8 @@ export FASTLAYER_ROOT={tmp_path}/store FASTLAYER_DRIVER=overlay2
 """
     subprocess.run(["unshare", "-Urm", "sh", "-ec", words], check=True)
     wanted, found = seen(tmp_path / "applied"), seen(tmp_path / "copy")
-    for tree in (wanted, found):
-        tree["."].pop("mtime_ns", None)
+    for one in (wanted, found):
+        one["."].pop("mtime_ns", None)
     assert not difference(wanted, found), difference(wanted, found)
 
 
@@ -226,3 +234,69 @@ def test_random_stacks(tmp_path: Path, seed: int) -> None:
         trees(place, stack, [("overlay2", place / "overlay2")])
         compared += 1
     pytest.fail("hardly any of them can be applied")
+
+
+def test_an_imported_layer_is_what_a_loaded_one_is(tmp_path: Path) -> None:
+    """Markers with nothing below, in directories that the layer does not describe, leave nothing."""
+    need_root()
+    entries: list[Entry] = [
+        ("d/kept", "f 1"),
+        ("d/.wh.gone", "f "),
+        ("q/.wh..wh..opq", "f "),
+        ("q/x", "f 2"),
+        ("no/such/.wh.x", "f "),
+    ]
+    path = layer(tmp_path / "0.tar.gz", entries)
+    with open_store(tmp_path / "store", driver="overlay2") as store:
+        image = import_image(store, path, "it")
+        number, _ = store.snapshotter.number(str(image.chain_id))
+        own = store.snapshotter.driver.own_tree(number)
+        assert own is not None
+        assert sorted(file.name for file in own.rglob("*")) == ["d", "kept", "q", "x"]
+        assert not any(os.listxattr(file) for file in own.rglob("*"))
+        assert len(list(store.snapshotter.walk())) == 1 and check(store).sound
+
+
+def test_devices_that_are_lost_when_an_image_is_first_used(tmp_path: Path) -> None:
+    need_root()
+    path = tmp_path / "0.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        null = tarfile.TarInfo("dev/null")
+        null.type, null.devmajor, null.devminor = tarfile.CHRTYPE, 1, 3
+        tar.addfile(null)
+    Layout(tmp_path / "layout").image_of_files("odd:1", [path])
+    words = f"""
+export FASTLAYER_ROOT={tmp_path}/store FASTLAYER_DRIVER=overlay2
+run="{sys.executable} -m fastlayer"; mnt={tmp_path}/mnt; load="$run load -q --no-unpack -i {tmp_path}/layout"
+mkdir $mnt
+$load; $run mount odd:1 $mnt; $run umount $mnt; $run rmi odd:1
+$load; $run mount --rw odd:1 $mnt; $run umount --rm $mnt; $run rmi odd:1
+$load; $run diff odd:1 $mnt
+"""
+    done = subprocess.run(["unshare", "-Urm", "sh", "-ec", words], check=True, capture_output=True, text=True)
+    warning = "fastlayer: warning: 1 devices not made: Operation not permitted (first: dev/null)"
+    assert done.stderr.splitlines() == [warning] * 3
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_device_that_overlay_cannot_keep(tmp_path: Path, number: int, committed: bool) -> None:
+    """It would be a whiteout there; the way out is told, whether the layer is a blob or another driver's snapshot."""
+    need_root()
+    root = tree(tmp_path / "root", {"dev/": "", "file": "x"})
+    if number == 0:
+        os.mknod(root / "dev/zero", stat.S_IFCHR)
+    with open_store(tmp_path / "store", driver="vfs") as store:
+        layer = writable.create(store, import_image(store, root, "below"), "work")
+        if number == 1:
+            os.mknod(writable.directory(store, layer) / "dev/zero", stat.S_IFCHR)
+        image = commit(store, layer, "odd:1")
+        if not committed:
+            materialize(store, image)
+    why = "dev/zero: device 0:0 would be a whiteout on overlay: unpack the image with another driver (`--driver vfs`)"
+    with open_store(tmp_path / "store", driver="overlay2") as store:
+        with pytest.raises(UnsafeEntryError, match=re.escape(why)) as refused:
+            ensure_unpacked(store, image)
+        about = image.layers[number]
+        assert (f"layer {about.diff_id}" if committed else about.digest.encoded) in str(refused.value)
+        assert all(info.kind == "committed" for info in store.snapshotter.walk())

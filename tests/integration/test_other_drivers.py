@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,27 @@ def test_a_snapshot_that_gives_another_layer_is_refused(place: Path, driver: str
         below = store.snapshotter.stat(str(Images(store).find("between").chain_id))
         assert below.kind == "committed", "what was complete stays"
         assert [info.kind for info in store.snapshotter.walk()] == ["committed", "committed"]
+
+
+@pytest.mark.parametrize("place", ["btrfs"], indirect=True)
+@pytest.mark.parametrize("damage", ["another file", "nothing there"])
+def test_the_other_holder_is_asked(place: Path, damage: str) -> None:
+    """Two drivers have the layer; the first one's is damaged."""
+    image, wanted = committed(place, "overlay2")
+    with opened(place, "vfs") as store:
+        ensure_unpacked(store, image)
+    with opened(place, "overlay2") as store:
+        own = store.snapshotter.driver.own_tree(store.snapshotter.number(str(image.chain_id))[0])
+        assert own is not None
+        if damage == "another file":
+            (own / "round1").write_bytes(b"damaged")
+        else:
+            shutil.rmtree(own.parent)
+    with opened(place, "btrfs") as store:
+        with temporary(store, image) as tree:
+            assert not difference(wanted, dump(tree))
+        materialize(store, image)
+        store.content.check(image.layers[-1].digest)
 
 
 @pytest.mark.parametrize("place", ["btrfs"], indirect=True)

@@ -38,11 +38,11 @@ def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(INSIDE, reason="we are there")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1260)
 def test_on_another_kernel() -> None:
     """These tests, and those of mounting, with what Linux 6.1 has."""
     tests = [__file__, *(f"tests/unit/{name}.py" for name in ("test_mounts", "test_overlay2"))]
-    done = uml.on_uml(uml.pytest_command(*tests), timeout=500)
+    done = uml.on_uml(uml.pytest_command(*tests), timeout=1200)
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout
 

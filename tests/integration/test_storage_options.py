@@ -337,8 +337,8 @@ def test_commit_of_a_volatile_layer_syncs_before_the_image_has_its_name(
         commit(store, writable.find(store, "plain"), "from-plain", source_date_epoch=epoch)
         assert synced == []
         commit(store, writable.find(store, "work"), "from-work", source_date_epoch=epoch)
-    (names,) = synced
-    assert len(names) == 3 and not any("from-work" in name for name in names)
+    assert len(synced) == (2 if while_mounted and epoch else 1), "the clamped one is a copy of a copy"
+    assert all(len(names) == 3 and not any("from-work" in name for name in names) for names in synced)
 
 
 # ---- id_map --------------------------------------------------------------------------------------

@@ -104,6 +104,24 @@ def test_another_user_reads_nothing(root: Path) -> None:
         assert done.returncode != 0 and "Permission denied" in done.stderr and not done.stdout
 
 
+def test_what_is_named_after_the_database_is_private_from_the_first(root: Path) -> None:
+    """Between two commands, too: the way to its root is open to all."""
+
+    def beside() -> dict[str, int]:
+        return {path.name: stat.S_IMODE(path.stat().st_mode) for path in root.glob("metadata.db*")}
+
+    umask = os.umask(0o022)
+    try:
+        (root / "metadata.db.copy").unlink()
+        subprocess.run([*COMMAND, "tag", "base:1", "other:1", "--root", root], check=True)
+        assert beside() == {"metadata.db": 0o600, "metadata.db.copy": 0o600}
+        (root / "metadata.db").write_bytes(b"damaged")
+        subprocess.run([*COMMAND, "store", "check", "--repair", "--root", root], check=True, capture_output=True)
+        assert len(beside()) == 4 and set(beside().values()) == {0o600}
+    finally:
+        os.umask(umask)
+
+
 def test_another_user_uses_what_is_mounted(root: Path, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     with existing_store(root) as store:

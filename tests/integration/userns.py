@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SOMEBODY = 54321
@@ -32,6 +32,27 @@ def unshared(
         os.chown(scratch, SOMEBODY, SOMEBODY)
         user = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups", *inner]
         inner = ["unshare", "-m", "--", "sh", "-c", f'{_script()}\nexec "$@"', "sh", *user]
+    return subprocess.run(inner, capture_output=True, text=True, env=variables, cwd=_REPOSITORY, check=False)
+
+
+def as_somebody(
+    command: Sequence[str | os.PathLike[str]],
+    scratch: Path,
+    *,
+    shown: Mapping[Path, str] | None = None,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command as a plain user, in no namespace of its own; ``scratch`` is given to that user.
+
+    ``shown``: files and the places they are shown at, when root runs the tests.
+    """
+    variables = {**os.environ, "HOME": str(scratch), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    inner = list(map(str, command))
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-hR", f"{SOMEBODY}:{SOMEBODY}", str(scratch)], check=True)
+        user = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups", *inner]
+        binds = "".join(f"mount --bind '{file}' '{place}'\n" for file, place in (shown or {}).items())
+        inner = ["unshare", "-m", "--", "sh", "-c", f'{_script()}\n{binds}exec "$@"', "sh", *user]
     return subprocess.run(inner, capture_output=True, text=True, env=variables, cwd=_REPOSITORY, check=False)
 
 

@@ -25,6 +25,13 @@ collect_ignore_glob = [] if INSIDE else ["test_*.py"]
 MIB = 1 << 20
 EXT4 = Options(data_size=256 * MIB, metadata_size=8 * MIB, base_size=64 * MIB)
 XFS = EXT4._replace(data_size=400 * MIB, base_size=320 * MIB, file_system="xfs")
+_SIZES = ("data_size", "metadata_size", "base_size")
+
+
+def environment(options: Options) -> dict[str, str]:
+    """The variables of a command whose stores have such pools."""
+    sizes = {f"FASTLAYER_DM_{name.upper()}": str(getattr(options, name)) for name in _SIZES}
+    return {**sizes, "FASTLAYER_DM_FS": options.file_system, "FASTLAYER_DRIVER": "devicemapper"}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from fastlayer import _backend
 from fastlayer.drivers.btrfs import Btrfs, generation, subvolumes
 from fastlayer.errors import StorageError
+from fastlayer.layer.differing import normal
 from tests.pairs import directory
 
 
@@ -24,7 +25,7 @@ from tests.pairs import directory
     ],
 )
 def test_keys_are_completed_and_sorted(keys: set[bytes], wanted: list[bytes]) -> None:
-    assert generation.normal(keys) == wanted
+    assert normal(keys) == wanted
 
 
 class Names:

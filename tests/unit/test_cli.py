@@ -259,21 +259,22 @@ def test_errors_of_the_debug_flag_show_a_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "number,word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated")]
 )
-def test_a_signal_stops_us_within_a_second_and_leaves_nothing(tmp_path: Path, number: int, word: str) -> None:
+def test_a_signal_stops_us_at_once_and_leaves_nothing(tmp_path: Path, number: int, word: str) -> None:
+    """In the middle of a file that takes minutes: all hole."""
     (tmp_path / "tree").mkdir()
-    for name in range(40):
-        (tmp_path / f"tree/{name}").write_bytes(os.urandom(4 << 20))
+    with open(tmp_path / "tree/endless", "wb") as file:
+        file.truncate(1 << 40)
     out = tmp_path / "out"
     out.mkdir()
     words = ["diff", tmp_path / "empty.tar", tmp_path / "tree", "-o", out / "l.tar.zst", "--level", "9"]
     (tmp_path / "empty.tar").write_bytes(bytes(1024))
     process = subprocess.Popen([*COMMAND, *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not any(out.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert list(out.iterdir()), "the work never began"
     process.send_signal(number)
-    assert process.communicate(timeout=30) == (b"", f"fastlayer: {word}\n".encode())
+    assert process.communicate(timeout=60) == (b"", f"fastlayer: {word}\n".encode())
     assert process.returncode == 128 + number
     assert not list(out.iterdir())
 
@@ -347,7 +348,7 @@ main.main()
 
 def test_a_signal_that_the_interpreter_drops() -> None:
     """What its handler raises is raised again until it is seen, and not while that is being cleaned up after."""
-    done = subprocess.run([sys.executable, "-c", LOST, "diff"], capture_output=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", LOST, "diff"], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, b"lost\ncleaned\n")
     assert done.stderr == b"fastlayer: interrupted\n"
 
@@ -477,7 +478,7 @@ def test_a_reader_that_goes_away_leaves_nothing(trees: tuple[Path, Path], tmp_pa
     assert process.stdin is not None
     process.stdin.write(tar[:-1024])
     process.stdin.flush()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         try:
             process.stdin.write(bytes(512))
@@ -489,5 +490,5 @@ def test_a_reader_that_goes_away_leaves_nothing(trees: tuple[Path, Path], tmp_pa
         process.stdin.close()
     except BrokenPipeError:
         pass
-    assert process.wait(timeout=20) == 141
+    assert process.wait(timeout=60) == 141
     assert not list(place.iterdir())

@@ -185,7 +185,8 @@ def test_inspect_of_a_type(shell: Shell, tmp_path: Path) -> None:
     with existing_store(shell.root) as store:
         writable.create(store, Images(store).find("app:1"), "app")
     shell.good("tag", "app:2", "app")
-    assert shell.good("inspect", "-f", "{{.RepoTags}}", "app") == "[app:2 app:latest]\n"
+    assert shell.good("inspect", "-f", "{{.Name}}", "app") == "app\n"  # as docker looks: containers first
+    assert shell.good("inspect", "--type", "image", "-f", "{{.RepoTags}}", "app") == "[app:2 app:latest]\n"
     assert shell.good("inspect", "--type", "container", "-f", "{{.Name}}", "app") == "app\n"
     assert "no writable layer" in shell.refused("inspect", "--type", "container", "app:1")
     assert "nothing of ours is mounted there" in shell.refused("inspect", "--type", "mount", "app")
@@ -265,3 +266,16 @@ def test_moments() -> None:
     for text in ("", "tomorrow", "5", "2026-13-01"):
         with pytest.raises(click.UsageError, match="give a duration"):
             until(text)
+
+
+def test_rows_of_a_table_may_differ(shell: Shell) -> None:
+    lines = shell.good("images", "--format", 'table {{.Tag}}{{if eq .Tag "2"}}\\t{{.ID}}\\tmore{{end}}').splitlines()
+    assert lines[0].split() == ["TAG", "IMAGE", "ID", "more"]
+    assert sorted(len(line.split()) for line in lines[1:]) == [1, 1, 1, 1, 3]
+
+
+def test_a_heading_that_cannot_be_made_is_wrong_usage(tmp_path: Path) -> None:
+    empty = Shell(tmp_path / "empty")
+    empty.good("import", tree(tmp_path / "root", {"a": ""}), "a")
+    empty.good("rmi", "a")
+    assert "there is no field x" in empty.refused("images", "--format", "table {{.ID.x}}", code=2)

@@ -367,10 +367,10 @@ def test_doctor_tells_why(shell: Shell) -> None:
 
 def test_help_of_every_verb(shell: Shell) -> None:
     from fastlayer.cli.commands import VERBS
-    from fastlayer.cli.groups import _IMAGE, _STORE, _SYSTEM
+    from fastlayer.cli.groups import _CONTAINER, _IMAGE, _STORE, _SYSTEM
 
     words = [[verb] for verb in VERBS]
-    for group, verbs in (("image", _IMAGE), ("system", _SYSTEM), ("store", _STORE)):
+    for group, verbs in (("image", _IMAGE), ("container", _CONTAINER), ("system", _SYSTEM), ("store", _STORE)):
         words += [[group, verb] for verb in verbs]
     for verb in words:
         out = shell.good(*verb, "--help")
@@ -500,3 +500,14 @@ def test_options_of_a_writable_layer_need_one(filled: Shell, tmp_path: Path) -> 
 def test_a_date_beyond_all_dates(filled: Shell, tmp_path: Path) -> None:
     words = ("import", tmp_path / "root", "x", "--source-date-epoch", "9" * 23)
     assert "is no time" in filled.refused(*words, code=2)
+
+
+def test_a_layer_with_the_name_of_a_directory(filled: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One operand alone is a layer, whatever else is called so."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    place = Path(filled.good("mount", "--rw", "--no-mount", "--name", "work", "base:1").strip())
+    (place / "new").write_text("x")
+    assert "A /new" in filled.good("diff", "work").splitlines()
+    filled.good("rm", "work")
+    assert "what is work to be compared with" in filled.refused("diff", "work", code=2)

@@ -338,6 +338,50 @@ def test_a_file_that_changes_is_named(engine: _backend.Engine, src: Path, tmp_pa
     assert not (tmp_path / "dst").exists()
 
 
+def test_a_file_that_grows_is_taken_as_it_was(engine: _backend.Engine, src: Path, tmp_path: Path) -> None:
+    file = src / "dir" / "growing"
+    file.write_bytes(bytes(32 * MIB))
+    stop = threading.Event()
+
+    def grow() -> None:
+        with open(file, "ab", buffering=0) as opened:
+            while not stop.is_set():
+                opened.write(b"x")
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        stats = fastlayer.clone(src, tmp_path / "dst", live=True)
+    finally:
+        stop.set()
+        writer.join()
+    copy = (tmp_path / "dst/dir/growing").read_bytes()
+    assert stats.changed == 1 and copy.rstrip(b"x") == bytes(32 * MIB) and len(copy) <= file.stat().st_size
+
+
+def test_a_file_that_shrinks_is_taken_to_its_end(engine: _backend.Engine, src: Path, tmp_path: Path) -> None:
+    file = src / "dir" / "shrinking"
+    whole = os.urandom(MIB) * 32
+    file.write_bytes(whole)
+    stop = threading.Event()
+
+    def shrink() -> None:
+        size = len(whole)
+        while not stop.is_set() and size > MIB:
+            size -= 4096
+            os.truncate(file, size)
+
+    writer = threading.Thread(target=shrink)
+    writer.start()
+    try:
+        stats = fastlayer.clone(src, tmp_path / "dst", live=True)
+    finally:
+        stop.set()
+        writer.join()
+    copy = (tmp_path / "dst/dir/shrinking").read_bytes()
+    assert copy == whole[: len(copy)] and stats.changed <= 1 and stats.warnings == ()
+
+
 def test_threads_do_not_change_the_result(engine: _backend.Engine, src: Path, tmp_path: Path) -> None:
     for number in range(200):
         (src / f"d{number % 20}" / f"e{number}").mkdir(parents=True)

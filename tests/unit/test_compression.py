@@ -203,11 +203,11 @@ def test_zstd_raw_and_rle_blocks(inline: bool) -> None:
 @both
 @pytest.mark.parametrize("pack", [lzma.compress, bz2.compress], ids=["xz", "bzip2"])
 def test_xz_and_bzip2_streams_concatenate(inline: bool, pack: Callable[[bytes], bytes]) -> None:
-    parts = [data(3 * MIB, 1), data(10, 2), b"", data(MIB, 3)]
     padding = bytes(8) if pack is lzma.compress else b""
-    blob = padding.join(pack(part) for part in parts) + padding
-    assert expand(blob, inline=inline) == b"".join(parts)
-    assert expand(blob, inline=inline, step=11) == b"".join(parts)
+    for size, options in ((3 * MIB, {}), (100_000, {"step": 11})):
+        parts = [data(size, 1), data(10, 2), b"", data(size // 3, 3)]
+        blob = padding.join(pack(part) for part in parts) + padding
+        assert expand(blob, inline=inline, **options) == b"".join(parts)
 
 
 @both

@@ -56,17 +56,17 @@ def test_healthchecks(text: str, wanted: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "text, why",
     [
-        ("CMD", "give CMD and a command, or NONE alone"),
-        ("CMD []", "give CMD and a command"),
-        ("true", "give CMD and a command"),
-        ("NONE now", "give CMD and a command"),
-        ("--interval=1s NONE", "give CMD and a command"),
-        ("--interval=1s", "give CMD and a command"),
-        ("--every=1s CMD true", "HEALTHCHECK --every: use one of --interval, --timeout, --start-period, --start-int"),
+        ("CMD", "HEALTHCHECK CMD needs a command"),
+        ("CMD []", "HEALTHCHECK CMD needs a command"),
+        ("true", "use HEALTHCHECK CMD or HEALTHCHECK NONE"),
+        ("NONE now", "HEALTHCHECK NONE takes no arguments"),
+        ("--interval=1s NONE", "HEALTHCHECK has no flag --interval"),
+        ("--interval=1s", "needs at least one argument"),
+        ("--every=1s CMD true", "HEALTHCHECK has no flag --every"),
         ("--interval=5 CMD true", "'5' is no duration"),
-        ("--interval CMD true", "'' is no duration"),
+        ("--interval CMD true", "--interval needs a value"),
         ("--timeout=1us CMD true", "less than 1ms"),
-        ("--retries=-1 CMD true", "--retries=-1: give a number"),
+        ("--retries=-1 CMD true", "--retries=-1: use a number, 0 or more"),
     ],
 )
 def test_what_is_no_healthcheck(text: str, why: str) -> None:
@@ -82,9 +82,11 @@ def test_shell() -> None:
     assert found["Entrypoint"] == ["bash", "-ec", "run me"] and found["Cmd"] == ["bash", "-ec", "x y"]
     assert changed("CMD x", before=RunConfig(shell=("ash", "-c")))["Cmd"] == ["ash", "-c", "x"]
     assert changed("CMD x")["Cmd"] == ["/bin/sh", "-c", "x"] and changed('CMD ["x"]')["Cmd"] == ["x"]
-    for text in ("bash -c", "[]", '["a", 1]', '{"a": 1}'):
-        with pytest.raises(UsageError, match="give a JSON array of strings"):
+    for text in ("bash -c", "[]", '{"a": 1}'):
+        with pytest.raises(UsageError, match="SHELL needs the JSON form"):
             changed(f"SHELL {text}")
+    with pytest.raises(UsageError, match="': in the JSON form everything must be a string"):
+        changed('SHELL ["a", 1]')
 
 
 def test_import_and_commit_take_them(tmp_path: Path) -> None:
@@ -103,9 +105,9 @@ def test_import_and_commit_take_them(tmp_path: Path) -> None:
 
 def test_the_docs_name_them_all() -> None:
     from fastlayer.cli import commit, import_image
-    from fastlayer.container.changes import _ACTIONS
+    from fastlayer.container.changes import ALLOWED
 
-    names = sorted(_ACTIONS)
+    names = sorted(ALLOWED)
     listed = f"{', '.join(names[:-1])} or {names[-1]}."
     for command in (commit.command, import_image.command):
         (option,) = (param for param in command.params if param.name == "change")
@@ -118,3 +120,52 @@ def test_what_is_not_known_is_kept() -> None:
     value = {"Healthcheck": {"Test": ["CMD", "x"], "New": {"a": [1]}}, "Hostname": "h", "Other": None}
     before = RunConfig.from_dict(value, "x")
     assert changed("USER me", before=before) == {**value, "User": "me"}
+
+
+BEFORE = RunConfig(env=("PATH=/bin", "HOME=/root", "EMPTY="), working_dir="/srv", cmd=("sh",), entrypoint=("e",))
+
+
+@pytest.mark.parametrize(
+    "instructions, field, wanted",
+    [
+        (["ENV PATH=/opt/bin:$PATH"], "Env", ["PATH=/opt/bin:/bin", "HOME=/root", "EMPTY="]),
+        (
+            ["ENV A=1 PATH=$A", "ENV B=${A}2 C='$A' D=\"$A b\""],
+            "Env",
+            ["PATH=", "HOME=/root", "EMPTY=", "A=1", "B=12", "C=$A", "D=1 b"],
+        ),
+        (["ENV A the rest of $HOME"], "Env", ["PATH=/bin", "HOME=/root", "EMPTY=", "A=the rest of /root"]),
+        (["LABEL a=$HOME b=${NONE:-c}"], "Labels", {"a": "/root", "b": "c"}),
+        (["WORKDIR $HOME/x"], "WorkingDir", "/root/x"),
+        (["WORKDIR //x/../y"], "WorkingDir", "/y"),
+        (["USER ${EMPTY:-me}"], "User", "me"),
+        (['VOLUME ["$HOME", "/a b"]', "VOLUME $HOME/v"], "Volumes", {"/root": {}, "/a b": {}, "/root/v": {}}),
+        (["ENV P=80", "EXPOSE $P/udp"], "ExposedPorts", {"80/udp": {}}),
+        (["CMD echo $HOME"], "Cmd", ["/bin/sh", "-c", "echo $HOME"]),
+        (["ONBUILD RUN echo $HOME"], "OnBuild", ["RUN echo $HOME"]),
+        (["STOPSIGNAL kill", "STOPSIGNAL SIGRTMIN+3"], "StopSignal", "SIGRTMIN+3"),
+        (["STOPSIGNAL 9"], "StopSignal", "9"),
+        (['CMD ["new"]', 'ENTRYPOINT ["x"]'], "Cmd", ["new"]),
+        (['CMD ["new"]', 'ENTRYPOINT ["x"]', 'CMD ["newer"]'], "Cmd", ["newer"]),
+        (['ENTRYPOINT ["x"]'], "Cmd", None),
+    ],
+)
+def test_variables_and_what_goes_together(instructions: list[str], field: str, wanted: Any) -> None:
+    assert changed(*instructions, before=BEFORE).get(field) == wanted
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("ENV A=${", "ENV|substitution|unexpected|{"),
+        ("ENV A='x", "A='x"),
+        ("STOPSIGNAL nope", "STOPSIGNAL nope: is no signal"),
+        ("STOPSIGNAL 65", "STOPSIGNAL 65: is no signal"),
+        ("STOPSIGNAL SIGRTMIN+16", "is no signal"),
+        ("ONBUILD FROM x", "ONBUILD FROM is not allowed"),
+        ("ONBUILD onbuild RUN x", "ONBUILD ONBUILD is not allowed"),
+    ],
+)
+def test_what_is_refused(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        changed(text)

@@ -24,7 +24,7 @@ from fastlayer.builder.dockerfile.instructions import (
     Workdir,
 )
 from fastlayer.builder.dockerfile.mounts import RunMount, parse_mount
-from fastlayer.builder.dockerfile.parser import parse_trigger
+from fastlayer.builder.dockerfile.parser import parse_one
 from fastlayer.builder.dockerfile.stages import Dockerfile, read
 from fastlayer.builder.dockerfile.values import duration, size
 from fastlayer.errors import DockerfileError
@@ -93,7 +93,7 @@ def test_small_ones() -> None:
 def test_triggers() -> None:
     found = one("ONBUILD COPY <<x /y\nhi\nx")
     assert isinstance(found, Onbuild) and found.trigger == "COPY <<x /y\nhi\nx"
-    again = parse_trigger(found.trigger, "\\")
+    again = parse_one(found.trigger, "ONBUILD")
     assert again.keyword == "copy" and again.heredocs[0].content == "hi\n"
     assert one("onbuild  run   a").trigger == "run   a"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayer.builder.dockerfile.pattern import Pattern
@@ -132,6 +132,7 @@ VALUES = st.text("ab/.", max_size=8)
 PATTERNS = st.text("ab/.*?", max_size=6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(VALUES, PATTERNS), min_size=30, max_size=30))
 def test_patterns_are_those_of_a_shell(cases: list[tuple[str, str]]) -> None:
     """bash agrees, where it means the same: it has brackets, too, and a slash ends the pattern of ``/``."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayer import _backend
@@ -69,6 +69,7 @@ def test_two_streams_of_any_lengths(engine: _backend.Engine, first: int) -> None
             assert b.hexdigest() == wanted(data_of(second, 1) + data_of(first, 3))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300)), max_size=20))
 def test_two_streams_in_any_pieces(pieces: list[tuple[bytes, bytes]]) -> None:
     module = _backend.hashing()

@@ -102,8 +102,11 @@ def test_an_imported_xz_is_kept_expanded(
     assert content(store, "from-xz") == {"a": b"1" * 3_000_000, "b/c": b"2"}
     sound(store)
     packed.write_bytes(packed.read_bytes()[:-40])
-    with pytest.raises(LayerFormatError, match="too early"):
+    with pytest.raises(LayerFormatError, match=r"rootfs: .* too early"):
         import_image(store, packed, "cut")
+    packed.write_bytes(pack(b"no tar" * 1000))
+    with pytest.raises(LayerFormatError, match="rootfs: is no layer"):
+        import_image(store, packed, "junk")
     assert len(Images(store).all()) == 1
     sound(store)
 

@@ -7,26 +7,32 @@ import gzip
 import io
 import json
 import lzma
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fastlayer.container import writable
 from fastlayer.container.mounting import temporary
 from fastlayer.errors import (
     CorruptStoreError,
     DigestMismatchError,
+    LayerFormatError,
     ManifestError,
     NotFoundError,
+    OperandError,
 )
 from fastlayer.image.history import history
 from fastlayer.image.images import Images
 from fastlayer.image.load import Options, load
 from fastlayer.image.materialize import materialize
 from fastlayer.image.save import save
+from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.maintenance.check import check
 from fastlayer.maintenance.discard import discard_blobs
+from fastlayer.maintenance.prune import prune
 from fastlayer.oci.image_index import new_index
 from fastlayer.oci.platform import Platform
 from fastlayer.store.collect import collect
@@ -233,3 +239,54 @@ def test_discarded_blobs_are_made_again(store: Store, tmp_path: Path) -> None:
         materialize(other, Images(other).find("ours"))
         other.content.check(image.layers[0].digest)
         sound(other)
+
+
+def test_a_blob_that_is_a_link_is_named(store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    manifest = layout.image("linked:1", [{"a": b"1"}])
+    blob = layout.path / "blobs/sha256" / manifest.layers[0].digest.encoded
+    blob.rename(tmp_path / "elsewhere")
+    blob.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptStoreError, match=f"{blob.name}: is a symbolic link, .*cp -rL"):
+        load(store, layout.path)
+    assert not Images(store).all()
+    shutil.copytree(layout.path, tmp_path / "copy")
+    load(store, tmp_path / "copy")
+    sound(store)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_no_archive_at_all(store: Store, tmp_path: Path, stream: bool) -> None:
+    (tmp_path / "index.json").write_text('{"schemaVersion": 2}' * 100)
+    with (
+        open(tmp_path / "index.json", "rb") as file,
+        pytest.raises(LayerFormatError, match="json: is no archive: give"),
+    ):
+        load(store, file if stream else tmp_path / "index.json")
+
+
+def test_a_file_is_not_named_like_a_directory(store: Store, tmp_path: Path) -> None:
+    imported(store, tmp_path / "root", "base")
+    with pytest.raises(OperandError, match="d/: is the name of a directory: name a file"):
+        save(store, ["base"], f"{tmp_path}/d/")
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_image_for_several_platforms_goes_as_a_whole(store: Store, tmp_path: Path) -> None:
+    """As long as one of its platforms is used it keeps its name; what goes is told once."""
+    layout = Layout(tmp_path / "layout")
+    found = [layout.image("", [{"a": name.encode()}], Platform("linux", name)) for name in ("amd64", "arm64")]
+    both = zip(found, ("amd64", "arm64"), strict=True)
+    index = new_index([one.descriptor._replace(platform=Platform("linux", name)) for one, name in both])
+    layout.blob(index.raw)
+    layout.add("multi:latest", index.descriptor)
+    load(store, layout.path, Options(repository="multi"))
+    view = Images(store).find("multi", Platform("linux", "arm64"))
+    ensure_unpacked(store, view)
+    assert prune(store, named=True, dry_run=True).names == ("docker.io/library/multi:latest",)
+    layer = writable.create(store, view, "w")
+    assert prune(store, named=True, dry_run=True).names == ()
+    assert prune(store, named=True).names == () and len(Images(store).all()) == 2
+    writable.remove(store, layer.name)
+    assert prune(store, named=True).names == ("docker.io/library/multi:latest",)
+    assert not Images(store).all()

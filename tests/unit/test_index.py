@@ -150,7 +150,7 @@ def test_index_with_narrower_xattrs_is_not_compared_wider(engine: Engine, tree: 
 
 def test_index_spills_large_columns(engine: Engine, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fastlayer.index(tree)
-    monkeypatch.setattr("fastlayer.layer.index.STEP", 16)
+    monkeypatch.setattr("fastlayer.layer.index_builder.STEP", 16)
     spilled = fastlayer.index(tree)
     for name, _ in COLUMNS:
         assert np.array_equal(getattr(whole.columns, name), getattr(spilled.columns, name))

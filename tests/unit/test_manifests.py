@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayer.errors import FastlayerError, ManifestError
@@ -263,6 +263,7 @@ def test_sizes_are_bounded() -> None:
     refused(lambda: parse_config(dumps({**CONFIG, "x": "y" * (9 << 20)})))
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
                     max_leaves=8),

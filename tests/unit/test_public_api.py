@@ -44,6 +44,21 @@ def test_functions_are_not_hidden_by_modules() -> None:
         assert callable(getattr(fastlayer, name)), name
 
 
+def test_every_module_can_be_imported() -> None:
+    code = """
+import fastlayer, importlib, pkgutil
+found = [module.name for module in pkgutil.walk_packages(fastlayer.__path__, "fastlayer.")]
+for name in found:
+    if not name.endswith(".__main__"):
+        importlib.import_module(name)
+print(len(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    modules = [*Path(fastlayer.__file__).parent.rglob("*.py"), *Path(fastlayer.__file__).parent.rglob("*.so")]
+    assert int(done.stdout) == len({path.with_suffix("").with_suffix("") for path in modules}) - 1
+
+
 def test_importing_costs_nothing() -> None:
     assert loaded_after("import fastlayer") == set()
 

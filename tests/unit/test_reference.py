@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayer.errors import ReferenceFormatError
@@ -199,6 +199,7 @@ def test_messages_say_what_to_do() -> None:
             parse_reference(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abAB01.:/@_-[]%\n ", max_size=40) | st.text(max_size=60))
 def test_any_text_is_a_reference_or_refused(text: str) -> None:
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayer.drivers import sharing
@@ -22,6 +22,7 @@ def table(pairs: Ranges) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 99), ranges, inodes), max_size=4))
 def test_what_is_shared_counts_once(trees: list[tuple[int, Ranges, list[int]]]) -> None:
     blocks = [
@@ -32,6 +33,7 @@ def test_what_is_shared_counts_once(trees: list[tuple[int, Ranges, list[int]]]) 
     assert together(blocks) == sum(own for own, _, _ in trees) + len(places) + sum(inode * 10 for inode in numbers)
 
 
+@settings(deadline=None)
 @given(ranges)
 def test_lists_stay_as_short_as_what_they_cover(pairs: Ranges) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -205,3 +205,30 @@ def test_tars_made_here_are_plain(trees: tuple[Path, Path]) -> None:
     """What the forms above rely on."""
     with tarfile.open(as_tar(".tar")(trees[0])) as tar:
         assert [entry.name for entry in tar] == [".", "d", "d/before", "d/file", "d/later"]
+
+
+def test_where_modified_files_changed(engine: Engine, tmp_path: Path) -> None:
+    """The ranges hold every byte that differs, and little else; the rest of the file is A's."""
+    data = random.Random(31).randbytes(8 << 20)
+    edited = bytearray(data)
+    edited[1_000_000:1_000_100] = bytes(100)
+    edited[6_000_000:6_000_004] = b"four"
+    for name, content in (("a", data), ("b", bytes(edited))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "big").write_bytes(content)
+        (tmp_path / name / "same").write_bytes(b"same")
+    with fastlayer.diff(tmp_path / "a", tmp_path / "b") as changes:
+        (found,) = changes.modified()
+        assert changes.stat().changed_bytes == found.changed
+    assert (found.path, found.size) == (b"big", len(data)) and found.ranges is not None
+    rest = bytearray(data)
+    for offset, length in found.ranges:
+        rest[offset : offset + length] = edited[offset : offset + length]
+    assert rest == edited
+    assert found.changed is not None and found.changed <= 4 * 262144
+    assert all(sum(one) < two[0] for one, two in zip(found.ranges, found.ranges[1:], strict=False))
+
+
+def test_ranges_of_an_index_are_unknown(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    fastlayer.index(trees[0], tmp_path / "saved.idx")
+    assert [found.ranges for found in fastlayer.diff(tmp_path / "saved.idx", trees[1]).modified()] == [None]

@@ -208,6 +208,18 @@ def test_without_its_blob_it_stays_lost(tmp_path: Path, driver: str) -> None:
             assert store.snapshotter.exists(str(image.chain_id)) and store.snapshotter.exists("writable/w")
 
 
+def test_a_lost_writable_layer_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """No image brings it back; --repair forgets it, and says what that means."""
+    with vfs_store(tmp_path / "store") as store:
+        layer = writable.create(store, imported(store, tmp_path / "root"), "work")
+        shutil.rmtree(tree_of(store, layer.name).parent)
+        for repair in (False, True):
+            (finding,) = check(store, repair=repair).findings
+            assert finding.why == "is not on disk, and with it what was written to the layer"
+            assert finding.repaired is repair
+        assert not writable.all_of(store) and not check(store).findings
+
+
 def test_a_folder_nobody_knows_is_kept(tmp_path: Path, driver: str) -> None:
     with_layer(tmp_path, driver)
     for path in (tmp_path / "store").glob("metadata.db*"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastlayer.cli.plain import Labels
 from fastlayer.cli.template import FUNCTIONS, HEADINGS, TemplateSyntaxError, TemplateValueError, compile_template
 
 THING: dict[str, Any] = {
@@ -45,6 +46,7 @@ THING: dict[str, Any] = {
         ("{{ne .N 3}} {{eq .Id `x` `sha256:ab`}}", "false true"),
         ('{{join .RepoTags ", "}} {{len .RepoTags}} {{len .Id}}', "a:1, b:2 2 9"),
         ('{{index (split .Id ":") 1}}', "ab"),
+        ('{{split .Id ""}}', "[s h a 2 5 6 : a b]"),
         ("{{range .RepoTags}}{{println .}}{{end}}", "a:1\nb:2\n"),
         ("{{println .N .Config.Cmd}}", "3 <nil>\n"),
         ("a\\tb\\n", "a\tb\n"),
@@ -97,6 +99,8 @@ def test_what_is_no_template(text: str, why: str) -> None:
         ("{{index .RepoTags `a`}}", "cannot index a list with a text"),
         ("{{len .N}}", "a number has no length"),
         ("{{join .Id `,`}}", "cannot join a text"),
+        ("{{join .RepoTags 1}}", "a number cannot stand between texts"),
+        ("{{split .Id .N}}", "a number cannot stand between texts"),
         ("{{range .N}}{{end}}", "cannot range over a number"),
         ("{{upper .Id .Id}}", "upper does not take a text, a text"),
         ("{{json}}", "json does not take nothing"),
@@ -111,6 +115,20 @@ def test_the_headings_of_a_table() -> None:
     titles = compile_template("{{json .ID}}\\t{{upper .Tag}}\\t{{index .A 0}}", HEADINGS)
     assert titles.fields == ("ID", "Tag", "A")
     assert titles.render({"ID": "IMAGE ID", "Tag": "tag", "A": "a"}) == "IMAGE ID\ttag\ta"
+
+
+def test_a_label_of_a_row() -> None:
+    """``.Label "KEY"`` of Docker's lists; values may have commas."""
+    row = {"Labels": Labels({"b": "x,y=z", "a": ""}), "Map": {}}
+    text = (
+        '{{.Label "b"}}|{{.Label `a`}}|{{.Label "none"}}|{{.Labels}}|{{if .Label "b"}}yes{{end}}|{{upper (.Label "b")}}'
+    )
+    assert compile_template(text).render(row) == "x,y=z|||a=,b=x,y=z|yes|X,Y=Z"
+    titles = compile_template('{{.Label "b"}}', HEADINGS)
+    assert titles.fields == ("Labels",) and titles.render({"Labels": "LABELS"}) == "b"
+    for text, why in (("{{.Label}}", "no field Label"), ('{{.Label "a" "b"}}', "not expected")):
+        with pytest.raises((TemplateValueError, TemplateSyntaxError), match=why):
+            compile_template(text).render(row)
 
 
 def test_the_docs_name_all_functions() -> None:

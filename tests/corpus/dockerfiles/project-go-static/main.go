@@ -1,0 +1,1 @@
+package main // stands for a program

@@ -1,0 +1,2 @@
+#!/bin/sh
+for p; do cat /repo/packages/$p/index.js; done

@@ -1,0 +1,5 @@
+import sys
+
+from shout import shout
+
+print(shout("hello from"), sys.prefix)

@@ -1,0 +1,93 @@
+"""Builds by those who are not root: the same images, as far as one may own and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.buildroot import make_root
+from tests.integration.test_build import EPOCH, Builder
+from tests.integration.userns import as_somebody, unshared
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="compares with what root builds")
+DOCKERFILE = (
+    "FROM busybox AS build\nWORKDIR /src\nCOPY . .\nRUN mkdir /out && cp a /out/res && rm /etc/group && id -u > /u\n"
+    "FROM build\nCOPY --from=build /out /app/\nCOPY --chown=1000:1001 --link lib /lib/x/\nRUN ls -ln /app > /listed\n"
+)
+SCRIPT = """
+import os, sys
+from fastlayer.cli.main import run
+archive, context, isolation, epoch = sys.argv[1:]
+code = run(["load", "-q", "-i", archive]) or run(
+    ["build", "-q", "--isolation", isolation, "--source-date-epoch", epoch, "-t", "made", context])
+code = code or run(["save", "-o", os.devnull, "made"]) or run(["store", "check"])
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """The base image as an archive, a context, and the id of what root builds of both."""
+    place = tmp_path_factory.mktemp("reference")
+    made = Builder(place, make_root(place / "root"))
+    made.write(DOCKERFILE, a="1", lib__b="2")
+    made.good("save", "-o", place / "base.tar", "busybox")
+    return (
+        place / "base.tar",
+        made.context,
+        made.good("build", "-q", "--source-date-epoch", EPOCH, made.context).strip(),
+    )
+
+
+@pytest.mark.parametrize("means", [as_somebody, unshared])
+@pytest.mark.parametrize("driver", ["overlay2", "vfs"])
+@pytest.mark.parametrize("isolation", ["native", "oci"])
+def test_the_same_image(
+    reference: tuple[Path, Path, str], tmp_path: Path, means: Any, driver: str, isolation: str
+) -> None:
+    archive, context, wanted = reference
+    for path in (archive, context, *archive.parents[:3]):
+        os.chmod(path, 0o755)
+    own = tmp_path / "context"
+    shutil.copytree(context, own)
+    shutil.copy(archive, tmp_path / "base.tar")
+    words = [sys.executable, "-c", SCRIPT, tmp_path / "base.tar", own, isolation, EPOCH]
+    done = means(words, tmp_path, FASTLAYER_ROOT=str(tmp_path / "store"), FASTLAYER_DRIVER=driver)
+    lines = done.stdout.splitlines()
+    if means is as_somebody and driver == "overlay2":  # nobody may mount outside of a user namespace: `load` is refused
+        assert done.returncode == 1 and "not permitted to mount" in done.stderr
+        return
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert wanted in lines and "sound" in lines[-1]
+
+
+SHARED = """
+import sys
+from fastlayer.cli.main import run
+archive, context, cache, mounts, new = sys.argv[1:]
+code = run(["load", "-q", "-i", archive]) or run(["cache", "import", "-q", mounts])
+code = code or run(["build", "-q", "--cache-from", cache, "--cache-to", new + "/cache", "-t", "made", context])
+sys.exit(code or run(["cache", "export", "-q", new + "/mounts"]) or run(["store", "check"]))
+"""
+
+
+def test_caches_that_others_wrote(tmp_path: Path) -> None:
+    """In a user namespace: the build finds everything, and what cache mounts hold is the same."""
+    made = Builder(tmp_path, make_root(tmp_path / "root"))
+    made.write("FROM busybox\nRUN --mount=type=cache,target=/c echo 1 > /c/f && date > /d\n")
+    cache, mounts = tmp_path / "cache", tmp_path / "mounts"
+    made.build("--cache-to", f"type=local,dest={cache}")
+    made.good("cache", "export", mounts)
+    made.good("save", "-o", tmp_path / "base.tar", "busybox")
+    words = [sys.executable, "-c", SHARED, tmp_path / "base.tar", made.context, cache, mounts, tmp_path / "new"]
+    done = unshared(words, tmp_path, FASTLAYER_ROOT=str(tmp_path / "other"), FASTLAYER_DRIVER="overlay2")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    (wanted,) = json.loads(made.good("inspect", "made"))
+    assert wanted["Id"] in done.stdout.splitlines()
+    assert "warning" not in done.stderr and "sound" in done.stdout.splitlines()[-1]
