@@ -28,8 +28,8 @@ def pytest_configure() -> None:
     compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=2)
 
 
-def _mounted(kind: str, size: str) -> Iterator[Path]:
-    image, point = SCRATCH / f"{kind}.img", SCRATCH / kind
+def _mounted(kind: str, size: str, name: str = "") -> Iterator[Path]:
+    image, point = SCRATCH / f"{name or kind}.img", SCRATCH / (name or kind)
     point.mkdir(parents=True, exist_ok=True)
     subprocess.run(["truncate", "-s", size, image], check=True)
     make = {"xfs": ["mkfs.xfs", "-q", "-f"], "btrfs": ["mkfs.btrfs", "-q", "-f"]}[kind]
@@ -53,6 +53,12 @@ def tmpfs() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def xfs() -> Iterator[Path]:
     yield from _mounted("xfs", "8G")
+
+
+@pytest.fixture
+def large_xfs() -> Iterator[Path]:
+    """For one test: it takes what is in it of the memory."""
+    yield from _mounted("xfs", "14G", "large-xfs")
 
 
 @pytest.fixture(scope="session")

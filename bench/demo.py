@@ -2,59 +2,27 @@
 
 Two trees of real Python packages are installed (the second a later state of the first), their difference becomes a
 layer, the layer is applied to a copy of the first tree, and the result is compared with the second. Then the same diff
-runs on the plain-Python backend, for the comparison.
+runs on the plain-Python backend, for the comparison. The second half builds an image (``demo_build.py``).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-FASTLAYER = Path(sys.executable).with_name("fastlayer")
+from bench.demo_build import show_build
+from bench.telling import FASTLAYER, Failed, run, say, workplace
+
 BEFORE = ("numpy==2.2.0", "requests==2.31.0", "click==8.1.7")
 AFTER = ("numpy==2.2.1", "requests==2.32.3", "sympy==1.13.3")
-NEEDED = 2 << 30  # bytes free
-
-
-def say(text: str) -> None:
-    print(f"\n== {text}", flush=True)
-
-
-def run(work: Path, *words: str | Path, env: dict[str, str] | None = None, show: bool = True) -> tuple[str, float]:
-    """Runs a command in work, printing it and what it prints; returns its output and seconds."""
-    command = [str(w) for w in words]
-    shown = ["fastlayer" if w == str(FASTLAYER) else w for w in command]
-    if show:
-        prefix = "".join(f"{k}={v} " for k, v in (env or {}).items())
-        print(f"$ {prefix}{shlex.join(shown)}", flush=True)
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})}, cwd=work)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"{done.stdout}{done.stderr}demo: {shown[0]} exited {done.returncode}")
-    if show and done.stdout:
-        print(done.stdout, end="")
-    return done.stdout, seconds
 
 
 def pip(work: Path, target: str, packages: tuple[str, ...]) -> None:
     print(f"{target}: pip install {' '.join(packages)}", flush=True)
     words = ["-m", "pip", "install", "--quiet", "--upgrade", "--no-deps", "--target", target, *packages]
     run(work, sys.executable, *words, show=False)
-
-
-def workplace() -> Path:
-    """A directory on tmpfs when there is room, else in the usual place for temporary files."""
-    shm = Path("/dev/shm")
-    roomy = shm.is_dir() and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > NEEDED
-    return Path(tempfile.mkdtemp(prefix="fastlayer-demo-", dir=shm if roomy else None))
 
 
 def make_trees(work: Path) -> None:
@@ -118,6 +86,9 @@ def main() -> None:
         show_changes(work)
         write_and_apply(work)
         compare_backends(work)
+        show_build(work)
+    except Failed as exc:
+        sys.exit(str(exc))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -241,11 +241,23 @@ def docker(root: Path, driver: str) -> Iterator[list[str | Path]]:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     words: list[str | Path] = ["docker", "-H", f"unix://{root}/sock"]
-    options = ["--iptables=false", "--ip6tables=false", "--bridge=none", f"--storage-driver={driver}"]
+    options = [
+        "--iptables=false",
+        "--ip6tables=false",
+        "--bridge=none",
+        f"--storage-driver={driver}",
+        "--shutdown-timeout=1",
+    ]
     places: list[str | Path] = ["--data-root", root / "data", "--exec-root", root / "exec"]
     places += ["-p", root / "pid", "-H", f"unix://{root}/sock"]
     with daemon(["dockerd", *options, *places], root, [*words, "version"]):
         yield words
+
+
+def with_buildkit(words: list[str | Path]) -> list[str | Path]:
+    """The same command by Debian's own client, which has BuildKit's side built in; newer ones need a plugin."""
+    program = Path("/usr/bin/docker")
+    return [program if program.exists() else words[0], *words[1:]]
 
 
 def docker_manifest(layout: Path, name: str) -> str:

@@ -38,12 +38,15 @@ def _cached(name: str, make: object) -> Path:
     archive = CACHE / f"{name}.tar"
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        work = CACHE / f"{name}.making"
-        shutil.rmtree(work, ignore_errors=True)
-        make(work)  # type: ignore[operator]
-        _run("tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", work, "-cf", f"{archive}.new", ".")
-        os.rename(f"{archive}.new", archive)
-        shutil.rmtree(work)
+        work = CACHE / f"{name}.{os.getpid()}"
+        try:
+            make(work)  # type: ignore[operator]
+            _run("tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", work, "-cf", f"{work}.tar", ".")
+            os.rename(f"{work}.tar", archive)
+        finally:
+            # a debootstrap that failed leaves these mounted
+            subprocess.run(["umount", "-q", work / "proc", work / "sys"], stderr=subprocess.DEVNULL)
+            shutil.rmtree(work, ignore_errors=True)
     return archive
 
 
@@ -57,12 +60,12 @@ def _debootstrap(target: Path) -> None:
     _run("debootstrap", "--variant=minbase", "bookworm", target)
 
 
-def _install(target: Path) -> None:
+def _install(target: Path, *packages: str) -> None:
     _unpack(_cached("debian-base", _debootstrap), target)
     _run("chroot", target, "apt-get", "-qq", "update")
     _run(
         "chroot", target, "env", "DEBIAN_FRONTEND=noninteractive",
-        "apt-get", "-qqy", "--no-install-recommends", "install", *PACKAGES,
+        "apt-get", "-qqy", "--no-install-recommends", "install", *(packages or PACKAGES),
     )  # fmt: skip
 
 
@@ -147,3 +150,16 @@ def big(root: Path) -> Pair:
             file.seek(2 << 30)
             file.write(random.Random(2).randbytes(1 << 20))
     return Pair(a, b)
+
+
+def debian_with_python() -> Path:
+    """An archive: the smaller Debian with python3, the base image of the applications that tests build."""
+    return _cached("debian-python", _install_python)
+
+
+def _install_python(target: Path) -> None:
+    _install(target, "python3")
+    for name in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
+        for path in (target / name).rglob("*"):
+            if path.is_file():
+                path.unlink()
