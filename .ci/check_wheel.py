@@ -1,19 +1,29 @@
-"""A wheel carries no source of the native part and has its modules; an sdist has all sources and nothing generated."""
+"""A wheel has the Python files of this checkout, byte for byte, and the native modules without their source; an sdist
+has all sources and nothing generated."""
 
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
-MODULES = {source.stem for source in Path(__file__).parent.parent.glob("src/fastlayer/_native/*.pyx")}
-assert MODULES, "no modules in this checkout"
+SOURCE = Path(__file__).parent.parent / "src"
+MODULES = {source.stem for source in SOURCE.glob("fastlayer/_native/*.pyx")}
+PYTHON = {
+    str(path.relative_to(SOURCE)): path.read_bytes()
+    for path in SOURCE.glob("fastlayer/**/*")
+    if path.suffix in (".py", ".pyi", ".typed")
+}
+assert MODULES and PYTHON, "no modules in this checkout"
 
 
-def check_wheel(members: list[str]) -> list[str]:
+def check_wheel(wheel: zipfile.ZipFile) -> list[str]:
+    members = wheel.namelist()
     found = {m.rpartition("/")[2].partition(".")[0] for m in members if m.endswith(".so")}
     faults = [f"has {m}" for m in members if m.endswith((".pyx", ".pxd", ".c", ".h", ".o", ".a"))]
     faults += [f"lacks the module {name}" for name in sorted(MODULES - found)]
-    return faults + ([] if "fastlayer/py.typed" in members else ["lacks py.typed"])
+    faults += [f"has {m}" for m in members if m.endswith((".py", ".pyi")) and m not in PYTHON]
+    faults += [f"lacks {name}" for name in sorted(PYTHON.keys() - set(members))]
+    return faults + [f"has another {m}" for m in members if m in PYTHON and wheel.read(m) != PYTHON[m]]
 
 
 def is_made(name: str) -> bool:
@@ -38,7 +48,7 @@ def check_sdist(members: list[str]) -> list[str]:
 
 for name in sys.argv[1:]:
     if name.endswith(".whl"):
-        faults = check_wheel(zipfile.ZipFile(name).namelist())
+        faults = check_wheel(zipfile.ZipFile(name))
     else:
         with tarfile.open(name) as sdist:
             faults = check_sdist(sdist.getnames())
