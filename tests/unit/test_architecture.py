@@ -100,6 +100,7 @@ ONLY_CLI = ("click", "rich")
 
 # rooms within rooms that live on a heavy library: nobody may import them at the top
 BEHIND_A_DOOR = {
+    "fastlayer.cli.line.clicked": "click",
     "fastlayer.layer.keys": "blake3",
     "fastlayer.metadata.database": "sqlite3",
     "fastlayer.metadata.spare": "sqlite3",

@@ -7,10 +7,10 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import click
 import pytest
 
 from fastlayer.cli.filters import path_match, until
+from fastlayer.cli.line.declare import LineError
 from fastlayer.container import writable
 from fastlayer.image.images import Images
 from fastlayer.oci.duration import parse_duration
@@ -85,6 +85,7 @@ def test_wrong_filters(shell: Shell, tmp_path: Path) -> None:
 
 def test_no_document_is_read_but_for_labels(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastlayer.cli.images import command
+    from fastlayer.cli.line.reading import values
 
     def refuse(*_words: object) -> bytes:
         raise AssertionError("a blob is read")
@@ -92,9 +93,9 @@ def test_no_document_is_read_but_for_labels(shell: Shell, monkeypatch: pytest.Mo
     monkeypatch.setattr(Images, "read", refuse)
     words = ["--root", str(shell.root), "--driver", "vfs", "--filter"]
     for text in ("dangling=true", "reference=app", "before=app:2"):
-        command.main([*words, text], standalone_mode=False)
+        command.callback(**values(command, [*words, text])[0])
     with pytest.raises(AssertionError, match="a blob is read"):
-        command.main([*words, "label=a"], standalone_mode=False)
+        command.callback(**values(command, [*words, "label=a"])[0])
 
 
 def test_prune_keeps_what_does_not_fit(shell: Shell) -> None:
@@ -264,7 +265,7 @@ def test_moments() -> None:
     assert until("86400") == until("1970-01-02T00:00:00Z") == until("1970-01-02T01:00:00+01:00")
     assert until("2026-01-31") == datetime(2026, 1, 31).astimezone(UTC)
     for text in ("", "tomorrow", "5", "2026-13-01"):
-        with pytest.raises(click.UsageError, match="give a duration"):
+        with pytest.raises(LineError, match="give a duration"):
             until(text)
 
 

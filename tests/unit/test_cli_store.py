@@ -401,6 +401,7 @@ def test_copy_up_refuses_what_is_not_there(filled: Shell) -> None:
 def test_prune_passes_over_what_others_take(
     filled: Shell, error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from fastlayer.cli.line.reading import values
     from fastlayer.cli.prune import system_prune
 
     with open_store(filled.root, driver="vfs") as store:
@@ -414,7 +415,8 @@ def test_prune_passes_over_what_others_take(
         remove(store, name)
 
     monkeypatch.setattr(writable, "remove", taken)
-    system_prune.main(["--force", "--root", str(filled.root), "--driver", "vfs"], standalone_mode=False)
+    given, _ = values(system_prune, ["--force", "--root", str(filled.root), "--driver", "vfs"])
+    system_prune.callback(**given)
     out = capsys.readouterr().out
     assert "Removed: two\n" in out and "one" not in out
 

@@ -110,8 +110,8 @@ def test_the_docs_name_them_all() -> None:
     names = sorted(ALLOWED)
     listed = f"{', '.join(names[:-1])} or {names[-1]}."
     for command in (commit.command, import_image.command):
-        (option,) = (param for param in command.params if param.name == "change")
-        assert getattr(option, "help") == listed  # noqa: B009
+        (option,) = (one for one in command.options if one.name == "change")
+        assert option.settings["help"] == listed
     docs = (Path(__file__).parents[2] / "docs/cli.md").read_text()
     assert f"{', '.join(names[:-1])} and {names[-1]}, as in a Dockerfile" in " ".join(docs.split())
 

@@ -8,10 +8,10 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
 import pytest
 
 from fastlayer.cli import options
+from fastlayer.cli.line.declare import LineError
 from fastlayer.errors import NotFoundError, RunError, UsageError
 from fastlayer.running import capabilities, idmaps, isolation, network_files, signals, spec, users
 from fastlayer.running.limits import Limit, parse_limit, parse_limits
@@ -364,7 +364,7 @@ def test_signals_are_dockers(text: str, number: int | None) -> None:
 )
 def test_sizes_of_memory_are_dockers(text: str, size: int | None) -> None:
     if size is None:
-        with pytest.raises(click.UsageError, match="size"):
+        with pytest.raises(LineError, match="size"):
             options.memory("--memory", text)
     else:
         assert options.memory("--memory", text) == size

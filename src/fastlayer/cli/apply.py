@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 EPILOG = """\b
@@ -21,44 +20,44 @@ an existing target is changed in place, so a failed apply leaves it half-done (s
 """
 
 
-class IdMap(click.ParamType[tuple[int, int, int]]):
+class IdMap(declare.Kind):
     """CONTAINER:HOST:COUNT, as in /etc/subuid style tools."""
 
     name = "INSIDE:OUTSIDE:COUNT"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
-        parts = str(value).split(":")
+    def read(self, word: str) -> tuple[int, int, int]:
+        parts = word.split(":")
         if len(parts) != 3 or not all(p.isascii() and p.isdigit() for p in parts):
-            self.fail(f"{value!r} is not INSIDE:OUTSIDE:COUNT, for example 0:100000:65536", param, ctx)
+            raise ValueError(f"{word!r} is not INSIDE:OUTSIDE:COUNT, for example 0:100000:65536")
         inside, outside, count = (int(p) for p in parts)
         return inside, outside, count
 
 
-@click.command("apply", epilog=EPILOG)
-@click.argument("layers", nargs=-1, required=True, metavar="LAYER... DIR", type=options.PATH)
-@click.option(
+@declare.command("apply", epilog=EPILOG)
+@declare.argument("layers", nargs=-1, required=True, metavar="LAYER... DIR", type=options.PATH)
+@declare.option(
     "--format",
     "format_",
-    type=click.Choice(["dir", "overlay", "overlay-userxattr", "aufs"]),
+    type=declare.Choice(["dir", "overlay", "overlay-userxattr", "aufs"]),
     default="dir",
     show_default=True,
     help="dir: whiteouts are carried out; the others: converted to that storage format.",
 )
-@click.option("--digest", multiple=True, metavar="sha256:HEX", help="What each layer file must hash to.")
-@click.option("--diff-id", multiple=True, metavar="sha256:HEX", help="What each uncompressed layer must hash to.")
-@click.option("--uid-map", multiple=True, type=IdMap(), help="Map owner ids (repeat).")
-@click.option("--gid-map", multiple=True, type=IdMap(), help="Map group ids (repeat).")
-@click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
-@click.option("--skip-devices", is_flag=True, help="Leave devices out where making them is not allowed.")
-@click.option(
+@declare.option("--digest", multiple=True, metavar="sha256:HEX", help="What each layer file must hash to.")
+@declare.option("--diff-id", multiple=True, metavar="sha256:HEX", help="What each uncompressed layer must hash to.")
+@declare.option("--uid-map", multiple=True, type=IdMap(), help="Map owner ids (repeat).")
+@declare.option("--gid-map", multiple=True, type=IdMap(), help="Map group ids (repeat).")
+@declare.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
+@declare.option("--skip-devices", is_flag=True, help="Leave devices out where making them is not allowed.")
+@declare.option(
     "--durability",
-    type=click.Choice(["none", "syncfs", "fsync"]),
+    type=declare.Choice(["none", "syncfs", "fsync"]),
     default="none",
     show_default=True,
     help="What must have reached the disk when this returns.",
 )
 @options.limits_options
-@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
+@declare.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 @options.jobs_option
 @options.progress_option
 def command(**given: Any) -> int:
@@ -67,9 +66,9 @@ def command(**given: Any) -> int:
 
     *names, target = given["layers"]
     if not names:
-        raise click.UsageError("a layer and a directory are needed")
+        raise declare.LineError("a layer and a directory are needed")
     if names.count(b"-") > 1:
-        raise click.UsageError("stdin (`-`) can be only one of the layers")
+        raise declare.LineError("stdin (`-`) can be only one of the layers")
     with Reporter(given["progress"], quiet=given["quiet"]) as report:
         stats = fastlayer.apply(
             [0 if name == b"-" else name for name in names],
@@ -94,7 +93,7 @@ def command(**given: Any) -> int:
 def _each(given: dict[str, Any], name: str, layers: list[bytes]) -> list[str] | None:
     values = list(given[name])
     if values and len(values) != len(layers):
-        raise click.UsageError(f"--{name.replace('_', '-')} is given {len(values)} times for {len(layers)} layers")
+        raise declare.LineError(f"--{name.replace('_', '-')} is given {len(values)} times for {len(layers)} layers")
     return values or None
 
 

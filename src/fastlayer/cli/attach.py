@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
-
 from fastlayer.cli import stores
+from fastlayer.cli.line import declare
 
 
-@click.command("attach")
-@click.argument("name", metavar="CONTAINER")
-@click.option("--no-stdin", is_flag=True, help="Do not pass standard input on.")
-@click.option("--sig-proxy", type=click.BOOL, default=True, help="Pass signals on (default: true).")
-@click.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
+@declare.command("attach")
+@declare.argument("name", metavar="CONTAINER")
+@declare.option("--no-stdin", is_flag=True, help="Do not pass standard input on.")
+@declare.option("--sig-proxy", type=declare.BOOL, default=True, help="Pass signals on (default: true).")
+@declare.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Be with a running container: its output from now on, its exit status."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import build_memos as memos
 from fastlayer.cli import build_options, build_others, options, output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
@@ -31,82 +30,88 @@ Examples:
 """
 
 
-@click.command("build", epilog=EPILOG)
-@click.argument("context", default=".", required=False)
-@click.option("-t", "--tag", "--destination", "tags", multiple=True, metavar="NAME[:TAG]", help="A name; many times.")
-@click.option(
+@declare.command("build", epilog=EPILOG)
+@declare.argument("context", default=".", required=False)
+@declare.option("-t", "--tag", "--destination", "tags", multiple=True, metavar="NAME[:TAG]", help="A name; many times.")
+@declare.option(
     "-f", "--file", "--dockerfile", "file", metavar="FILE", help="The Dockerfile (default: Dockerfile, Containerfile)."
 )
-@click.option("--context", "context_option", metavar="CONTEXT", help="The context, as kaniko names it.")
-@click.option("--context-sub-path", "subdir", default="", metavar="DIR", help="A directory in it that is the context.")
-@click.option("--target", metavar="STAGE", help="Build this stage (default: the last).")
-@click.option("--build-arg", "arguments", multiple=True, metavar="NAME[=VALUE]", help="Sets an ARG; from here if bare.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label for the image.")
-@click.option("--build-context", "contexts", multiple=True, metavar="NAME=PLACE", help="A context for COPY --from.")
-@click.option(
+@declare.option("--context", "context_option", metavar="CONTEXT", help="The context, as kaniko names it.")
+@declare.option(
+    "--context-sub-path", "subdir", default="", metavar="DIR", help="A directory in it that is the context."
+)
+@declare.option("--target", metavar="STAGE", help="Build this stage (default: the last).")
+@declare.option(
+    "--build-arg", "arguments", multiple=True, metavar="NAME[=VALUE]", help="Sets an ARG; from here if bare."
+)
+@declare.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label for the image.")
+@declare.option("--build-context", "contexts", multiple=True, metavar="NAME=PLACE", help="A context for COPY --from.")
+@declare.option(
     "--allow",
     multiple=True,
     metavar="security.insecure|network.host|device[=NAME]",
     help="What RUN may ask for.",
 )
-@click.option("--check", is_flag=True, help="Only check the Dockerfile: build nothing; 1 when there are warnings.")
-@click.option("--call", type=click.Choice(["build", "check"]), hidden=True)
-@click.option("--no-cache", is_flag=True, help="Do every step, whatever the cache has.")
-@click.option("--no-cache-filter", multiple=True, metavar="STAGE", help="The same for steps of this stage.")
-@click.option("--pull", "--always-pull", is_flag=True, help="Accepted: images come from the store.")
-@click.option("--explain", is_flag=True, help="Say of each step that is done why the cache had nothing for it.")
-@click.option(
-    "--cache-mode", type=click.Choice(["content", "git"]), default="content", help="git: modes as git has them."
+@declare.option("--check", is_flag=True, help="Only check the Dockerfile: build nothing; 1 when there are warnings.")
+@declare.option("--call", type=declare.Choice(["build", "check"]), hidden=True)
+@declare.option("--no-cache", is_flag=True, help="Do every step, whatever the cache has.")
+@declare.option("--no-cache-filter", multiple=True, metavar="STAGE", help="The same for steps of this stage.")
+@declare.option("--pull", "--always-pull", is_flag=True, help="Accepted: images come from the store.")
+@declare.option("--explain", is_flag=True, help="Say of each step that is done why the cache had nothing for it.")
+@declare.option(
+    "--cache-mode", type=declare.Choice(["content", "git"]), default="content", help="git: modes as git has them."
 )
-@click.option(
+@declare.option(
     "--cache-from", multiple=True, metavar="type=local,src=DIR[,tag=TAG...]", help="Also use this cache; or DIR."
 )
-@click.option(
+@declare.option(
     "--cache-to", multiple=True, metavar="type=local,dest=DIR[,mode=min|max...]", help="Write a cache there; or DIR."
 )
-@click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For RUN --mount.")
-@click.option("--ssh", multiple=True, metavar="default|ID[=SOCKET]", help="For RUN --mount=type=ssh.")
-@click.option("--network", type=click.Choice(["default", "none", "host"]), default="default", help="Of RUN.")
-@click.option("--add-host", "hosts", multiple=True, metavar="NAME:ADDRESS", help="A line for /etc/hosts in RUN.")
-@click.option("--shm-size", metavar="SIZE", help="Of /dev/shm in RUN (default: 64m).")
-@click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="A limit of RUN; -1: none.")
-@click.option(
+@declare.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For RUN --mount.")
+@declare.option("--ssh", multiple=True, metavar="default|ID[=SOCKET]", help="For RUN --mount=type=ssh.")
+@declare.option("--network", type=declare.Choice(["default", "none", "host"]), default="default", help="Of RUN.")
+@declare.option("--add-host", "hosts", multiple=True, metavar="NAME:ADDRESS", help="A line for /etc/hosts in RUN.")
+@declare.option("--shm-size", metavar="SIZE", help="Of /dev/shm in RUN (default: 64m).")
+@declare.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="A limit of RUN; -1: none.")
+@declare.option(
     "--security-opt",
     "security_opts",
     multiple=True,
     metavar="seccomp=FILE|unconfined, no-new-privileges",
     help="Of RUN (default: Docker's seccomp profile).",
 )
-@click.option("--cap-add", "added", multiple=True, metavar="CAP", help="A capability more for RUN, or ALL (buildah).")
-@click.option("--cap-drop", "dropped", multiple=True, metavar="CAP", help="A capability less, or ALL (buildah).")
-@click.option(
+@declare.option("--cap-add", "added", multiple=True, metavar="CAP", help="A capability more for RUN, or ALL (buildah).")
+@declare.option("--cap-drop", "dropped", multiple=True, metavar="CAP", help="A capability less, or ALL (buildah).")
+@declare.option(
     "--device", "devices", multiple=True, metavar="PATH[:TARGET]|VENDOR/CLASS=NAME", help="A device that RUN sees."
 )
-@click.option("--isolation", type=click.Choice(["oci", "native", "chroot"]), help="How RUN runs (default: what works).")
-@click.option("--squash", "--single-snapshot", "squash", is_flag=True, help="All new layers become one.")
-@click.option(
+@declare.option(
+    "--isolation", type=declare.Choice(["oci", "native", "chroot"]), help="How RUN runs (default: what works)."
+)
+@declare.option("--squash", "--single-snapshot", "squash", is_flag=True, help="All new layers become one.")
+@declare.option(
     "-o", "--output", "outputs", multiple=True, metavar="type=TYPE[,dest=PATH...]", help="Also write it there; or DIR."
 )
-@click.option("--tar-path", "--tarPath", "tar_path", metavar="FILE", help="A docker-archive (kaniko).")
-@click.option("--oci-layout-path", metavar="DIR", help="An OCI layout (kaniko).")
-@click.option("--no-push", is_flag=True, help="Accepted: nothing is pushed.")
-@click.option("--iidfile", metavar="FILE", help="Write the image id there.")
-@click.option("--metadata-file", metavar="FILE", help="Write digests and names there, as JSON.")
-@click.option("--digest-file", metavar="FILE", help="Write the manifest's digest there.")
-@click.option("--image-name-with-digest-file", metavar="FILE", help="Write NAME@DIGEST there.")
-@click.option("--image-name-tag-with-digest-file", metavar="FILE", help="Write NAME:TAG@DIGEST there.")
-@click.option(
+@declare.option("--tar-path", "--tarPath", "tar_path", metavar="FILE", help="A docker-archive (kaniko).")
+@declare.option("--oci-layout-path", metavar="DIR", help="An OCI layout (kaniko).")
+@declare.option("--no-push", is_flag=True, help="Accepted: nothing is pushed.")
+@declare.option("--iidfile", metavar="FILE", help="Write the image id there.")
+@declare.option("--metadata-file", metavar="FILE", help="Write digests and names there, as JSON.")
+@declare.option("--digest-file", metavar="FILE", help="Write the manifest's digest there.")
+@declare.option("--image-name-with-digest-file", metavar="FILE", help="Write NAME@DIGEST there.")
+@declare.option("--image-name-tag-with-digest-file", metavar="FILE", help="Write NAME:TAG@DIGEST there.")
+@declare.option(
     "--source-date-epoch",
     "--timestamp",
-    type=click.IntRange(min=0),
+    type=declare.IntRange(min=0),
     metavar="SECONDS",
     help="No time in the image is later.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print the image id, nothing else.")
-@click.option(
+@declare.option("-q", "--quiet", is_flag=True, help="Print the image id, nothing else.")
+@declare.option(
     "--progress", type=options.PROGRESS, envvar="BUILDKIT_PROGRESS", default="auto", help="As BuildKit has it."
 )
-@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", help="Of the summary.")
+@declare.option("--format", "format_", type=declare.Choice(["table", "json"]), default="table", help="Of the summary.")
 @stores.platform_option("What it is for (default: this machine).")
 @options.jobs_option
 @stores.store_options

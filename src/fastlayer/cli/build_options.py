@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.builder.context.sources import Source
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def wanted(given: dict[str, Any]) -> Options:
-    """What the builder is asked to do. Raises ``click.UsageError``, ``UsageError``."""
+    """What the builder is asked to do. Raises ``declare.LineError``, ``UsageError``."""
     from fastlayer.builder.options import Options
 
     epoch = options.source_date_epoch(given["source_date_epoch"])
@@ -104,7 +103,7 @@ def _arguments(words: Iterable[str]) -> dict[str, str]:
     for word in words:
         name, sign, value = word.partition("=")
         if not name:
-            raise click.UsageError(f"--build-arg {word!r}: give NAME=VALUE")
+            raise declare.LineError(f"--build-arg {word!r}: give NAME=VALUE")
         if sign:
             found[name] = value
         elif name in os.environ:
@@ -156,7 +155,7 @@ def _host(word: str) -> tuple[str, str]:
 
     name, sign, address = word.partition("=" if "=" in word else ":")
     if not (name and sign and address):
-        raise click.UsageError(f"--add-host {word!r}: give NAME:ADDRESS")
+        raise declare.LineError(f"--add-host {word!r}: give NAME:ADDRESS")
     return name, check_host(name, address)
 
 
@@ -169,7 +168,7 @@ def _secret(word: str) -> Secret:
     source = fields.pop("src", "") or fields.pop("source", "")
     variable = fields.pop("env", "")
     if not identity or fields or kind not in ("", "file", "env"):
-        raise click.UsageError("--secret: give id=ID,src=FILE or id=ID,env=NAME")  # the word may be a secret
+        raise declare.LineError("--secret: give id=ID,src=FILE or id=ID,env=NAME")  # the word may be a secret
     if kind == "env" and source:
         source, variable = "", source
     if not source and not variable:
@@ -183,5 +182,5 @@ def _ssh(word: str) -> Ssh:
     identity, _, socket = word.partition("=")
     socket = socket or os.environ.get("SSH_AUTH_SOCK", "")
     if not socket:
-        raise click.UsageError(f"--ssh {word!r}: SSH_AUTH_SOCK is not set: start an agent, or give ID=SOCKET")
+        raise declare.LineError(f"--ssh {word!r}: SSH_AUTH_SOCK is not set: start an agent, or give ID=SOCKET")
     return Ssh(identity or "default", socket)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import click
+from fastlayer.cli.line import declare
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,25 +29,28 @@ _ATTESTATIONS = ("--provenance", "--sbom", "--attest")
 def other_options(function: F) -> F:
     """Those are not in ``--help``: taken without a word, or refused in one line."""
     for name in _NO_DIFFERENCE:
-        function = click.option(name, is_flag=True, hidden=True, expose_value=False)(function)
+        function = declare.option(name, is_flag=True, hidden=True, expose_value=False)(function)
     for names, why in _CANNOT.items():
-        function = click.option(*names, hidden=True, expose_value=False, callback=_refuse(names[0], why))(function)
+        function = declare.option(*names, hidden=True, expose_value=False, callback=_refuse(names[0], why))(function)
     for name in _ATTESTATIONS:
-        function = click.option(name, hidden=True, expose_value=False, callback=_no_attestation)(function)
-    function = click.option("--push", is_flag=True, hidden=True, expose_value=False, callback=_refuse("--push", _PUSH))(
-        function
-    )
-    return click.option("--builder", hidden=True, expose_value=False)(function)
+        function = declare.option(name, hidden=True, expose_value=False, callback=_no_attestation(name))(function)
+    function = declare.option(
+        "--push", is_flag=True, hidden=True, expose_value=False, callback=_refuse("--push", _PUSH)
+    )(function)
+    return declare.option("--builder", hidden=True, expose_value=False)(function)
 
 
 def _refuse(name: str, why: str) -> Callable[..., None]:
-    def refuse(_context: click.Context, _parameter: click.Parameter, value: object) -> None:
+    def refuse(value: object) -> None:
         if value:
-            raise click.UsageError(f"{name}: {why}")
+            raise declare.LineError(f"{name}: {why}")
 
     return refuse
 
 
-def _no_attestation(_context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None and value.lower() not in ("false", "0", "disabled=true"):
-        raise click.UsageError(f"{parameter.opts[0]}: no attestations are made: leave it out, or give false")
+def _no_attestation(name: str) -> Callable[..., None]:
+    def check(value: str | None) -> None:
+        if value is not None and value.lower() not in ("false", "0", "disabled=true"):
+            raise declare.LineError(f"{name}: no attestations are made: leave it out, or give false")
+
+    return check

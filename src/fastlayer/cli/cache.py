@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import click
-
 from fastlayer.cli import filters, options, output, rows, stores
-from fastlayer.cli.commands import LazyGroup
+from fastlayer.cli.line import declare
 
 _VERBS = {
     "ls": ("cache:ls", "List steps of builds, and cache mounts."),
@@ -31,13 +29,13 @@ _REASONS = (("KEY", "Key"), ("WHAT", "What"), ("DONE", "Done"), ("WHY", "Why"))
 _WIDE = 60  # characters of an instruction
 
 
-@click.group("cache", cls=LazyGroup, sections={"Verbs": _VERBS})
-def command() -> None:
-    """The build cache: what steps came to, and the directories of RUN --mount=type=cache."""
+command = declare.Group(
+    "cache", "The build cache: what steps came to, and the directories of RUN --mount=type=cache.", {"Verbs": _VERBS}
+)
 
 
-@click.command("ls")
-@click.option("--no-trunc", is_flag=True, help="Whole instructions and keys.")
+@declare.command("ls")
+@declare.option("--no-trunc", is_flag=True, help="Whole instructions and keys.")
 @rows.format_option
 @stores.store_options
 def ls(**given: Any) -> int:
@@ -77,14 +75,14 @@ def _mount(mount: Any, size: int) -> rows.Row:
     }
 
 
-@click.command("prune")
-@click.option("-a", "--all", "everything", is_flag=True, help="Also what images have, and cache mounts.")
-@click.option("--type", "kind", type=click.Choice(["step", "mount"]), help="Only steps, or only cache mounts.")
-@click.option("--id", "ids", multiple=True, metavar="ID", help="Only cache mounts with this id.")
-@click.option("--unused-for", metavar="DURATION", help="Only what was not used for so long: 24h, 30m.")
-@click.option("--keep-storage", "keep", metavar="SIZE", help="As much may stay, the latest used.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@declare.command("prune")
+@declare.option("-a", "--all", "everything", is_flag=True, help="Also what images have, and cache mounts.")
+@declare.option("--type", "kind", type=declare.Choice(["step", "mount"]), help="Only steps, or only cache mounts.")
+@declare.option("--id", "ids", multiple=True, metavar="ID", help="Only cache mounts with this id.")
+@declare.option("--unused-for", metavar="DURATION", help="Only what was not used for so long: 24h, 30m.")
+@declare.option("--keep-storage", "keep", metavar="SIZE", help="As much may stay, the latest used.")
+@declare.option("--dry-run", is_flag=True, help="Only say what would go.")
+@declare.option("-f", "--force", is_flag=True, help="Do not ask.")
 @stores.store_options
 def prune(**given: Any) -> int:
     """Forget steps whose layers no image has, and remove their layers; with --type mount or --id: cache mounts."""
@@ -93,7 +91,7 @@ def prune(**given: Any) -> int:
 
     age = given["unused_for"]
     if given["kind"] == "step" and given["ids"]:
-        raise click.UsageError("--id is of cache mounts, --type step is of steps: give one of them")
+        raise declare.LineError("--id is of cache mounts, --type step is of steps: give one of them")
     what = _doomed(given)
     with stores.open_store(given) as store:
         confirm(given, what)
@@ -118,9 +116,9 @@ def _doomed(given: dict[str, Any]) -> str:
     return f"{steps}, and cache mounts" if given["everything"] and given["kind"] is None else steps
 
 
-@click.command("why")
-@click.argument("step", default="")
-@click.option("--no-trunc", is_flag=True, help="Whole instructions and keys.")
+@declare.command("why")
+@declare.argument("step", default="")
+@declare.option("--no-trunc", is_flag=True, help="Whole instructions and keys.")
 @rows.format_option
 @stores.store_options
 def why(**given: Any) -> int:

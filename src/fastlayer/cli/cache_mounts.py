@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, output, rows, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
@@ -33,13 +32,13 @@ _EXPORTED = (
 )
 _IMPORTED = (("ID", "ID"), ("FILES", "Files"), ("KEPT", "Kept"), ("WRITTEN", "Written"))
 _LIMITS = (("ID", "ID"), ("MAX SIZE", "MaxSize"), ("MAX AGE", "MaxAge"))
-_id_option = click.option("--id", "ids", multiple=True, metavar="ID", help="This cache mount (default: all).")
+_id_option = declare.option("--id", "ids", multiple=True, metavar="ID", help="This cache mount (default: all).")
 
 
-@click.command("export", epilog=EXPORT_EPILOG)
-@click.argument("target", metavar="DIR|FILE.tar|-", type=options.WORD)
+@declare.command("export", epilog=EXPORT_EPILOG)
+@declare.argument("target", metavar="DIR|FILE.tar|-", type=options.WORD)
 @_id_option
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
+@declare.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 @rows.format_option
 @options.jobs_option
 @stores.store_options
@@ -54,7 +53,7 @@ def export_mounts(**given: Any) -> int:
     as_root(given)  # files of a cache mount may belong to anybody
     to_stdout = given["target"] == "-"
     if to_stdout and sys.stdout.isatty():
-        raise click.UsageError("an archive is not for a terminal: redirect stdout, or name a file")
+        raise declare.LineError("an archive is not for a terminal: redirect stdout, or name a file")
     with stores.open_store(given) as store, _target(given["target"]) as target:
         done = export(store, target, ids=given["ids"], jobs=given["jobs"], waiting=_waiting)
     output.warn([_sockets(one.mount.id, one.sockets) for one in done.mounts if one.sockets], given["quiet"])
@@ -81,11 +80,11 @@ def _exported(one: Any, format_: str) -> rows.Row:
     }
 
 
-@click.command("import")
-@click.argument("source", metavar="DIR|FILE|-", type=options.WORD)
+@declare.command("import")
+@declare.argument("source", metavar="DIR|FILE|-", type=options.WORD)
 @_id_option
-@click.option("--if-exists", is_flag=True, help="Nothing to import is no error: for the first run of a pipeline.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
+@declare.option("--if-exists", is_flag=True, help="Nothing to import is no error: for the first run of a pipeline.")
+@declare.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 @rows.format_option
 @options.jobs_option
 @stores.store_options
@@ -155,11 +154,11 @@ def _source(store: Store, text: str) -> Iterator[Source]:
         yield archive
 
 
-@click.command("limit")
-@click.option("--id", "identity", default="", metavar="ID", help="Of this cache mount (default: of all together).")
-@click.option("--max-size", metavar="SIZE", help="Bytes on the disk: 10g. 0: no limit.")
-@click.option("--max-age", metavar="DURATION", help="Since a step had it last: 168h. 0s: no limit.")
-@click.option("--clear", is_flag=True, help="No limits at all.")
+@declare.command("limit")
+@declare.option("--id", "identity", default="", metavar="ID", help="Of this cache mount (default: of all together).")
+@declare.option("--max-size", metavar="SIZE", help="Bytes on the disk: 10g. 0: no limit.")
+@declare.option("--max-age", metavar="DURATION", help="Since a step had it last: 168h. 0s: no limit.")
+@declare.option("--clear", is_flag=True, help="No limits at all.")
 @rows.format_option
 @stores.store_options
 def limit(**given: Any) -> int:
@@ -203,5 +202,5 @@ def _seconds(text: str | None) -> int | None:
     except ValueError:
         found = -1
     if found < 0 or 0 < found < 10**9:
-        raise click.UsageError(f"--max-age {text!r}: give a duration of whole seconds, such as 168h or 30m")
+        raise declare.LineError(f"--max-age {text!r}: give a duration of whole seconds, such as 168h or 30m")
     return int(found // 10**9)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.maintenance.check import Finding
 
 
-@click.command("check")
-@click.option("--repair", is_flag=True, help="Set right what can be without losing anything.")
-@click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", help="json: a finding per line."
+@declare.command("check")
+@declare.option("--repair", is_flag=True, help="Set right what can be without losing anything.")
+@declare.option(
+    "--format", "format_", type=declare.Choice(["text", "json"]), default="text", help="json: a finding per line."
 )
 @options.jobs_option
 @stores.store_options

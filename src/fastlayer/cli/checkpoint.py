@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 
 EPILOG = """\b
 Examples:
@@ -19,12 +18,12 @@ Examples:
 """
 
 
-@click.command("checkpoint", epilog=EPILOG)
-@click.argument("name", type=options.WORD)
-@click.argument("checkpoint", required=False, type=options.WORD)
-@click.option("--rm", "remove", is_flag=True, help="Remove it.")
-@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", help="Of the list.")
-@click.option("-q", "--quiet", is_flag=True, help="Only names; no warnings.")
+@declare.command("checkpoint", epilog=EPILOG)
+@declare.argument("name", type=options.WORD)
+@declare.argument("checkpoint", required=False, type=options.WORD)
+@declare.option("--rm", "remove", is_flag=True, help="Remove it.")
+@declare.option("--format", "format_", type=declare.Choice(["table", "json"]), default="table", help="Of the list.")
+@declare.option("-q", "--quiet", is_flag=True, help="Only names; no warnings.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Keep what the writable layer NAME holds now as CHECKPOINT; without one, list them."""
@@ -32,7 +31,7 @@ def command(**given: Any) -> int:
 
     wanted, warnings = given["checkpoint"], list[str]()
     if given["remove"] and wanted is None:
-        raise click.UsageError("--rm needs the name of a checkpoint")
+        raise declare.LineError("--rm needs the name of a checkpoint")
     with stores.open_store(given) as store:
         layer = writable.find(store, given["name"])
         if wanted is None:
@@ -47,9 +46,9 @@ def command(**given: Any) -> int:
     return 0
 
 
-@click.command("rollback", epilog=EPILOG)
-@click.argument("name", type=options.WORD)
-@click.argument("checkpoint", type=options.WORD)
+@declare.command("rollback", epilog=EPILOG)
+@declare.argument("name", type=options.WORD)
+@declare.argument("checkpoint", type=options.WORD)
 @stores.store_options
 def rollback(**given: Any) -> int:
     """Give the writable layer NAME, which must not be mounted, what it held at CHECKPOINT; what came later is lost."""
@@ -61,11 +60,11 @@ def rollback(**given: Any) -> int:
     return 0
 
 
-@click.command("fork", epilog=EPILOG)
-@click.argument("name", type=options.WORD)
-@click.argument("new", type=options.WORD)
-@click.option("--from", "checkpoint", metavar="CHECKPOINT", help="What it held then (default: now).")
-@click.option("-q", "--quiet", is_flag=True, help="No warnings on stderr.")
+@declare.command("fork", epilog=EPILOG)
+@declare.argument("name", type=options.WORD)
+@declare.argument("new", type=options.WORD)
+@declare.option("--from", "checkpoint", metavar="CHECKPOINT", help="What it held then (default: now).")
+@declare.option("-q", "--quiet", is_flag=True, help="No warnings on stderr.")
 @stores.store_options
 def fork(**given: Any) -> int:
     """Make the writable layer NEW of what NAME holds, on the same image; NAME may be mounted."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output
+from fastlayer.cli.line import declare
 
 
-@click.command("chunks")
-@click.argument("file", type=options.PATH)
-@click.option("--min", "min_size", type=click.IntRange(min=64), default=16384, show_default=True, metavar="BYTES")
-@click.option("--avg", "avg_size", type=click.IntRange(min=256), default=65536, show_default=True, metavar="BYTES")
-@click.option("--max", "max_size", type=click.IntRange(min=1024), default=262144, show_default=True, metavar="BYTES")
-@click.option("--json", "as_json", is_flag=True, help="An object per line.")
+@declare.command("chunks")
+@declare.argument("file", type=options.PATH)
+@declare.option("--min", "min_size", type=declare.IntRange(min=64), default=16384, show_default=True, metavar="BYTES")
+@declare.option("--avg", "avg_size", type=declare.IntRange(min=256), default=65536, show_default=True, metavar="BYTES")
+@declare.option(
+    "--max", "max_size", type=declare.IntRange(min=1024), default=262144, show_default=True, metavar="BYTES"
+)
+@declare.option("--json", "as_json", is_flag=True, help="An object per line.")
 def command(**given: Any) -> int:
     """List the chunks of FILE: offset, length, blake3. Equal data gives equal chunks wherever it stands."""
     import fastlayer

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 
-@click.command("clone")
-@click.argument("source", type=options.PATH)
-@click.argument("target", type=options.PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
+@declare.command("clone")
+@declare.argument("source", type=options.PATH)
+@declare.argument("target", type=options.PATH)
+@declare.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
 @options.progress_option
 def command(**given: Any) -> int:
     """Copy the tree SOURCE to the new directory TARGET, with every attribute, hard link and hole.

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import signal
-from typing import Any
-
-import click
-
-from fastlayer.cli.stopped import Stopped
+from fastlayer.cli.line.declare import Group
 
 # verb -> (module[:command], one line for --help); keeps `fastlayer --help` from importing them
 TREES = {
@@ -79,76 +73,12 @@ SECTIONS = {
 VERBS = {verb: place for section in SECTIONS.values() for verb, place in section.items()}
 
 
-class LazyGroup(click.Group):
-    """Knows its verbs by name; imports the one that is run. ``sections``: heading -> verb -> (place, help)."""
-
-    def __init__(self, *args: Any, sections: dict[str, dict[str, tuple[str, str]]] | None = None, **rest: Any) -> None:
-        super().__init__(*args, **rest)
-        self.sections = SECTIONS if sections is None else sections
-        self.verbs = {verb: place for section in self.sections.values() for verb, place in section.items()}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.verbs)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.verbs:
-            return None
-        module, _, name = self.verbs[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(f"fastlayer.cli.{module}"), name or "command")
-        assert isinstance(command, click.Command)
-        if not any(param.name == "debug" for param in command.params):
-            command.params.append(_debug_option())
-        return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError as exc:
-            raise Stopped(signal.SIGPIPE) from exc
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in self.verbs and not name.startswith("-"):
-            raise click.UsageError(f"there is no verb {name!r}: use one of {', '.join(self.verbs)}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for heading, verbs in self.sections.items():
-            with formatter.section(heading):
-                formatter.write_dl([(name, line) for name, (_, line) in verbs.items()])
-
-
-def _wish_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    wishes = ctx.find_root().obj
-    if value and wishes is not None:
-        wishes["debug"] = True
-
-
-def _debug_option() -> click.Option:
-    """Of every verb, too: where people put it when something has failed."""
-    return click.Option(
-        ["-D", "--debug"], is_flag=True, expose_value=False, callback=_wish_debug, help="Show the trace of an error."
-    )
-
-
-def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> Any:
-    if value:
-        from fastlayer._version import __version__
-
-        click.echo(f"fastlayer {__version__}")
-        ctx.exit(0)
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
-)
-@click.option("-D", "--debug", is_flag=True, help="Show the trace of an error.")
-def cli(debug: bool) -> None:
+cli = Group(
+    "fastlayer",
     """Container images and their layers at native speed, without a daemon.
 
     `fastlayer VERB --help` shows the options and examples of a verb. FASTLAYER_BACKEND=baseline
     runs the plain-Python engine instead of the native one.
-    """
+    """,
+    SECTIONS,
+)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
-from fastlayer.cli.switches import SwitchCommand
 
 EPILOG = """\b
 Examples:
@@ -18,23 +16,25 @@ Examples:
 """
 
 
-@click.command("commit", cls=SwitchCommand, epilog=EPILOG)
-@click.argument("name")
-@click.argument("image", required=False)
-@click.option("-m", "--message", default="", help="What was done; shown by `fastlayer history`.")
-@click.option("-a", "--author", default="", help="Who did it.")
-@click.option(
+@declare.command("commit", epilog=EPILOG, switches=True)
+@declare.argument("name")
+@declare.argument("image", required=False)
+@declare.option("-m", "--message", default="", help="What was done; shown by `fastlayer history`.")
+@declare.option("-a", "--author", default="", help="Who did it.")
+@declare.option(
     "-c",
     "--change",
     multiple=True,
     metavar="INSTRUCTION",
     help="CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR.",
 )
-@click.option(
+@declare.option(
     "-p", "--pause/--no-pause", default=None, help="A running container meanwhile (default: where that can be)."
 )
-@click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
-@click.option("--json", "as_json", is_flag=True, help="Print the image as JSON.")
+@declare.option(
+    "--source-date-epoch", type=declare.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this."
+)
+@declare.option("--json", "as_json", is_flag=True, help="Print the image as JSON.")
 @options.jobs_option
 @options.progress_option
 @stores.store_options

@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from fastlayer.cli import options, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.container.mountoptions import MountOption
@@ -21,7 +20,7 @@ _NO_BRIDGE = (
     "there is no bridge network here, so no port can be published: the default is the host's network, "
     "where a program listens on the host's ports itself"
 )
-# flags, keywords of click.option
+# flags, keywords of declare.option
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--name",), {"metavar": "NAME", "help": "Of the container (default: two words are made up)."}),
     (("--rm", "auto_remove"), {"is_flag": True, "help": "Remove the container when it has ended."}),
@@ -96,7 +95,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (
         ("--pull",),
-        {"type": click.Choice(["always", "missing", "never"]), "help": "missing, never: the image is in the store."},
+        {"type": declare.Choice(["always", "missing", "never"]), "help": "missing, never: the image is in the store."},
     ),
     (("--restart",), {"default": "no", "metavar": "no", "help": "Nobody is here to start it again."}),
     (
@@ -114,18 +113,18 @@ def container_options(function: F) -> F:
     """All of them, with --root, --driver and --platform."""
     function = stores.platform_option()(stores.store_options(function))
     for flags, keywords in reversed(_OPTIONS):
-        function = click.option(*flags, **keywords)(function)
+        function = declare.option(*flags, **keywords)(function)
     return function
 
 
 def wanted(given: dict[str, Any], *, detach: bool) -> Options:
-    """As a value. Raises ``click.UsageError``, ``UsageError``."""
+    """As a value. Raises ``declare.LineError``, ``UsageError``."""
     from fastlayer.container.options import Options
 
     if given["publish"] or given["publish_all"]:
-        raise click.UsageError(_NO_BRIDGE)
+        raise declare.LineError(_NO_BRIDGE)
     if given["pull"] == "always":
-        raise click.UsageError(
+        raise declare.LineError(
             "--pull always: images do not come from registries here: `fastlayer load` one, or leave it out"
         )
     size, storage = _storage(given["storage_options"])
@@ -208,7 +207,7 @@ def environment(words: Sequence[str], files: Sequence[str]) -> tuple[str, ...]:
     for word in words:
         name, equals, _ = word.partition("=")
         if not name:
-            raise click.UsageError(f"invalid environment variable: {word!r}: give NAME=VALUE")
+            raise declare.LineError(f"invalid environment variable: {word!r}: give NAME=VALUE")
         found[name] = word if equals or name not in os.environ else f"{name}={os.environ[name]}"
     return tuple(found.values())
 
@@ -219,13 +218,13 @@ def _lines(option: str, path: str) -> list[str]:
         with open(path, "rb") as file:
             raw = file.read().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as exc:
-        raise click.UsageError(f"{option} {path}: {exc.strerror}") from None
+        raise declare.LineError(f"{option} {path}: {exc.strerror}") from None
     found = []
     for number, line in enumerate(raw, 1):
         try:
             text = line.removesuffix(b"\r").decode().lstrip()
         except UnicodeDecodeError:
-            raise click.UsageError(f"{option} {path}: invalid utf8 bytes at line {number}") from None
+            raise declare.LineError(f"{option} {path}: invalid utf8 bytes at line {number}") from None
         if text and not text.startswith("#"):
             found.append(_checked(option, path, text))
     return found
@@ -234,9 +233,9 @@ def _lines(option: str, path: str) -> list[str]:
 def _checked(option: str, path: str, line: str) -> str:
     name = line.partition("=")[0]
     if not name:
-        raise click.UsageError(f"{option} {path}: no variable name on line {line!r}")
+        raise declare.LineError(f"{option} {path}: no variable name on line {line!r}")
     if " " in name or "\t" in name:
-        raise click.UsageError(f"{option} {path}: variable {name!r} contains whitespaces")
+        raise declare.LineError(f"{option} {path}: variable {name!r} contains whitespaces")
     return line
 
 
@@ -259,7 +258,7 @@ def _mounts(given: dict[str, Any]) -> tuple[MountOption, ...]:
 def _host(word: str) -> tuple[str, str]:
     name, sign, address = word.partition("=" if "=" in word else ":")
     if not (name and sign and address):
-        raise click.UsageError(f"bad format for add-host: {word!r}: give NAME:ADDRESS")
+        raise declare.LineError(f"bad format for add-host: {word!r}: give NAME:ADDRESS")
     from fastlayer.running import network_files
 
     network_files.hosts("localhost", [(name, address)])

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import filters, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from fastlayer.errors import FastlayerError
     from fastlayer.store.store import Store
 
-_NAMES = click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+_NAMES = declare.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 
 
 def _each(given: dict[str, Any], do: Callable[[Store, Container], object]) -> int:
@@ -34,10 +33,12 @@ def _each(given: dict[str, Any], do: Callable[[Store, Container], object]) -> in
     return stores.all_failed(failed)
 
 
-@click.command("stop")
+@declare.command("stop")
 @_NAMES
-@click.option("-t", "--time", "--timeout", "seconds", type=int, metavar="SECONDS", help="Then it is killed; -1: never.")
-@click.option("-s", "--signal", "signal_", default="", metavar="SIGNAL", help="What it is sent first.")
+@declare.option(
+    "-t", "--time", "--timeout", "seconds", type=int, metavar="SECONDS", help="Then it is killed; -1: never."
+)
+@declare.option("-s", "--signal", "signal_", default="", metavar="SIGNAL", help="What it is sent first.")
 @stores.store_options
 def stop(**given: Any) -> int:
     """Ask containers to end (SIGTERM, or their stop signal), and after 10 seconds make them."""
@@ -49,9 +50,9 @@ def stop(**given: Any) -> int:
     return _each(given, do)
 
 
-@click.command("kill")
+@declare.command("kill")
 @_NAMES
-@click.option("-s", "--signal", "signal_", default="KILL", metavar="SIGNAL", help="Another signal (default: KILL).")
+@declare.option("-s", "--signal", "signal_", default="KILL", metavar="SIGNAL", help="Another signal (default: KILL).")
 @stores.store_options
 def kill(**given: Any) -> int:
     """Send containers a signal, SIGKILL unless another is named."""
@@ -66,9 +67,11 @@ def kill(**given: Any) -> int:
     return _each(given, do)
 
 
-@click.command("restart")
+@declare.command("restart")
 @_NAMES
-@click.option("-t", "--time", "--timeout", "seconds", type=int, metavar="SECONDS", help="Then it is killed; -1: never.")
+@declare.option(
+    "-t", "--time", "--timeout", "seconds", type=int, metavar="SECONDS", help="Then it is killed; -1: never."
+)
 @stores.store_options
 def restart(**given: Any) -> int:
     """Stop containers and start them again."""
@@ -85,7 +88,7 @@ def restart(**given: Any) -> int:
     return _each(given, do)
 
 
-@click.command("wait")
+@declare.command("wait")
 @_NAMES
 @stores.store_options
 def wait(**given: Any) -> int:
@@ -95,7 +98,7 @@ def wait(**given: Any) -> int:
     return _each(given, lambda store, row: lifecycle.wait(store, row).exit_code)
 
 
-@click.command("pause")
+@declare.command("pause")
 @_NAMES
 @stores.store_options
 def pause(**given: Any) -> int:
@@ -105,7 +108,7 @@ def pause(**given: Any) -> int:
     return _each(given, lifecycle.pause)
 
 
-@click.command("unpause")
+@declare.command("unpause")
 @_NAMES
 @stores.store_options
 def unpause(**given: Any) -> int:
@@ -115,9 +118,9 @@ def unpause(**given: Any) -> int:
     return _each(given, lifecycle.unpause)
 
 
-@click.command("rename")
-@click.argument("name", metavar="CONTAINER")
-@click.argument("new", metavar="NEW_NAME")
+@declare.command("rename")
+@declare.argument("name", metavar="CONTAINER")
+@declare.argument("new", metavar="NEW_NAME")
 @stores.store_options
 def rename(**given: Any) -> int:
     """Give a container another name."""
@@ -128,10 +131,10 @@ def rename(**given: Any) -> int:
     return 0
 
 
-@click.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-f", "--force", is_flag=True, help="Kill and unmount them first; none of that name is no failure.")
-@click.option("-v", "--volumes", is_flag=True, help="Anonymous volumes, too.")
+@declare.command("rm")
+@declare.argument("names", nargs=-1, required=True, metavar="NAME...")
+@declare.option("-f", "--force", is_flag=True, help="Kill and unmount them first; none of that name is no failure.")
+@declare.option("-v", "--volumes", is_flag=True, help="Anonymous volumes, too.")
 @stores.store_options
 def remove(**given: Any) -> int:
     """Remove containers and writable layers: all changes that were made in them, their logs, and nothing else."""
@@ -172,8 +175,8 @@ def _remove(store: Store, name: str, *, force: bool, with_volumes: bool) -> None
     lifecycle.remove(store, container, force=force, with_volumes=with_volumes)
 
 
-@click.command("prune")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@declare.command("prune")
+@declare.option("-f", "--force", is_flag=True, help="Do not ask.")
 @filters.filter_option("until", "label", "label!")
 @stores.store_options
 def prune(**given: Any) -> int:

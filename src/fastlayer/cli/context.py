@@ -7,9 +7,8 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, output, rows
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.builder.context.context import Context
@@ -30,13 +29,13 @@ Examples:
 """
 
 
-@click.command("ls", epilog=EPILOG)
-@click.argument("context", metavar="[CONTEXT]", default=".", type=options.WORD)
-@click.option(
+@declare.command("ls", epilog=EPILOG)
+@declare.argument("context", metavar="[CONTEXT]", default=".", type=options.WORD)
+@declare.option(
     "-f", "--file", "file_", metavar="FILE", type=options.WORD, help="The Dockerfile whose ignore file counts."
 )
-@click.option("-d", "--directories", is_flag=True, help="What is right below the context, with sums, largest first.")
-@click.option("-s", "--summary", is_flag=True, help="Totals only.")
+@declare.option("-d", "--directories", is_flag=True, help="What is right below the context, with sums, largest first.")
+@declare.option("-s", "--summary", is_flag=True, help="Totals only.")
 @rows.format_option
 def command(**given: Any) -> int:
     """Show what CONTEXT (a directory, archive, URL or repository; default: the current directory) sends to a build.
@@ -46,7 +45,7 @@ def command(**given: Any) -> int:
     from fastlayer.builder.context.context import open_context
 
     if given["directories"] and given["summary"]:
-        raise click.UsageError("--directories and --summary are two lists: give one of them")
+        raise declare.LineError("--directories and --summary are two lists: give one of them")
     with open_context(given["context"], dockerfile=given["file_"], optional=True) as context:
         _show(context, given)
     return 0

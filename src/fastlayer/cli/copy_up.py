@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output, stores
 from fastlayer.cli.clone import print_stats
+from fastlayer.cli.line import declare
 
 EPILOG = """\b
 Examples:
@@ -17,11 +16,11 @@ Examples:
 """
 
 
-@click.command("copy-up", epilog=EPILOG)
-@click.argument("words", nargs=-1, required=True, metavar="LOWER UPPER PATH | NAME PATH...", type=options.PATH)
-@click.option("--workdir", type=options.PATH, help="On the mount of UPPER (default: beside it).")
-@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No warnings on stderr.")
+@declare.command("copy-up", epilog=EPILOG)
+@declare.argument("words", nargs=-1, required=True, metavar="LOWER UPPER PATH | NAME PATH...", type=options.PATH)
+@declare.option("--workdir", type=options.PATH, help="On the mount of UPPER (default: beside it).")
+@declare.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
+@declare.option("-q", "--quiet", is_flag=True, help="No warnings on stderr.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Copy PATH of LOWER to UPPER as overlayfs does on the first write: through a work directory and a rename.
@@ -34,7 +33,7 @@ def command(**given: Any) -> int:
     if not os.path.isdir(words[0]):
         return _into_layer(given, os.fsdecode(words[0]), words[1:])
     if len(words) != 3:
-        raise click.UsageError("a lower directory, an upper directory and a path are needed")
+        raise declare.LineError("a lower directory, an upper directory and a path are needed")
     import fastlayer
 
     lower, upper, path = words
@@ -47,9 +46,9 @@ def _into_layer(given: dict[str, Any], name: str, paths: list[bytes]) -> int:
     from fastlayer.container import writable
 
     if not paths:
-        raise click.UsageError("the name of a writable layer and at least one path are needed")
+        raise declare.LineError("the name of a writable layer and at least one path are needed")
     if given["workdir"] is not None:
-        raise click.UsageError("--workdir is for an upper directory: a writable layer has its own")
+        raise declare.LineError("--workdir is for an upper directory: a writable layer has its own")
     with stores.open_store(given) as store:
         layer = writable.find(store, name)
         shared = writable.copy_up(store, layer, [path.strip(b"/") for path in paths])

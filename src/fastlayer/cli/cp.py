@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -28,11 +27,11 @@ Examples:
 """
 
 
-@click.command("cp", epilog=EPILOG)
-@click.argument("source", type=options.PATH, metavar="[NAME:]SRC|-")
-@click.argument("dest", type=options.PATH, metavar="[NAME:]DEST|-")
-@click.option("-a", "--archive", is_flag=True, help="Out of a layer: keep owners; else files are yours.")
-@click.option("-L", "--follow-link", "follow", is_flag=True, help="Follow a link that SRC ends with.")
+@declare.command("cp", epilog=EPILOG)
+@declare.argument("source", type=options.PATH, metavar="[NAME:]SRC|-")
+@declare.argument("dest", type=options.PATH, metavar="[NAME:]DEST|-")
+@declare.option("-a", "--archive", is_flag=True, help="Out of a layer: keep owners; else files are yours.")
+@declare.option("-L", "--follow-link", "follow", is_flag=True, help="Follow a link that SRC ends with.")
 @options.jobs_option
 @options.progress_option
 @stores.store_options
@@ -72,13 +71,13 @@ def _copy(given: dict[str, Any], source: Side | None, dest: Side | None, report:
 def _check(source: bytes, dest: bytes) -> None:
     names = [_split(word)[0] for word in (source, dest) if word != b"-"]
     if not any(names):
-        raise click.UsageError("none of the two is in a writable layer: write NAME:PATH for one that is")
+        raise declare.LineError("none of the two is in a writable layer: write NAME:PATH for one that is")
     if source == dest == b"-":
-        raise click.UsageError("`-` can be only one of the two")
+        raise declare.LineError("`-` can be only one of the two")
     if source == b"-" and sys.stdin.isatty():
-        raise click.UsageError("a tar is expected on stdin, which is a terminal: redirect it")
+        raise declare.LineError("a tar is expected on stdin, which is a terminal: redirect it")
     if dest == b"-" and sys.stdout.isatty():
-        raise click.UsageError("a tar is not for a terminal: redirect stdout or name a place")
+        raise declare.LineError("a tar is not for a terminal: redirect stdout or name a place")
 
 
 def _split(word: bytes) -> tuple[str, bytes]:

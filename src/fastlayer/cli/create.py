@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import container_options, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
-from fastlayer.cli.starting import ARGUMENTS, created
-from fastlayer.cli.switches import SwitchCommand
+from fastlayer.cli.starting import created
 
 EPILOG = """\b
 Examples:
@@ -18,9 +16,9 @@ Examples:
 """
 
 
-@click.command("create", cls=SwitchCommand, epilog=EPILOG, context_settings=ARGUMENTS)
-@click.argument("image")
-@click.argument("words", nargs=-1, metavar="[COMMAND] [ARG]...")
+@declare.command("create", epilog=EPILOG, switches=True, program=True)
+@declare.argument("image")
+@declare.argument("words", nargs=-1, metavar="[COMMAND] [ARG]...")
 @container_options.container_options
 def command(**given: Any) -> int:
     """Make a container of IMAGE without starting it; prints its id."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import output, rows, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.maintenance.disk import DiskUsage, Line
@@ -42,8 +41,8 @@ _SIZES = frozenset(
 )
 
 
-@click.command("df")
-@click.option("-v", "--verbose", is_flag=True, help="Every image, writable layer and volume.")
+@declare.command("df")
+@declare.option("-v", "--verbose", is_flag=True, help="Every image, writable layer and volume.")
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import images_as_operands as images
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -39,9 +38,9 @@ Examples:
 """
 
 
-@click.command("diff", epilog=EPILOG)
-@click.argument("operands", nargs=-1, metavar="[A B]", type=options.PATH)
-@click.option(
+@declare.command("diff", epilog=EPILOG)
+@declare.argument("operands", nargs=-1, metavar="[A B]", type=options.PATH)
+@declare.option(
     "--from",
     "from_",
     multiple=True,
@@ -49,44 +48,46 @@ Examples:
     type=options.WORD,
     help="A as a stack: repeat, lowest layer first.",
 )
-@click.option(
+@declare.option(
     "--to", multiple=True, metavar="LAYER", type=options.WORD, help="B as a stack: repeat, lowest layer first."
 )
-@click.option(
+@declare.option(
     "--upper", metavar="DIR", type=options.WORD, help="Read only this overlay upper directory (with --lower)."
 )
-@click.option(
+@declare.option(
     "--lower",
     multiple=True,
     metavar="L1[:L2...]",
     type=options.WORD,
     help=r"The lower directories below --upper, top first; \: is a colon.",
 )
-@click.option(
+@declare.option(
     "--userxattr/--no-userxattr",
     default=None,
     help="--upper's marks are user.overlay.* or trusted.overlay.* (default: trusted for root, else user).",
 )
-@click.option("-o", "--output", metavar="FILE|-", type=options.WORD, help="Write the layer; print its descriptor.")
-@click.option("--compression", type=click.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
-@click.option("--level", type=click.IntRange(0, 22), help="Compression level.")
-@click.option(
+@declare.option("-o", "--output", metavar="FILE|-", type=options.WORD, help="Write the layer; print its descriptor.")
+@declare.option("--compression", type=declare.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
+@declare.option("--level", type=declare.IntRange(0, 22), help="Compression level.")
+@declare.option(
     "--compare",
-    type=click.Choice(["auto", "metadata", "content"]),
+    type=declare.Choice(["auto", "metadata", "content"]),
     default="auto",
     show_default=True,
     help="auto: prove equality cheaply, read where unsure; metadata: trust size and times; content: always read.",
 )
 @options.xattrs_option
-@click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
-@click.option("--stat", "stat_", is_flag=True, help="Totals per kind, and the bytes of files that really changed.")
-@click.option("--chunks", is_flag=True, help="Where in the modified files: offset and length of what is new.")
-@click.option("--name-only", is_flag=True, help="Print only the names.")
-@click.option("-z", "--null", is_flag=True, help="End names with NUL and quote nothing.")
-@click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", help="json: an object per line."
+@declare.option(
+    "--source-date-epoch", type=declare.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this."
 )
-@click.option("--exit-code", is_flag=True, help="Exit 1 if there are changes, 2 on errors.")
+@declare.option("--stat", "stat_", is_flag=True, help="Totals per kind, and the bytes of files that really changed.")
+@declare.option("--chunks", is_flag=True, help="Where in the modified files: offset and length of what is new.")
+@declare.option("--name-only", is_flag=True, help="Print only the names.")
+@declare.option("-z", "--null", is_flag=True, help="End names with NUL and quote nothing.")
+@declare.option(
+    "--format", "format_", type=declare.Choice(["text", "json"]), default="text", help="json: an object per line."
+)
+@declare.option("--exit-code", is_flag=True, help="Exit 1 if there are changes, 2 on errors.")
 @options.limits_options
 @options.jobs_option
 @options.progress_option
@@ -145,7 +146,7 @@ def _check(given: dict[str, Any]) -> None:
     if given["output"] is None:
         for name in ("compression", "level", "source_date_epoch"):
             if given[name] is not None:
-                raise click.UsageError(f"--{name.replace('_', '-')} is about the layer: give -o, too")
+                raise declare.LineError(f"--{name.replace('_', '-')} is about the layer: give -o, too")
     listing = [word for word, name in (("--name-only", "name_only"), ("-z", "null")) if given[name]]
     for word in listing:
         for other, is_given in (
@@ -155,7 +156,7 @@ def _check(given: dict[str, Any]) -> None:
             ("--format json", given["format_"] == "json"),
         ):
             if is_given:
-                raise click.UsageError(
+                raise declare.LineError(
                     f"{word} is about the list of changes, {other} prints something else: leave one out"
                 )
 
@@ -163,26 +164,26 @@ def _check(given: dict[str, Any]) -> None:
 def _operands(given: dict[str, Any]) -> tuple[Any, Any]:
     """A and B from the positional operands, --from and --to; (None, None) with --upper."""
     if (given["upper"] is None) != (not given["lower"]):
-        raise click.UsageError("--upper and --lower go together")
+        raise declare.LineError("--upper and --lower go together")
     if given["userxattr"] is not None and given["upper"] is None:
-        raise click.UsageError("--userxattr is about the marks of --upper: give --upper, too")
+        raise declare.LineError("--userxattr is about the marks of --upper: give --upper, too")
     names = list(given["operands"])
     wanted = (not given["from_"]) + (not given["to"])
     if given["upper"] is not None:
         if names or given["from_"] or given["to"]:
-            raise click.UsageError("--upper compares with --lower: give no other operands")
+            raise declare.LineError("--upper compares with --lower: give no other operands")
         return None, None
     if len(names) == 1 and wanted == 2:
         return None, images.writable_layer(given, names[0])
     if len(names) != wanted:
-        raise click.UsageError(f"{wanted} operands are needed, not {len(names)}")
+        raise declare.LineError(f"{wanted} operands are needed, not {len(names)}")
     from fastlayer.layer.operands import parse
 
     a: Any = list(given["from_"]) or parse(names.pop(0))
     b: Any = list(given["to"]) or parse(names.pop(0))
     a, b = _with_stdin(a), _with_stdin(b)
     if _reads_stdin(a) and _reads_stdin(b):
-        raise click.UsageError("stdin (`-`) can be only one of the operands")
+        raise declare.LineError("stdin (`-`) can be only one of the operands")
     return a, b
 
 
@@ -190,7 +191,7 @@ def _with_stdin(value: Any) -> Any:
     """`-` is descriptor 0, alone or in a stack."""
     if isinstance(value, list):
         if sum(os.fsencode(name) == b"-" for name in value) > 1:
-            raise click.UsageError("stdin (`-`) can be only one of the operands")
+            raise declare.LineError("stdin (`-`) can be only one of the operands")
         return [0 if os.fsencode(name) == b"-" else name for name in value]
     return 0 if os.fsencode(value) == b"-" else value
 
@@ -205,7 +206,7 @@ def _keywords(given: dict[str, Any]) -> dict[str, Any]:
     if given["upper"] is None:
         return {**keywords, "limits": options.limits(given)}
     if limits:
-        raise click.UsageError("limits are for layers that are read: --upper reads none")
+        raise declare.LineError("limits are for layers that are read: --upper reads none")
     return keywords
 
 
@@ -222,7 +223,7 @@ def _layer_keywords(given: dict[str, Any], progress: Any) -> dict[str, Any]:
 def _target(given: dict[str, Any]) -> Any:
     if given["output"] == "-":
         if sys.stdout.isatty():
-            raise click.UsageError("a layer is not for a terminal: redirect stdout or name a file")
+            raise declare.LineError("a layer is not for a terminal: redirect stdout or name a file")
         return sys.stdout.buffer
     return given["output"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from fastlayer.cli import options, rows
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.drivers.registry import Verdict
@@ -24,9 +23,9 @@ COLUMNS = (
 ISOLATIONS = (("ISOLATION", "Isolation"), ("WORKS", "Works"), ("WHY NOT", "Why"), ("WHAT WOULD HELP", "Remedy"))
 
 
-@click.command("doctor")
-@click.option("--isolations", is_flag=True, help="Only the ways in which `build` can run the commands of RUN.")
-@click.option("--root", metavar="DIR", type=options.WORD, help="The store, which need not exist yet.")
+@declare.command("doctor")
+@declare.option("--isolations", is_flag=True, help="Only the ways in which `build` can run the commands of RUN.")
+@declare.option("--root", metavar="DIR", type=options.WORD, help="The store, which need not exist yet.")
 @rows.format_option
 def command(root: str | None, format_: str, isolations: bool) -> int:
     """Try every storage driver for the store, for real, and tell why one cannot be used and what would help; then the

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import click
-
 from fastlayer.cli import container_options, stores
-from fastlayer.cli.starting import ARGUMENTS, CANNOT
-from fastlayer.cli.switches import SwitchCommand
+from fastlayer.cli.line import declare
+from fastlayer.cli.starting import CANNOT
 
 EPILOG = """\b
 Examples:
@@ -20,18 +18,18 @@ Exit status: the program's; 126 and 127 when it cannot be executed or is not the
 """
 
 
-@click.command("exec", cls=SwitchCommand, epilog=EPILOG, context_settings=ARGUMENTS)
-@click.argument("name", metavar="CONTAINER")
-@click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
-@click.option("-d", "--detach", is_flag=True, help="In the background.")
-@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
-@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
-@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="A variable; without a value: ours.")
-@click.option("--env-file", multiple=True, metavar="FILE", help="A file of such lines.")
-@click.option("-w", "--workdir", default="", metavar="DIR", help="The working directory.")
-@click.option("-u", "--user", default="", metavar="NAME|UID[:GROUP]", help="Who runs it.")
-@click.option("--privileged", is_flag=True, help="With all capabilities, without a filter.")
-@click.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
+@declare.command("exec", epilog=EPILOG, switches=True, program=True)
+@declare.argument("name", metavar="CONTAINER")
+@declare.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
+@declare.option("-d", "--detach", is_flag=True, help="In the background.")
+@declare.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
+@declare.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@declare.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="A variable; without a value: ours.")
+@declare.option("--env-file", multiple=True, metavar="FILE", help="A file of such lines.")
+@declare.option("-w", "--workdir", default="", metavar="DIR", help="The working directory.")
+@declare.option("-u", "--user", default="", metavar="NAME|UID[:GROUP]", help="Who runs it.")
+@declare.option("--privileged", is_flag=True, help="With all capabilities, without a filter.")
+@declare.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Run a program in a running container."""
@@ -40,7 +38,7 @@ def command(**given: Any) -> int:
     from fastlayer.errors import RunError
 
     if given["tty"] and given["interactive"] and not given["detach"] and not os.isatty(0):
-        raise click.UsageError("the input device is not a TTY: leave out -t, or give a terminal")
+        raise declare.LineError("the input device is not a TTY: leave out -t, or give a terminal")
     env = container_options.environment(given["env"], given["env_file"])
     options = ExecOptions(given["user"], given["workdir"], env, given["tty"], given["interactive"], given["privileged"])
     ours, theirs = client.pair()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 EPILOG = """\b
@@ -18,9 +17,9 @@ Examples:
 """
 
 
-@click.command("export", epilog=EPILOG)
-@click.argument("name", type=options.WORD)
-@click.option("-o", "--output", "output_", type=options.PATH, metavar="FILE", help="Default: stdout.")
+@declare.command("export", epilog=EPILOG)
+@declare.argument("name", type=options.WORD)
+@declare.option("-o", "--output", "output_", type=options.PATH, metavar="FILE", help="Default: stdout.")
 @options.jobs_option
 @options.progress_option
 @stores.store_options
@@ -31,7 +30,7 @@ def command(**given: Any) -> int:
 
     to = given["output_"]
     if to in (None, b"-") and sys.stdout.isatty():
-        raise click.UsageError("a tar is not for a terminal: redirect stdout, or name a file with -o")
+        raise declare.LineError("a tar is not for a terminal: redirect stdout, or name a file with -o")
     with stores.open_store(given) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         layer = writable.find(store, given["name"])
         target = sys.stdout.buffer if to in (None, b"-") else to

@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from fastlayer.cli import stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,13 +35,13 @@ def filter_option(*keys: str, short: bool = False) -> Callable[[F], F]:
     ``short``: as -f, too, as in Docker's lists.
     """
     shown = ", ".join(f"{key}=" for key in keys)
-    return click.option(
+    return declare.option(
         *(("-f",) if short else ()),
         "--filter",
         "filters",
         multiple=True,
         metavar="KEY=VALUE",
-        callback=lambda _ctx, _param, words: _parsed(words, keys),
+        callback=lambda words: _parsed(words, keys),
         help=f"Only what fits: {shown}.",
     )
 
@@ -53,7 +52,7 @@ def _parsed(words: Sequence[str], keys: Collection[str]) -> Filters:
         key, sign, value = word.partition("=")
         if not sign or key not in keys:
             known = ", ".join(f"{key}=" for key in keys)
-            raise click.UsageError(f"--filter {word!a}: there is no such filter: use {known}")
+            raise declare.LineError(f"--filter {word!a}: there is no such filter: use {known}")
         found.setdefault(key, []).append(value)
     for key in _TRUTHS:
         truth(found, key)
@@ -69,18 +68,18 @@ def truth(filters: Filters, key: str) -> set[bool]:
     values = set()
     for value in filters.get(key, ()):
         if value not in (*_YES, *_NO):
-            raise click.UsageError(f"--filter {key}={value}: give {key}=true or {key}=false")
+            raise declare.LineError(f"--filter {key}={value}: give {key}=true or {key}=false")
         values.add(value in _YES)
     return values
 
 
 def path_match(pattern: str) -> Callable[[str], bool]:
-    """Go's path.Match: ``*`` and ``?`` stand for no slash. Raises ``click.UsageError`` for no pattern."""
+    """Go's path.Match: ``*`` and ``?`` stand for no slash. Raises ``declare.LineError`` for no pattern."""
     parts, rest = [""], pattern  # between the stars
     while rest:
         found = re.match(_PIECE, rest)
         if found is None:
-            raise click.UsageError(f"{pattern!a} is no pattern: close the bracket, or write \\[ for one")
+            raise declare.LineError(f"{pattern!a} is no pattern: close the bracket, or write \\[ for one")
         rest = rest[found.end() :]
         if found[0].startswith("*"):
             parts.append("")
@@ -92,7 +91,7 @@ def path_match(pattern: str) -> Callable[[str], bool]:
     try:
         compiled = re.compile(expression, re.DOTALL)
     except re.error:
-        raise click.UsageError(f"{pattern!a} is no pattern: a range in brackets goes from low to high") from None
+        raise declare.LineError(f"{pattern!a} is no pattern: a range in brackets goes from low to high") from None
     return lambda text: compiled.fullmatch(text) is not None
 
 
@@ -179,7 +178,7 @@ def until(text: str) -> datetime:
         return datetime.fromtimestamp(time.time() - parse_duration(text) / 1e9, UTC)
     except (ValueError, OverflowError, OSError):
         wanted = "a duration (24h), a time (2026-01-31T12:00:00Z) or seconds since 1970"
-        raise click.UsageError(f"--filter until={text}: give {wanted}") from None
+        raise declare.LineError(f"--filter until={text}: give {wanted}") from None
 
 
 # ---- mounts and writable layers ----------------------------------------------------------------------

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import click
-
-from fastlayer.cli.commands import CONTAINERS, LazyGroup
+from fastlayer.cli.commands import CONTAINERS
+from fastlayer.cli.line import declare
 
 _IMAGE = {
     "build": ("build", "Build an image of a Dockerfile."),
@@ -45,26 +44,16 @@ _STORE = {
 }
 
 
-@click.group("image", cls=LazyGroup, sections={"Verbs": _IMAGE})
-def image() -> None:
-    """Everything about images."""
+image = declare.Group("image", "Everything about images.", {"Verbs": _IMAGE})
 
 
-@click.group("container", cls=LazyGroup, sections={"Verbs": _CONTAINER})
-def container() -> None:
-    """Everything about containers."""
+container = declare.Group("container", "Everything about containers.", {"Verbs": _CONTAINER})
 
 
-@click.group("system", cls=LazyGroup, sections={"Verbs": _SYSTEM})
-def system() -> None:
-    """Disk usage, pruning, what this machine can do."""
+system = declare.Group("system", "Disk usage, pruning, what this machine can do.", {"Verbs": _SYSTEM})
 
 
-@click.group("context", cls=LazyGroup, sections={"Verbs": _CONTEXT})
-def context() -> None:
-    """What builds copy from."""
+context = declare.Group("context", "What builds copy from.", {"Verbs": _CONTEXT})
 
 
-@click.group("store", cls=LazyGroup, sections={"Verbs": _STORE})
-def store() -> None:
-    """Check and repair the store."""
+store = declare.Group("store", "Check and repair the store.", {"Verbs": _STORE})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import output, rows, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.image.history import Step
@@ -26,11 +25,11 @@ Examples:
 """
 
 
-@click.command("history", epilog=EPILOG)
-@click.argument("image")
-@click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
-@click.option("--no-trunc", is_flag=True, help="Whole ids and instructions.")
-@click.option("-H", "--human/--no-human", default=True, help="Sizes and times for people (default).")
+@declare.command("history", epilog=EPILOG)
+@declare.argument("image")
+@declare.option("-q", "--quiet", is_flag=True, help="Only the ids.")
+@declare.option("--no-trunc", is_flag=True, help="Whole ids and instructions.")
+@declare.option("-H", "--human/--no-human", default=True, help="Sizes and times for people (default).")
 @stores.platform_option()
 @rows.format_option
 @stores.store_options

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import filters, output, rows, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.image.images import Image
@@ -31,12 +30,12 @@ Examples:
 """
 
 
-@click.command("images", epilog=EPILOG)
-@click.argument("repository", required=False)
-@click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
-@click.option("--no-trunc", is_flag=True, help="Whole ids.")
+@declare.command("images", epilog=EPILOG)
+@declare.argument("repository", required=False)
+@declare.option("-q", "--quiet", is_flag=True, help="Only the ids.")
+@declare.option("--no-trunc", is_flag=True, help="Whole ids.")
 @filters.filter_option("dangling", "reference", "label", "before", "since", short=True)
-@click.option("--digests", is_flag=True, help="Show what the names name, too.")
+@declare.option("--digests", is_flag=True, help="Show what the names name, too.")
 @rows.format_option
 @stores.store_options
 def command(**given: Any) -> int:

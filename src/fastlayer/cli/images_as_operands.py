@@ -6,9 +6,8 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import output, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.layer.diff import Changes
@@ -36,14 +35,14 @@ class WritableLayer:
 
 
 def writable_layer(given: dict[str, Any], name: bytes) -> WritableLayer:
-    """One operand alone. Raises ``click.UsageError`` for a file, which needs another one beside it.
+    """One operand alone. Raises ``declare.LineError`` for a file, which needs another one beside it.
 
     A directory may well be called like the layer that is mounted there: then the layer is meant.
     """
     if os.path.lexists(name) and not _is_layer(given, os.fsdecode(name)):
-        raise click.UsageError(f"2 operands are needed: what is {os.fsdecode(name)} to be compared with?")
+        raise declare.LineError(f"2 operands are needed: what is {os.fsdecode(name)} to be compared with?")
     if given["compare"] != "auto" or given["xattrs"] != "all":
-        raise click.UsageError("--compare and --xattrs are for trees: a writable layer is compared by its driver")
+        raise declare.LineError("--compare and --xattrs are for trees: a writable layer is compared by its driver")
     return WritableLayer(given, os.fsdecode(name))
 
 

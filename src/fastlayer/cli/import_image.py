@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 EPILOG = """\b
@@ -17,19 +16,21 @@ Examples:
 """
 
 
-@click.command("import", epilog=EPILOG)
-@click.argument("source", type=options.PATH)
-@click.argument("image", required=False)
-@click.option("-m", "--message", default="", help="Shown by `fastlayer history`.")
-@click.option(
+@declare.command("import", epilog=EPILOG)
+@declare.argument("source", type=options.PATH)
+@declare.argument("image", required=False)
+@declare.option("-m", "--message", default="", help="Shown by `fastlayer history`.")
+@declare.option(
     "-c",
     "--change",
     multiple=True,
     metavar="INSTRUCTION",
     help="CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME or WORKDIR.",
 )
-@click.option("--source-date-epoch", type=click.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this.")
-@click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
+@declare.option(
+    "--source-date-epoch", type=declare.IntRange(min=0), metavar="SECONDS", help="Clamp later mtimes to this."
+)
+@declare.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
 @stores.platform_option("What the image is for (default: this machine).")
 @options.jobs_option
 @options.progress_option
@@ -43,7 +44,7 @@ def command(**given: Any) -> int:
     source: Any = given["source"]
     if source == b"-":
         if sys.stdin.isatty():
-            raise click.UsageError("a tar is expected on stdin, which is a terminal: redirect it")
+            raise declare.LineError("a tar is expected on stdin, which is a terminal: redirect it")
         source = 0
     run = apply_changes(RunConfig(), given["change"])
     warnings: list[str] = []

@@ -7,9 +7,8 @@ import sys
 import tempfile
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 EPILOG = """\b
@@ -19,12 +18,12 @@ Examples:
 """
 
 
-@click.command("index", epilog=EPILOG)
-@click.argument("directory", type=options.PATH)
-@click.option("-o", "--output", "output_", required=True, metavar="FILE|-", type=options.PATH)
-@click.option("--content/--no-content", default=True, show_default=True, help="Hash the contents of files (blake3).")
+@declare.command("index", epilog=EPILOG)
+@declare.argument("directory", type=options.PATH)
+@declare.option("-o", "--output", "output_", required=True, metavar="FILE|-", type=options.PATH)
+@declare.option("--content/--no-content", default=True, show_default=True, help="Hash the contents of files (blake3).")
 @options.xattrs_option
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@declare.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @options.progress_option
 def command(**given: Any) -> int:
     """Save a tree index of DIRECTORY: every attribute, and content keys, to be an operand of `fastlayer diff`."""
@@ -32,7 +31,7 @@ def command(**given: Any) -> int:
 
     to_stdout = given["output_"] == b"-"
     if to_stdout and sys.stdout.isatty():
-        raise click.UsageError("an index is not for a terminal: redirect stdout or name a file")
+        raise declare.LineError("an index is not for a terminal: redirect stdout or name a file")
     with (
         tempfile.TemporaryFile(prefix="fastlayer-") as file,
         Reporter(given["progress"], quiet=given["quiet"]) as report,

@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.rows import Fields
 
 if TYPE_CHECKING:
@@ -35,16 +34,16 @@ _EMPTY_CONFIG: dict[str, Any] = {
 _NO_SNAPSHOT: dict[str, Any] = {"Name": "", "Snapshot": "", "Mounts": ()}
 
 
-@click.command("inspect", epilog=EPILOG)
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-f", "--format", "format_", default="json", metavar="TEMPLATE", help="Go-style; a line for each NAME.")
-@click.option(
+@declare.command("inspect", epilog=EPILOG)
+@declare.argument("names", nargs=-1, required=True, metavar="NAME...")
+@declare.option("-f", "--format", "format_", default="json", metavar="TEMPLATE", help="Go-style; a line for each NAME.")
+@declare.option(
     "--type",
     "type_",
-    type=click.Choice(["image", "container", "mount", "volume"]),
+    type=declare.Choice(["image", "container", "mount", "volume"]),
     help="Look among these only (default: all).",
 )
-@click.option("-s", "--size", is_flag=True, help="Of containers: SizeRw and SizeRootFs, too.")
+@declare.option("-s", "--size", is_flag=True, help="Of containers: SizeRw and SizeRootFs, too.")
 @stores.platform_option()
 @stores.store_options
 def command(**given: Any) -> int:
@@ -79,7 +78,7 @@ def show(names: Sequence[str], template: Template | None, look: Callable[[str], 
 
 
 def template_of(text: str) -> Template | None:
-    """None for JSON. Raises ``click.UsageError`` for what is no template."""
+    """None for JSON. Raises ``declare.LineError`` for what is no template."""
     from fastlayer.cli.plain import printable
     from fastlayer.cli.template import TemplateSyntaxError, compile_template
 
@@ -88,7 +87,7 @@ def template_of(text: str) -> Template | None:
     try:
         return compile_template(text)
     except TemplateSyntaxError as exc:
-        raise click.UsageError(f"--format {printable(text[:200])}: {exc}") from None
+        raise declare.LineError(f"--format {printable(text[:200])}: {exc}") from None
 
 
 def filled(template: Template, name: str, thing: dict[str, Any]) -> str:

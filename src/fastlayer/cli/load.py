@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
 
 EPILOG = """\b
@@ -18,17 +17,17 @@ Examples:
 """
 
 
-@click.command("load", epilog=EPILOG)
-@click.option(
+@declare.command("load", epilog=EPILOG)
+@declare.option(
     "-i", "--input", "input_", type=options.PATH, metavar="PATH", help="An archive or layout (default: stdin)."
 )
-@click.option("--no-unpack", is_flag=True, help="Only the blobs; layers are unpacked when they are first used.")
-@click.option(
+@declare.option("--no-unpack", is_flag=True, help="Only the blobs; layers are unpacked when they are first used.")
+@declare.option(
     "--discard-blobs", is_flag=True, help="Keep no blob that can be made again, byte by byte, from its layer."
 )
-@click.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")
-@click.option("--progress", type=options.PROGRESS, default="auto", help="As in `fastlayer apply`.")
+@declare.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
+@declare.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")
+@declare.option("--progress", type=options.PROGRESS, default="auto", help="As in `fastlayer apply`.")
 @stores.platform_option("Which image of several is unpacked now (default: this machine's).")
 @options.jobs_option
 @stores.store_options
@@ -43,7 +42,9 @@ def command(**given: Any) -> int:
     source: Any = given["input_"]
     if source is None or source == b"-":
         if sys.stdin.isatty():
-            raise click.UsageError("an archive is expected on stdin, which is a terminal: redirect it, or give --input")
+            raise declare.LineError(
+                "an archive is expected on stdin, which is a terminal: redirect it, or give --input"
+            )
         source = 0
     wanted = Options(
         unpack=not given["no_unpack"],

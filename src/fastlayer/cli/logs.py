@@ -6,9 +6,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.container.logs import Line
@@ -22,14 +21,14 @@ Examples:
 """
 
 
-@click.command("logs", epilog=EPILOG)
-@click.argument("name", metavar="CONTAINER")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the container has ended.")
-@click.option("-n", "--tail", default="all", metavar="N", help="The last N lines (default: all).")
-@click.option("--since", default="", metavar="TIME", help="RFC 3339, seconds since 1970, or a duration ago (10m).")
-@click.option("--until", default="", metavar="TIME", help="Likewise.")
-@click.option("-t", "--timestamps", is_flag=True, help="Show when each line came.")
-@click.option("--details", is_flag=True, hidden=True)
+@declare.command("logs", epilog=EPILOG)
+@declare.argument("name", metavar="CONTAINER")
+@declare.option("-f", "--follow", is_flag=True, help="Go on until the container has ended.")
+@declare.option("-n", "--tail", default="all", metavar="N", help="The last N lines (default: all).")
+@declare.option("--since", default="", metavar="TIME", help="RFC 3339, seconds since 1970, or a duration ago (10m).")
+@declare.option("--until", default="", metavar="TIME", help="Likewise.")
+@declare.option("-t", "--timestamps", is_flag=True, help="Show when each line came.")
+@declare.option("--details", is_flag=True, hidden=True)
 @stores.store_options
 def command(**given: Any) -> int:
     """Show what a container has written: its standard output and error, each to ours."""

@@ -13,9 +13,12 @@ import io
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastlayer.cli.stopped import Stopped, heard, listen
+
+if TYPE_CHECKING:
+    from fastlayer.cli.line.reading import Line
 
 _GARBAGE_THRESHOLD = 50_000  # objects: what the imports make is no garbage
 _LONGEST = 4000  # characters of the one line of an error
@@ -100,26 +103,25 @@ def _end_quietly() -> int:
 
 
 def _run(args: list[str]) -> int:
-    from fastlayer.cli.lean import import_click
+    from fastlayer.cli import lean
+    from fastlayer.cli.line.declare import LineError
 
-    click = import_click()
-    from fastlayer.cli.commands import cli
-
+    lean.import_pathlib()
     wishes = {"debug": args[:1] in (["--debug"], ["-D"])}
     verb = args[1:] if wishes["debug"] else args
-    if not verb and "_FASTLAYER_COMPLETE" not in os.environ:
-        print(cli.get_help(click.Context(cli, info_name="fastlayer")), file=sys.stderr)
-        return 2
+    line = None
     try:
-        result = cli.main(args=args, prog_name="fastlayer", standalone_mode=False, obj=wishes)
+        line = _line(args)
+        if line is None:
+            from fastlayer.cli.line.clicked import call
+
+            return call(args, wishes)
+        wishes["debug"] = line.debug
+        result = line.command.callback(**line.given)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as exc:
-        return int(exc.exit_code)
-    except click.ClickException as exc:
-        return _misused(exc)
-    except click.exceptions.Abort:
-        return _say("interrupted", 130)
+    except LineError as exc:
+        return misused(str(exc), "fastlayer" if line is None else line.path)
     except BrokenPipeError as exc:
         raise Stopped(signal.SIGPIPE) from exc
     except SystemExit as exc:
@@ -134,11 +136,18 @@ def _run(args: list[str]) -> int:
         return _failed(exc, verb)
 
 
-def _misused(exc: Any) -> int:
-    ctx = getattr(exc, "ctx", None)
-    command = ctx.command_path if ctx is not None else "fastlayer"
+def _line(args: list[str]) -> Line | None:
+    """None: click has to look at it."""
+    from fastlayer.cli.commands import cli
+    from fastlayer.cli.line.reading import read
+
+    return None if "_FASTLAYER_COMPLETE" in os.environ else read(cli, args)
+
+
+def misused(message: str, command: str) -> int:
+    """Says what is wrong with the line; returns the exit code."""
     code = _RUN_CANNOT if command.endswith(" run") else 2
-    return _say(f"{exc.format_message().rstrip('.')}: see `{command} --help`", code)
+    return _say(f"{message.rstrip('.')}: see `{command} --help`", code)
 
 
 def _failed(exc: Exception, args: list[str]) -> int:
@@ -175,8 +184,9 @@ def _say(text: str, code: int) -> int:
 def __getattr__(name: str) -> Any:
     if name == "cli":  # for tools that look for the click group here
         from fastlayer.cli.commands import cli
+        from fastlayer.cli.line.clicked import clicked
 
-        return cli
+        return clicked(cli)
     raise AttributeError(name)
 
 

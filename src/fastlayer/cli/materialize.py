@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, stores
+from fastlayer.cli.line import declare
 
 
-@click.command("materialize")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@declare.command("materialize")
+@declare.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @options.jobs_option
 @stores.store_options
 def command(**given: Any) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
@@ -22,25 +21,25 @@ Examples:
 """
 
 
-@click.command("mount", epilog=EPILOG)
-@click.argument("words", nargs=-1, metavar="[IMAGE] TARGET", type=options.WORD)
-@click.option("--rw", is_flag=True, help="With a writable layer.")
-@click.option(
+@declare.command("mount", epilog=EPILOG)
+@declare.argument("words", nargs=-1, metavar="[IMAGE] TARGET", type=options.WORD)
+@declare.option("--rw", is_flag=True, help="With a writable layer.")
+@declare.option(
     "--name",
     metavar="NAME",
     type=options.WORD,
     help="Of the writable layer (made with --rw); one that exists is used again.",
 )
-@click.option("--size", metavar="SIZE", help="Bytes the new writable layer may take (k, m, g).")
-@click.option(
+@declare.option("--size", metavar="SIZE", help="Bytes the new writable layer may take (k, m, g).")
+@declare.option(
     "--storage-opt",
     "storage_options",
     multiple=True,
     metavar="KEY=VALUE",
     help="Of the new writable layer, for each mount of it; overlay2: metacopy, redirect_dir, volatile, id_map.",
 )
-@click.option("--no-mount", is_flag=True, help="Only make the writable layer; print its directory (vfs, btrfs).")
-@click.option("--json", "as_json", is_flag=True, help="Print the mount as JSON.")
+@declare.option("--no-mount", is_flag=True, help="Only make the writable layer; print its directory (vfs, btrfs).")
+@declare.option("--json", "as_json", is_flag=True, help="Print the mount as JSON.")
 @stores.platform_option()
 @stores.store_options
 def command(**given: Any) -> int:
@@ -53,12 +52,12 @@ def command(**given: Any) -> int:
     image, target = _words(given)
     chosen = options.pairs("--storage-opt", given["storage_options"])
     if "size" in chosen:
-        raise click.UsageError("--storage-opt size: give --size instead")
+        raise declare.LineError("--storage-opt size: give --size instead")
     size = options.size(given["size"])
     if size is not None and not given["rw"]:
-        raise click.UsageError("--size is of the writable layer that --rw makes: give --rw, or leave out --size")
+        raise declare.LineError("--size is of the writable layer that --rw makes: give --rw, or leave out --size")
     if chosen and given["name"] and not given["rw"]:
-        raise click.UsageError("--storage-opt is for a layer that --rw makes: give --rw, or leave it out")
+        raise declare.LineError("--storage-opt is for a layer that --rw makes: give --rw, or leave it out")
     warnings: list[str] = []
     with stores.open_store(given) as store:
         if given["rw"] or given["name"]:
@@ -94,7 +93,7 @@ def _in_place(given: dict[str, Any]) -> int:
 
     words = list(given["words"])
     if not given["rw"] or len(words) > 1 or not (words or given["name"]):
-        raise click.UsageError("--no-mount makes a writable layer: give --rw, an image or --name, and no target")
+        raise declare.LineError("--no-mount makes a writable layer: give --rw, an image or --name, and no target")
     chosen = options.pairs("--storage-opt", given["storage_options"])
     warnings: list[str] = []
     with stores.open_store(given) as store:
@@ -132,4 +131,4 @@ def _words(given: dict[str, Any]) -> tuple[str | None, str]:
         return words[0], words[1]
     if len(words) == 1 and given["name"]:
         return None, words[0]
-    raise click.UsageError("an image and a target are needed (the image may be left out with the --name of a layer)")
+    raise declare.LineError("an image and a target are needed (the image may be left out with the --name of a layer)")

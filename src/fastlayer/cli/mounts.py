@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import filters, output, rows, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.container.mounted import Mounted
@@ -31,9 +30,9 @@ Examples:
 """
 
 
-@click.command("mounts", epilog=EPILOG)
-@click.option("-q", "--quiet", is_flag=True, help="Only the targets.")
-@click.option("--usage", is_flag=True, help="Measure the writable layers: files copied up or added, bytes on disk.")
+@declare.command("mounts", epilog=EPILOG)
+@declare.option("-q", "--quiet", is_flag=True, help="Only the targets.")
+@declare.option("--usage", is_flag=True, help="Measure the writable layers: files copied up or added, bytes on disk.")
 @filters.filter_option("name", "image", "driver", "writable")
 @rows.format_option
 @stores.store_options

@@ -7,54 +7,57 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import click
+from fastlayer.cli.line import declare
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MAX_SIZE = (1 << 63) - 1  # what the kernel, and the database, can count
 
 
-class _Path(click.Path):
-    """An empty name would mean the current directory, which a script with an unset variable does not."""
+class _Path(declare.Kind):
+    """A path, as bytes. An empty one would mean the current directory, which a script with an unset variable does not.
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not value:
-            self.fail(_EMPTY, param, ctx)
-        return super().convert(value, param, ctx)
+    The library opens what it is given and says what is wrong.
+    """
+
+    name = "path"
+
+    def read(self, word: str) -> bytes:
+        if not word:
+            raise ValueError("it is empty: give a name (`.` is the current directory)")
+        return os.fsencode(word)
 
 
-class _Word(click.types.StringParamType):
+class _Word(declare.Kind):
     """The same for what is a name, or a path that is passed on as it is."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not value:
-            self.fail("it is empty: give a name", param, ctx)
-        return super().convert(value, param, ctx)
+    def read(self, word: str) -> str:
+        if not word:
+            raise ValueError("it is empty: give a name")
+        return word
 
 
-_EMPTY = "it is empty: give a name (`.` is the current directory)"
-# The library opens what it is given and says what is wrong; click would call an unreadable file wrong usage.
-PATH = _Path(path_type=bytes, readable=False)
+PATH = _Path()
 WORD = _Word()
-PROGRESS = click.Choice(["auto", "plain", "tty", "rawjson", "quiet", "none"])
+PROGRESS = declare.Choice(["auto", "plain", "tty", "rawjson", "quiet", "none"])
 
 
 def progress_option(function: F) -> F:
     """--progress and --quiet."""
-    function = click.option(
+    function = declare.option(
         "--progress",
         type=PROGRESS,
         default="auto",
         help="auto: a bar on a terminal; tty: a bar; plain: a line every 10 s; rawjson: an object a second; quiet.",
     )(function)
-    return click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")(function)
+    return declare.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr.")(function)
 
 
 def xattrs_option(function: F) -> F:
     """--xattrs."""
-    return click.option(
+    return declare.option(
         "--xattrs",
-        type=click.Choice(["all", "docker", "none"]),
+        type=declare.Choice(["all", "docker", "none"]),
         default="all",
         show_default=True,
         help="all: every attribute that travels; docker: security.capability only; none.",
@@ -63,10 +66,10 @@ def xattrs_option(function: F) -> F:
 
 def jobs_option(function: F) -> F:
     """--jobs."""
-    return click.option(
+    return declare.option(
         "-j",
         "--jobs",
-        type=click.IntRange(1, 256),
+        type=declare.IntRange(1, 256),
         envvar="FASTLAYER_JOBS",
         help="Threads for each kind of work (default: one per processor). Never changes the result.",
     )(function)
@@ -84,7 +87,7 @@ _LIMITS = (
 def limits_options(function: F) -> F:
     """--max-entries and its like, for layers that are read."""
     for name, lowest, metavar, words in reversed(_LIMITS):
-        function = click.option(name, type=click.IntRange(min=lowest), metavar=metavar, help=words)(function)
+        function = declare.option(name, type=declare.IntRange(min=lowest), metavar=metavar, help=words)(function)
     return function
 
 
@@ -104,7 +107,7 @@ def source_date_epoch(value: int | None) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
-        raise click.UsageError(f"SOURCE_DATE_EPOCH={text!r} is not a number of seconds: set it to one or unset it")
+        raise declare.LineError(f"SOURCE_DATE_EPOCH={text!r} is not a number of seconds: set it to one or unset it")
     return int(text)
 
 
@@ -131,9 +134,9 @@ def size(text: str | None) -> int | None:
     unit = unit if unit in _UNITS else unit.removesuffix("b")
     digits = number.lstrip("0")
     if not (number.isascii() and number.isdecimal()) or unit not in _UNITS or not digits:
-        raise click.UsageError(f"{text!r} is not a size: give bytes, or a number with k, m, g, t (or kib, mib, gib)")
+        raise declare.LineError(f"{text!r} is not a size: give bytes, or a number with k, m, g, t (or kib, mib, gib)")
     if len(digits) > 19 or int(digits) * _UNITS[unit] > _MAX_SIZE:
-        raise click.UsageError(f"{text!r} is too large a size: give less than 8 EiB (2^63 bytes)")
+        raise declare.LineError(f"{text!r} is too large a size: give less than 8 EiB (2^63 bytes)")
     return int(digits) * _UNITS[unit]
 
 
@@ -143,12 +146,12 @@ def memory(option: str, text: str | None) -> int | None:
         return None
     found = _MEMORY.fullmatch(text)
     if found is None:
-        raise click.UsageError(f"{option} {text!r} is not a size: give bytes, or a number with k, m, g, t")
+        raise declare.LineError(f"{option} {text!r} is not a size: give bytes, or a number with k, m, g, t")
     number, unit = found[1], found[2].lower()
     factor = 1024 ** "bkmgtp".index(unit or "b")
     value = int(float(number) * factor) if "." in number else int(number) * factor
     if value > _MAX_SIZE:
-        raise click.UsageError(f"{option} {text!r} is too large a size: give less than 8 EiB (2^63 bytes)")
+        raise declare.LineError(f"{option} {text!r} is too large a size: give less than 8 EiB (2^63 bytes)")
     return value
 
 
@@ -158,8 +161,8 @@ def pairs(option: str, words: Iterable[str]) -> dict[str, str]:
     for word in words:
         key, sign, value = word.partition("=")
         if not (key and sign):
-            raise click.UsageError(f"{option} {word!r}: give KEY=VALUE")
+            raise declare.LineError(f"{option} {word!r}: give KEY=VALUE")
         if key in found:
-            raise click.UsageError(f"{option} {key!r}: is given twice")
+            raise declare.LineError(f"{option} {key!r}: is given twice")
         found[key] = value
     return found

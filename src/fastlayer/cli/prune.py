@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import filters, output, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.store.collect import Collected
@@ -18,10 +17,10 @@ Examples:
 """
 
 
-@click.command("prune", epilog=EPILOG)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also images that no writable layer or mount is made of.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@declare.command("prune", epilog=EPILOG)
+@declare.option("-a", "--all", "all_", is_flag=True, help="Also images that no writable layer or mount is made of.")
+@declare.option("-f", "--force", is_flag=True, help="Do not ask.")
+@declare.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @filters.filter_option("until", "label", "label!")
 @stores.store_options
 def image_prune(**given: Any) -> int:
@@ -33,11 +32,11 @@ def image_prune(**given: Any) -> int:
     return _prune(given, what, layers=False)
 
 
-@click.command("prune")
-@click.option("-a", "--all", "all_", is_flag=True, help="Also images that no writable layer or mount is made of.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("--volumes", is_flag=True, help="Also anonymous volumes that nobody has.")
-@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@declare.command("prune")
+@declare.option("-a", "--all", "all_", is_flag=True, help="Also images that no writable layer or mount is made of.")
+@declare.option("-f", "--force", is_flag=True, help="Do not ask.")
+@declare.option("--volumes", is_flag=True, help="Also anonymous volumes that nobody has.")
+@declare.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @stores.store_options
 def system_prune(**given: Any) -> int:
     """Remove containers that do not run, layers that are not mounted, and everything that no image uses."""
@@ -69,8 +68,8 @@ def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
     return _tell(gone.collected, dry_run)
 
 
-@click.command("gc")
-@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@declare.command("gc")
+@declare.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @stores.store_options
 def collect_garbage(**given: Any) -> int:
     """Remove what nobody can reach, and what killed processes left behind. Safe while others work in the store."""
@@ -93,10 +92,10 @@ def confirm(given: dict[str, Any], what: str) -> None:
     if given["force"] or given["dry_run"]:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("nobody can be asked: give --force, or --dry-run to see what would go")
+        raise declare.LineError("nobody can be asked: give --force, or --dry-run to see what would go")
     print(f"This removes {what}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise click.exceptions.Exit(1)
+        raise SystemExit(1)
 
 
 def _tell(gone: Collected, dry_run: bool) -> int:

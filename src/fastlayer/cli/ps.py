@@ -6,9 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import filters, output, rows, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.plain import Labels
 
 if TYPE_CHECKING:
@@ -38,13 +37,13 @@ Examples:
 """
 
 
-@click.command("ps", epilog=EPILOG)
-@click.option("-a", "--all", "every", is_flag=True, help="Those that do not run, too.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
-@click.option("-n", "--last", type=int, default=-1, metavar="N", help="The N newest, whatever they do.")
-@click.option("-l", "--latest", is_flag=True, help="The newest, whatever it does.")
-@click.option("-s", "--size", is_flag=True, help="Measure the writable layers.")
-@click.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
+@declare.command("ps", epilog=EPILOG)
+@declare.option("-a", "--all", "every", is_flag=True, help="Those that do not run, too.")
+@declare.option("-q", "--quiet", is_flag=True, help="Only the ids.")
+@declare.option("-n", "--last", type=int, default=-1, metavar="N", help="The N newest, whatever they do.")
+@declare.option("-l", "--latest", is_flag=True, help="The newest, whatever it does.")
+@declare.option("-s", "--size", is_flag=True, help="Measure the writable layers.")
+@declare.option("--no-trunc", is_flag=True, help="Whole ids and commands.")
 @filters.filter_option(
     "id", "name", "label", "status", "exited", "ancestor", "before", "since", "volume", "network", short=True
 )
@@ -66,10 +65,10 @@ def command(**given: Any) -> int:
 def _check(wanted: filters.Filters) -> None:
     for value in wanted.get("status", ()):
         if value not in _STATES:
-            raise click.UsageError(f"--filter status={value}: there is no such status: use {', '.join(_STATES)}")
+            raise declare.LineError(f"--filter status={value}: there is no such status: use {', '.join(_STATES)}")
     for value in wanted.get("exited", ()):
         if not value.lstrip("-").isdecimal():
-            raise click.UsageError(f"--filter exited={value}: give an exit status")
+            raise declare.LineError(f"--filter exited={value}: give an exit status")
 
 
 def _found(store: Store, given: dict[str, Any]) -> Sequence[rows.Row]:
@@ -101,7 +100,7 @@ class _Meant:
         try:
             self._names = [re.compile(text.removeprefix("/")) for text in wanted.get("name", ())]
         except re.error as exc:
-            raise click.UsageError(f"--filter name: is no pattern: {exc}") from None
+            raise declare.LineError(f"--filter name: is no pattern: {exc}") from None
         self._store = store
         self._images = {identity for text in wanted.get("ancestor", ()) for identity in _ids(Images(store), text)}
         self._before = [containers.find(store, text).created_ns for text in wanted.get("before", ())]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import stores
+from fastlayer.cli.line import declare
 
 EPILOG = """\b
 Examples:
@@ -15,10 +14,10 @@ Examples:
 """
 
 
-@click.command("rmi", epilog=EPILOG)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("-f", "--force", is_flag=True, help="Also with several names, or when writable layers are made of it.")
-@click.option("--no-prune", is_flag=True, help="Keep the layers until `fastlayer image prune`.")
+@declare.command("rmi", epilog=EPILOG)
+@declare.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@declare.option("-f", "--force", is_flag=True, help="Also with several names, or when writable layers are made of it.")
+@declare.option("--no-prune", is_flag=True, help="Keep the layers until `fastlayer image prune`.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Remove IMAGEs by name or id."""

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import click
-
 from fastlayer.cli import output
+from fastlayer.cli.line import declare
 from fastlayer.cli.plain import printable
 
 SCHEMA = 1
@@ -35,12 +34,12 @@ class Fields(Row):
 
 def format_option(function: Any) -> Any:
     """--format. What is no template is refused before any work."""
-    return click.option(
+    return declare.option(
         "--format",
         "format_",
         default="table",
         metavar="table|json|TEMPLATE",
-        callback=lambda _ctx, _param, value: _checked(value),
+        callback=_checked,
         help="json: an object per line; or Go-style.",
     )(function)
 
@@ -64,7 +63,7 @@ def show(format_: str, columns: Columns, rows: Iterable[Row], right: frozenset[s
 
 
 def _checked(format_: str) -> str:
-    """Nothing is the table, as in Docker. Raises ``click.UsageError`` for what is no template."""
+    """Nothing is the table, as in Docker. Raises ``declare.LineError`` for what is no template."""
     if format_ in ("", "table", "json"):
         return format_ or "table"
     from fastlayer.cli.template import TemplateSyntaxError, compile_template
@@ -72,7 +71,7 @@ def _checked(format_: str) -> str:
     try:
         compile_template(format_.removeprefix(_TABLE))
     except TemplateSyntaxError as exc:
-        raise click.UsageError(f"--format {printable(format_[:_SHOWN])}: {exc}") from None
+        raise declare.LineError(f"--format {printable(format_[:_SHOWN])}: {exc}") from None
     return format_
 
 
@@ -91,7 +90,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except TemplateValueError as exc:
-        raise click.UsageError(f"--format: {exc}") from None
+        raise declare.LineError(f"--format: {exc}") from None
 
 
 def _table(columns: Columns, cells: list[list[str]], right: frozenset[str]) -> None:

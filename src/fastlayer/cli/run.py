@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import click
-
 from fastlayer.cli import container_options, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
-from fastlayer.cli.starting import ARGUMENTS, CANNOT, begin, created, finished
-from fastlayer.cli.switches import SwitchCommand
+from fastlayer.cli.starting import CANNOT, begin, created, finished
 
 EPILOG = """\b
 Examples:
@@ -25,14 +23,16 @@ not there, 128 + n when signal n has ended it.
 """
 
 
-@click.command("run", cls=SwitchCommand, epilog=EPILOG, context_settings=ARGUMENTS)
-@click.argument("image")
-@click.argument("words", nargs=-1, metavar="[COMMAND] [ARG]...")
-@click.option("-d", "--detach", is_flag=True, help="In the background; prints the id.")
-@click.option("-a", "--attach", "streams", multiple=True, type=click.Choice(["stdin", "stdout", "stderr"]), hidden=True)
-@click.option("--sig-proxy", type=click.BOOL, default=True, help="Pass signals on (default: true).")
-@click.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
-@click.option("-q", "--quiet", is_flag=True, help="No warnings.")
+@declare.command("run", epilog=EPILOG, switches=True, program=True)
+@declare.argument("image")
+@declare.argument("words", nargs=-1, metavar="[COMMAND] [ARG]...")
+@declare.option("-d", "--detach", is_flag=True, help="In the background; prints the id.")
+@declare.option(
+    "-a", "--attach", "streams", multiple=True, type=declare.Choice(["stdin", "stdout", "stderr"]), hidden=True
+)
+@declare.option("--sig-proxy", type=declare.BOOL, default=True, help="Pass signals on (default: true).")
+@declare.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
+@declare.option("-q", "--quiet", is_flag=True, help="No warnings.")
 @container_options.container_options
 def command(**given: Any) -> int:
     """Run a program in a new container of IMAGE."""
@@ -53,7 +53,7 @@ def _run(given: dict[str, Any]) -> int:
     from fastlayer.container import attach, lifecycle
 
     if given["tty"] and given["interactive"] and not given["detach"] and not os.isatty(0):
-        raise click.UsageError("the input device is not a TTY: leave out -t, or give a terminal")
+        raise declare.LineError("the input device is not a TTY: leave out -t, or give a terminal")
     attach.parse_keys(given["detach_keys"])
     as_root(given)
     asked = container_options.wanted(given, detach=given["detach"])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, stores
+from fastlayer.cli.line import declare
 
 EPILOG = """\b
 Examples:
@@ -17,13 +16,13 @@ Examples:
 """
 
 
-@click.command("save", epilog=EPILOG)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("-o", "--output", "output_", type=options.PATH, metavar="PATH", help="Where to (default: stdout).")
-@click.option(
+@declare.command("save", epilog=EPILOG)
+@declare.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@declare.option("-o", "--output", "output_", type=options.PATH, metavar="PATH", help="Where to (default: stdout).")
+@declare.option(
     "--format",
     "format_",
-    type=click.Choice(["oci-archive", "oci-dir", "docker-archive"]),
+    type=declare.Choice(["oci-archive", "oci-dir", "docker-archive"]),
     default="oci-archive",
     show_default=True,
 )
@@ -37,9 +36,9 @@ def command(**given: Any) -> int:
     target: Any = given["output_"]
     if target is None or target == b"-":
         if given["format_"] == "oci-dir":
-            raise click.UsageError("a layout is a directory: name it with --output")
+            raise declare.LineError("a layout is a directory: name it with --output")
         if sys.stdout.isatty():
-            raise click.UsageError("an archive is not for a terminal: redirect stdout or give --output")
+            raise declare.LineError("an archive is not for a terminal: redirect stdout or give --output")
         target = sys.stdout.buffer
     elif given["format_"] == "oci-dir":
         import os

@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
-
 from fastlayer.cli import options, stores
-from fastlayer.cli.commands import LazyGroup
+from fastlayer.cli.line import declare
 from fastlayer.cli.stopped import Stopped
 
 _VERBS = {"volume-plugin": ("serve:volume_plugin", "Let a Docker engine use the volumes of a store.")}
@@ -26,13 +24,11 @@ Examples:
 """
 
 
-@click.group("serve", cls=LazyGroup, sections={"Verbs": _VERBS})
-def command() -> None:
-    """Serve others over a socket, until it is stopped by a signal."""
+command = declare.Group("serve", "Serve others over a socket, until it is stopped by a signal.", {"Verbs": _VERBS})
 
 
-@click.command("volume-plugin", epilog=EPILOG)
-@click.option(
+@declare.command("volume-plugin", epilog=EPILOG)
+@declare.option(
     "--socket",
     "socket_",
     default=_SOCKET,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import output, stores
+from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
 from fastlayer.cli.starting import finished
 
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 
-@click.command("start")
-@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@click.option("-a", "--attach", "attached", is_flag=True, help="Stay with it: its output, its exit status.")
-@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on, too.")
-@click.option("--sig-proxy", type=click.BOOL, default=True, help="Pass signals on (default: true).")
-@click.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
+@declare.command("start")
+@declare.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@declare.option("-a", "--attach", "attached", is_flag=True, help="Stay with it: its output, its exit status.")
+@declare.option("-i", "--interactive", is_flag=True, help="Pass standard input on, too.")
+@declare.option("--sig-proxy", type=declare.BOOL, default=True, help="Pass signals on (default: true).")
+@declare.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave it running.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Start containers that were made, or have ended."""
@@ -29,7 +28,7 @@ def command(**given: Any) -> int:
     from fastlayer.errors import FastlayerError
 
     if (given["attached"] or given["interactive"]) and len(given["names"]) > 1:
-        raise click.UsageError("you cannot start and attach multiple containers at once: name one")
+        raise declare.LineError("you cannot start and attach multiple containers at once: name one")
     as_root(given)
     failed: list[FastlayerError] = []
     with stores.open_store(given) as store:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 CANNOT = 125  # the exit status of docker run when it, not the program, has failed
-ARGUMENTS = {"ignore_unknown_options": False, "allow_interspersed_args": False, "help_option_names": ["--help"]}
 
 
 def created(store: Store, given: dict[str, Any], asked: Any) -> Container:

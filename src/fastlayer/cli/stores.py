@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from fastlayer.cli import options
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,10 +21,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def store_options(function: F) -> F:
     """--root and --driver."""
-    function = click.option(
+    function = declare.option(
         "--driver", metavar="NAME", help="Storage driver (default: FASTLAYER_DRIVER, or the first that works)."
     )(function)
-    return click.option(
+    return declare.option(
         "--root",
         metavar="DIR",
         type=options.WORD,
@@ -35,7 +34,7 @@ def store_options(function: F) -> F:
 
 def platform_option(words: str = "Which image of several (default: this machine's).") -> Callable[[F], F]:
     """--platform; ``words``: what it means here."""
-    return click.option("--platform", metavar="OS/ARCH[/VARIANT]", help=words)
+    return declare.option("--platform", metavar="OS/ARCH[/VARIANT]", help=words)
 
 
 def open_store(given: dict[str, Any], *, create: bool = False) -> Store:

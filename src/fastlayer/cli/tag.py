@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fastlayer.cli import stores
+from fastlayer.cli.line import declare
 
 
-@click.command("tag")
-@click.argument("image")
-@click.argument("name")
+@declare.command("tag")
+@declare.argument("image")
+@declare.argument("name")
 @stores.store_options
 def command(**given: Any) -> int:
     """Give IMAGE (a name, an id or a digest) the further NAME[:TAG]; another image that has it loses it."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, output, stores
+from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 
-@click.command("umount")
-@click.argument("targets", nargs=-1, metavar="TARGET|NAME...", type=options.WORD)
-@click.option("-a", "--all", "all_", is_flag=True, help="Everything of the store that is mounted here.")
-@click.option("-l", "--lazy", is_flag=True, help="Also when it is in use: it goes away with its last user.")
-@click.option("--rm", is_flag=True, help="Remove the writable layer, too.")
+@declare.command("umount")
+@declare.argument("targets", nargs=-1, metavar="TARGET|NAME...", type=options.WORD)
+@declare.option("-a", "--all", "all_", is_flag=True, help="Everything of the store that is mounted here.")
+@declare.option("-l", "--lazy", is_flag=True, help="Also when it is in use: it goes away with its last user.")
+@declare.option("--rm", is_flag=True, help="Remove the writable layer, too.")
 @stores.store_options
 def command(**given: Any) -> int:
     """Unmount TARGETs, or what is mounted of the writable layers NAMEd. The layers stay, unless --rm."""
@@ -24,7 +23,7 @@ def command(**given: Any) -> int:
     from fastlayer.errors import FastlayerError
 
     if bool(given["targets"]) == given["all_"]:
-        raise click.UsageError("name what is to be unmounted, or give --all")
+        raise declare.LineError("name what is to be unmounted, or give --all")
     failed: list[FastlayerError] = []
     with stores.open_store(given) as store:
         tried: set[str] = set()

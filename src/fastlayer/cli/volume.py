@@ -6,10 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import filters, options, output, rows, stores
-from fastlayer.cli.commands import LazyGroup
+from fastlayer.cli.line import declare
 from fastlayer.cli.plain import Labels
 
 if TYPE_CHECKING:
@@ -34,21 +32,19 @@ COLUMNS = (("DRIVER", "Driver"), ("VOLUME NAME", "Name"))
 SIZED = (*COLUMNS, ("LINKS", "Links"), ("SIZE", "Size"))
 
 
-@click.group("volume", cls=LazyGroup, sections={"Verbs": _VERBS})
-def command() -> None:
-    """Data that outlives containers."""
+command = declare.Group("volume", "Data that outlives containers.", {"Verbs": _VERBS})
 
 
-root_option = click.option(
+root_option = declare.option(
     "--root",
     metavar="DIR",
     type=options.WORD,
     help="The store (default: FASTLAYER_ROOT, /var/lib/fastlayer, or your data directory).",
 )
-storage_driver_option = click.option(
+storage_driver_option = declare.option(
     "--storage-driver", metavar="NAME", help="Of volumes made of images (default: as for mount)."
 )
-label_option = click.option("--label", "labels", multiple=True, metavar="KEY[=VALUE]", help="Metadata; repeatable.")
+label_option = declare.option("--label", "labels", multiple=True, metavar="KEY[=VALUE]", help="Metadata; repeatable.")
 
 
 def volumes_of(given: dict[str, Any], *, create: bool = False, unused: bool = False) -> Any:
@@ -78,7 +74,7 @@ def labels_of(given: dict[str, Any]) -> dict[str, str]:
     for word in given["labels"]:
         key, _, value = word.partition("=")
         if not key:
-            raise click.UsageError(f"--label {word!a}: give KEY=VALUE")
+            raise declare.LineError(f"--label {word!a}: give KEY=VALUE")
         found[key] = value
     return found
 
@@ -119,12 +115,12 @@ Examples:
 """
 
 
-@click.command("create", epilog=CREATE)
-@click.argument("name", required=False)
-@click.option("-d", "--driver", default="local", show_default=True, metavar="NAME", help="The volume driver.")
-@click.option("-o", "--opt", "opts", multiple=True, metavar="KEY=VALUE", help="An option of the driver; repeatable.")
+@declare.command("create", epilog=CREATE)
+@declare.argument("name", required=False)
+@declare.option("-d", "--driver", default="local", show_default=True, metavar="NAME", help="The volume driver.")
+@declare.option("-o", "--opt", "opts", multiple=True, metavar="KEY=VALUE", help="An option of the driver; repeatable.")
 @label_option
-@click.option("--name", "old_name", metavar="NAME", hidden=True)
+@declare.option("--name", "old_name", metavar="NAME", hidden=True)
 @storage_driver_option
 @root_option
 def create(**given: Any) -> int:
@@ -133,7 +129,7 @@ def create(**given: Any) -> int:
     Drivers are local, those that Python packages bring along, and Docker's volume plugins on this machine.
     """
     if given["name"] is not None and given["old_name"] is not None:
-        raise click.UsageError("the name is given twice: leave out --name")
+        raise declare.LineError("the name is given twice: leave out --name")
     name = given["name"] if given["name"] is not None else given["old_name"]
     opts, labels = options.pairs("-o", given["opts"]), labels_of(given)
     with volumes_of(given, create=True) as volumes:
@@ -159,9 +155,9 @@ Examples:
 """
 
 
-@click.command("ls", epilog=LISTED)
-@click.option("-q", "--quiet", is_flag=True, help="Only the names.")
-@click.option("-s", "--size", is_flag=True, help="Measure them, and count who has them.")
+@declare.command("ls", epilog=LISTED)
+@declare.option("-q", "--quiet", is_flag=True, help="Only the names.")
+@declare.option("-s", "--size", is_flag=True, help="Measure them, and count who has them.")
 @filters.filter_option("dangling", "driver", "label", "name", short=True)
 @rows.format_option
 @root_option
@@ -203,10 +199,12 @@ def _row(volumes: Volumes, volume: Volume, *, measured: bool) -> rows.Row:
     return row
 
 
-@click.command("inspect", epilog=INSPECTED)
-@click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
-@click.option("-f", "--format", "format_", default="json", metavar="TEMPLATE", help="Go-style; a line for each VOLUME.")
-@click.option("-s", "--size", is_flag=True, help="Measure them: UsageData.")
+@declare.command("inspect", epilog=INSPECTED)
+@declare.argument("names", nargs=-1, required=True, metavar="VOLUME...")
+@declare.option(
+    "-f", "--format", "format_", default="json", metavar="TEMPLATE", help="Go-style; a line for each VOLUME."
+)
+@declare.option("-s", "--size", is_flag=True, help="Measure them: UsageData.")
 @storage_driver_option
 @root_option
 def inspect(**given: Any) -> int:
@@ -254,9 +252,9 @@ Examples:
 """
 
 
-@click.command("rm", epilog="\b\nExample:\n  fastlayer volume rm data scratch\n")
-@click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
-@click.option("-f", "--force", is_flag=True, help="No error for one that is not there, or whose driver fails.")
+@declare.command("rm", epilog="\b\nExample:\n  fastlayer volume rm data scratch\n")
+@declare.argument("names", nargs=-1, required=True, metavar="VOLUME...")
+@declare.option("-f", "--force", is_flag=True, help="No error for one that is not there, or whose driver fails.")
 @root_option
 def rm(**given: Any) -> int:
     """Remove volumes with all that is in them, and their snapshots. One that is in use stays, also with --force."""
@@ -273,10 +271,10 @@ def rm(**given: Any) -> int:
     return stores.all_failed(failed)
 
 
-@click.command("prune", epilog=PRUNED)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also volumes with a name.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@declare.command("prune", epilog=PRUNED)
+@declare.option("-a", "--all", "all_", is_flag=True, help="Also volumes with a name.")
+@declare.option("-f", "--force", is_flag=True, help="Do not ask.")
+@declare.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @filters.filter_option("label", "label!", "all")
 @root_option
 def prune(**given: Any) -> int:

@@ -6,10 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fastlayer.cli import options, output, rows, stores
-from fastlayer.cli.commands import LazyGroup
+from fastlayer.cli.line import declare
 from fastlayer.cli.volume import label_option, labels_of, root_option, tell_copied, volumes_of
 
 if TYPE_CHECKING:
@@ -27,9 +25,9 @@ Examples:
 """
 
 
-@click.command("clone", epilog=CLONED)
-@click.argument("source")
-@click.argument("name")
+@declare.command("clone", epilog=CLONED)
+@declare.argument("source")
+@declare.argument("name")
 @label_option
 @root_option
 def clone(**given: Any) -> int:
@@ -49,9 +47,9 @@ def clone(**given: Any) -> int:
     return 0
 
 
-@click.command("snapshot", epilog="\b\nExample:\n  fastlayer volume snapshot data before-upgrade\n")
-@click.argument("name", metavar="VOLUME")
-@click.argument("snapshot", metavar="SNAPSHOT")
+@declare.command("snapshot", epilog="\b\nExample:\n  fastlayer volume snapshot data before-upgrade\n")
+@declare.argument("name", metavar="VOLUME")
+@declare.argument("snapshot", metavar="SNAPSHOT")
 @root_option
 def snapshot(**given: Any) -> int:
     """Give what a volume holds now a name, to restore or clone it later. Made as `volume clone` makes copies."""
@@ -61,14 +59,12 @@ def snapshot(**given: Any) -> int:
     return 0
 
 
-@click.group("snapshots", cls=LazyGroup, sections={"Verbs": _SNAPSHOTS})
-def snapshots() -> None:
-    """Snapshots of a volume."""
+snapshots = declare.Group("snapshots", "Snapshots of a volume.", {"Verbs": _SNAPSHOTS})
 
 
-@click.command("ls")
-@click.argument("name", metavar="VOLUME")
-@click.option("-q", "--quiet", is_flag=True, help="Only the names.")
+@declare.command("ls")
+@declare.argument("name", metavar="VOLUME")
+@declare.option("-q", "--quiet", is_flag=True, help="Only the names.")
 @rows.format_option
 @root_option
 def snapshots_ls(**given: Any) -> int:
@@ -91,9 +87,9 @@ def _row(state: Snapshot) -> rows.Row:
     }
 
 
-@click.command("rm", epilog="\b\nExample:\n  fastlayer volume snapshots rm data monday tuesday\n")
-@click.argument("name", metavar="VOLUME")
-@click.argument("snapshots", nargs=-1, required=True, metavar="SNAPSHOT...")
+@declare.command("rm", epilog="\b\nExample:\n  fastlayer volume snapshots rm data monday tuesday\n")
+@declare.argument("name", metavar="VOLUME")
+@declare.argument("snapshots", nargs=-1, required=True, metavar="SNAPSHOT...")
 @root_option
 def snapshots_rm(**given: Any) -> int:
     """Remove snapshots of a volume. What was cloned from them stays."""
@@ -110,9 +106,9 @@ def snapshots_rm(**given: Any) -> int:
     return stores.all_failed(failed)
 
 
-@click.command("restore", epilog="\b\nExample:\n  fastlayer volume restore data before-upgrade\n")
-@click.argument("name", metavar="VOLUME")
-@click.argument("snapshot", metavar="SNAPSHOT")
+@declare.command("restore", epilog="\b\nExample:\n  fastlayer volume restore data before-upgrade\n")
+@declare.argument("name", metavar="VOLUME")
+@declare.argument("snapshot", metavar="SNAPSHOT")
 @root_option
 def restore(**given: Any) -> int:
     """Put a volume back to a snapshot: what was written since is gone. Nobody may be working with its files."""
@@ -130,10 +126,12 @@ Examples:
 """
 
 
-@click.command("export", epilog=EXPORTED)
-@click.argument("name", metavar="VOLUME")
-@click.option("-o", "--output", "out", default="-", metavar="FILE|-|oci:DIR[:TAG]", help="Where to (default: stdout).")
-@click.option("--compression", type=click.Choice(["none", "gzip", "zstd"]), help="Default: by the name; oci: gzip.")
+@declare.command("export", epilog=EXPORTED)
+@declare.argument("name", metavar="VOLUME")
+@declare.option(
+    "-o", "--output", "out", default="-", metavar="FILE|-|oci:DIR[:TAG]", help="Where to (default: stdout)."
+)
+@declare.option("--compression", type=declare.Choice(["none", "gzip", "zstd"]), help="Default: by the name; oci: gzip.")
 @root_option
 def export(**given: Any) -> int:
     """Write the files of a volume as a tar, compressed as its name says, or as an artifact in an OCI layout.
@@ -141,7 +139,7 @@ def export(**given: Any) -> int:
     Of a volume that is in use a clone is written.
     """
     if given["out"] == "-" and sys.stdout.isatty():
-        raise click.UsageError("a tar is nothing for a terminal: give -o FILE, or redirect the output")
+        raise declare.LineError("a tar is nothing for a terminal: give -o FILE, or redirect the output")
     with volumes_of(given) as volumes:
         target = sys.stdout.fileno() if given["out"] == "-" else given["out"]
         layer = volumes.export(given["name"], target, compression=given["compression"])
@@ -149,10 +147,10 @@ def export(**given: Any) -> int:
     return 0
 
 
-@click.command("import", epilog="\b\nExample:\n  fastlayer volume import --label from=backup data data.tar.zst\n")
-@click.argument("name", metavar="VOLUME")
-@click.argument("source", metavar="FILE|-|oci:DIR[:TAG]")
-@click.option("-o", "--opt", "opts", multiple=True, metavar="size=SIZE", help="A limit for the volume.")
+@declare.command("import", epilog="\b\nExample:\n  fastlayer volume import --label from=backup data data.tar.zst\n")
+@declare.argument("name", metavar="VOLUME")
+@declare.argument("source", metavar="FILE|-|oci:DIR[:TAG]")
+@declare.option("-o", "--opt", "opts", multiple=True, metavar="size=SIZE", help="A limit for the volume.")
 @label_option
 @root_option
 def import_(**given: Any) -> int:
