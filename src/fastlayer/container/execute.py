@@ -89,6 +89,8 @@ class _Exec:
         try:
             self._process = self._keep(os.pidfd_open(pid))
             self._root = self._keep(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except (ProcessLookupError, FileNotFoundError):
+            raise self._gone(container) from None
         except OSError as exc:
             raise RunError(f"container {container.name}: its first process cannot be reached: {exc.strerror}") from exc
         self._shared = shared(self._record["HostConfig"])
