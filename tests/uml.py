@@ -9,6 +9,7 @@ belong; hostfs is slow, so one boot runs many tests. Everything the guest prints
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -112,12 +113,23 @@ def _boot(init: Path, memory: str, seconds: float) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env={**os.environ, "TMPDIR": "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"},
+        env=kernel_environment(init.parent),
     )
     try:
         _stream(guest, time.monotonic() + seconds)
     finally:
         _end(guest)
+
+
+def kernel_environment(where: Path) -> dict[str, str]:
+    """Of the kernel as a process. ``where``: a directory for what has to be compiled for it (``uml_state.c``)."""
+    environment = {**os.environ, "TMPDIR": "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"}
+    if platform.machine() == "x86_64":
+        library = where / "uml_state.so"
+        source = Path(__file__).with_name("uml_state.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        environment["LD_PRELOAD"] = str(library)
+    return environment
 
 
 def _stream(guest: subprocess.Popen[bytes], deadline: float) -> None:

@@ -6,11 +6,16 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fastlayer.container import containers
+from fastlayer.errors import NotFoundError
+from fastlayer.store.store import open_store
 from tests.buildroot import make_root
 from tests.conftest import needs_root
 from tests.containers import Command, Terminal, keeper_of, lives, of_its_own, until
@@ -119,6 +124,22 @@ def test_exec_in_one_that_ends(command: Command) -> None:
         for program in programs:
             said = program.communicate(timeout=60)[1]
             assert (program.returncode, said) == (137, "") or "o such container" in said or "not running" in said, said
+
+
+def test_what_was_removed_meanwhile_is_not_called_damaged(command: Command) -> None:
+    """Between looking it up and reading what was asked for; also while the removal is being written."""
+    command.out("create", "--name", "c", "box", "true")
+    with open_store(command.root) as store, open_store(command.root) as other:
+        container = containers.find(store, "c")
+        directory = containers.directory_of(store, container.id)
+        with ThreadPoolExecutor() as pool:
+            with other.database.write() as db:
+                db.execute("DELETE FROM containers")
+                directory.rename(directory.with_name(f".old-{container.id}"))
+                read = pool.submit(containers.config_of, store, container)
+                time.sleep(0.05)
+            with pytest.raises(NotFoundError, match="No such container: c"):
+                read.result(timeout=30)
 
 
 # ---- a disk that is full ---------------------------------------------------------------------------

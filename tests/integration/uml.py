@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import require
-from tests.uml import OWN_DIRECTORIES
+from tests.uml import OWN_DIRECTORIES, kernel_environment
 
 INSIDE = "FASTLAYER_TEST_IN_UML"
 _REPOSITORY = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def on_uml(command: Sequence[str], *, memory: str = "700M", timeout: float = 280
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=timeout,
-            env={**os.environ, "TMPDIR": "/dev/shm"},
+            env=kernel_environment(out),
             check=False,
         )
         status = out / "status"

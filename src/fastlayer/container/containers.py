@@ -102,8 +102,21 @@ def layer_key(identity: str) -> str:
 
 
 def config_of(store: Store, container: Container) -> dict[str, Any]:
-    """What was asked for. Raises ``CorruptStoreError``."""
-    return read_config(directory_of(store, container.id), container.name)
+    """What was asked for. Raises ``CorruptStoreError``, ``NotFoundError`` when it has been removed meanwhile."""
+    try:
+        return read_config(directory_of(store, container.id), container.name)
+    except CorruptStoreError:
+        _refuse_removed(store, container)
+        raise
+
+
+def _refuse_removed(store: Store, container: Container) -> None:
+    """Its directory goes while the removal is being written: that is waited for."""
+    if store.read_only:
+        return
+    with store.database.write() as db:
+        if db.execute("SELECT 1 FROM containers WHERE id = ?", (container.id,)).fetchone() is None:
+            raise NotFoundError(f"No such container: {container.name}: it has been removed meanwhile")
 
 
 def read_config(directory: Path, name: str = "") -> dict[str, Any]:

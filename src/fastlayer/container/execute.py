@@ -31,6 +31,7 @@ _USER = 0x10000000
 _SPACES = {"mnt": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "pid": 0x20000000}
 _SPACES |= {"user": _USER, "net": 0x40000000}
 _NOT_EXECUTED = 126
+_GOING = 200  # milliseconds
 
 
 class ExecOptions(NamedTuple):
@@ -76,6 +77,11 @@ def execute(
             raise
 
 
+def _gone(container: Container) -> RunError:
+    """What is said of a container that ended meanwhile."""
+    return RunError(f"Container {container.short_id} is not running: it has just ended")
+
+
 class _Exec:
     def __init__(self, store: Store, container: Container, pid: int, options: ExecOptions, ends: ExitStack) -> None:
         self._record = containers.config_of(store, container)
@@ -89,6 +95,8 @@ class _Exec:
         try:
             self._process = self._keep(os.pidfd_open(pid))
             self._root = self._keep(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except (ProcessLookupError, FileNotFoundError):
+            raise _gone(container) from None
         except OSError as exc:
             raise RunError(f"container {container.name}: its first process cannot be reached: {exc.strerror}") from exc
         self._shared = shared(self._record["HostConfig"])
@@ -98,16 +106,12 @@ class _Exec:
             is_here = any(map(self._is_here, apart))
             self._flags = self._spaces()
         except OSError:
-            raise self._gone(container) from None
+            raise _gone(container) from None
         if is_here:
             raise RunError(f"container {container.name}: process {pid} is in our own namespaces: start it again")
         if not state.state_of(self._directory).running:  # else the number may be another's by now
-            raise self._gone(container)
+            raise _gone(container)
         self._container = container
-
-    @staticmethod
-    def _gone(container: Container) -> RunError:
-        return RunError(f"Container {container.short_id} is not running: it has just ended")
 
     def _keep(self, fd: int) -> int:
         self._ends.callback(os.close, fd)
@@ -144,9 +148,17 @@ class _Exec:
         try:
             return watched.start(plan, program, watch, streams, terminal=ours)
         except RunError as exc:
-            if exc.status is None and not state.state_of(self._directory).running:
-                raise self._gone(self._container) from exc
+            if exc.status is None and self._has_ended():
+                raise _gone(self._container) from exc
             raise
+
+    def _has_ended(self) -> bool:
+        """Whether the first process of the container is gone, or just going: its namespaces go before it."""
+        from select import POLLIN, poll
+
+        ended = poll()
+        ended.register(self._process, POLLIN)
+        return bool(ended.poll(_GOING))
 
     def _begin_in_chroot(self, spec: Spec, attached: Socket | None, streams: Streams, size: tuple[int, int]) -> Begun:
         """There is no namespace to enter; its root it cannot leave either."""
