@@ -12,7 +12,7 @@ from tests.conftest import needs_root
 from tests.containers import Command
 
 STANDARD = "inspect dataclasses gettext uuid platform hashlib socket selectors shutil tempfile ipaddress urllib.parse"
-STANDARD += " subprocess concurrent.futures asyncio logging argparse termios random statistics tarfile zipfile"
+STANDARD += " click subprocess concurrent.futures asyncio logging argparse termios random statistics tarfile zipfile"
 OURS = "running.seccomp.compiler running.seccomp.syscalls oci.manifest oci.image_index layer.diff layer.apply builder"
 OURS += " image.load image.unpack container.commit container.execute volume.plugin running.oci running.chroot"
 ENGINE = "extract encode tarread clone changes merge scan upper"

@@ -10,12 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastlayer.container import chrooted, client, containers, kept, pausing, state, volumes, writable
+from fastlayer.container import chrooted, client, containers, kept, state, volumes, writable
 from fastlayer.container.alone import alone
 from fastlayer.container.mountoptions import MountOption, of_record
 from fastlayer.container.state import State
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, RunError, UsageError
-from fastlayer.running.signals import parse_signal
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,6 +47,8 @@ def stop(store: Store, container: Container, seconds: float | None = None, signa
     found = state.state_of(directory)
     if not found.running:
         return found
+    from fastlayer.running.signals import parse_signal
+
     config = containers.config_of(store, container)["Config"]
     number = parse_signal(signal_ or config.get("StopSignal") or "SIGTERM")
     if seconds is None:
@@ -219,9 +220,10 @@ def _forget(store: Store, container: Container) -> None:
 
 def _unmount(store: Store, container: Container) -> None:
     from fastlayer.container.mounted import all_mounts
-    from fastlayer.container.mounting import unmount
 
     if any(found.writable == container.name for found in all_mounts(store)):
+        from fastlayer.container.mounting import unmount
+
         unmount(store, container.name, detach=True)
 
 
@@ -279,8 +281,11 @@ def recover(store: Store) -> int:
 
 def _recover_one(store: Store, container: Container) -> bool:
     directory = containers.directory_of(store, container.id)
-    if pausing.resume_abandoned(directory):
-        return True
+    if (directory / containers.COMMITTING).exists():
+        from fastlayer.container.pausing import resume_abandoned
+
+        if resume_abandoned(directory):
+            return True
     if chrooted.root_of(directory) is not None and not state.is_locked(directory):
         chrooted.end_strays(directory)
     started, unfinished = (directory / "running").exists(), _is_unfinished(directory)

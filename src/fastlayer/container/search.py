@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
-from fastlayer.mounts import namespaces, signs
 
 if TYPE_CHECKING:
     import sqlite3
@@ -49,6 +48,10 @@ def places(rows: Sequence[sqlite3.Row], making: Collection[Key], *, everywhere: 
     ``everywhere``: a row is missing only when no process that can be seen sees it; it costs a look at all processes,
     when there is such a row.
     """
+    if not rows:
+        return {}
+    from fastlayer.mounts import namespaces
+
     search = _Search(rows)
     search.where_they_were_made()
     search.drop(making)
@@ -74,6 +77,8 @@ class _Search:
 
     def views(self) -> list[View]:
         """Our own, and those of the namespaces that rows were made in."""
+        from fastlayer.mounts import namespaces
+
         found = [self._view(namespaces.current()), *self._views.values()]
         return list({view.namespace: view for view in found if view is not None}.values())
 
@@ -92,6 +97,8 @@ class _Search:
                         break
 
     def copies(self, views: Iterable[View]) -> None:
+        from fastlayer.mounts import signs
+
         for view in views:
             for in_place in (True, False):
                 for row in list(self.missing.values()):
@@ -101,6 +108,8 @@ class _Search:
                 return
 
     def _copy(self, row: sqlite3.Row, view: View, target: bytes | None) -> None:
+        from fastlayer.mounts import signs
+
         for entry in self._free(view):
             fits = target in (None, entry.target) and signs.matches(row["sign"], entry)
             if fits and not self._is_of_another(row["sign"], view, entry):
@@ -128,6 +137,8 @@ class _Search:
         del self.missing[key_of(row)]
 
     def _view(self, namespace: int) -> View | None:
+        from fastlayer.mounts import namespaces
+
         if namespace not in self._views:
             self._views[namespace] = namespaces.view_of(namespace)
         return self._views[namespace]
@@ -135,6 +146,8 @@ class _Search:
 
 def _is(row: sqlite3.Row, entry: Entry, target: bytes) -> bool:
     """Whether it is the mount itself. Who was killed after mounting has noted no number."""
+    from fastlayer.mounts import signs
+
     if row["mount_number"]:
         return bool(entry.number == row["mount_number"]) and signs.matches(row["sign"], entry)
     return entry.target == target and signs.may_be(row["sign"], entry)

@@ -19,7 +19,6 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import ALGORITHMS, Digest
 from fastlayer.oci.platform import Platform, choose, host_platform, stored_platform
 from fastlayer.oci.reference import SHORT_ID, Reference, is_id_prefix, parse_any, parse_reference
-from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
@@ -197,7 +196,7 @@ class Images:
             for record in documents:
                 record(db)
             _give_names(db, list(names), target)
-            write_index(self.store, db, lease)
+            _write_index(self.store, db, lease)
 
     def tag(self, text: str, name: str) -> str:
         """Gives the image another name; returns it in full."""
@@ -207,7 +206,7 @@ class Images:
             if not db.execute("SELECT 1 FROM images WHERE digest = ?", (target.digest,)).fetchone():
                 raise NotFoundError(f"{text}: has been removed meanwhile: load it again")
             _give_names(db, [full], target)
-            write_index(self.store, db, lease)
+            _write_index(self.store, db, lease)
         return full
 
     def untag(self, text: str, *, force: bool = False) -> list[str]:
@@ -225,7 +224,7 @@ class Images:
             if set(names) <= set(doomed) and not force:
                 _refuse_used(db, text, target)
             db.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in doomed])
-            write_index(self.store, db, lease)
+            _write_index(self.store, db, lease)
         return _real(doomed) or doomed
 
     def nameless(self) -> list[Descriptor]:
@@ -419,6 +418,12 @@ def _names(db: sqlite3.Connection, digest: str) -> list[str]:
 def _real(names: Iterable[str]) -> list[str]:
     """Without the digest that stands for a name where there is none."""
     return [str(name) for name in names if not name.startswith("sha256:")]
+
+
+def _write_index(store: Store, db: sqlite3.Connection, lease: Lease) -> None:
+    from fastlayer.store.layout_index import write_index
+
+    write_index(store, db, lease)
 
 
 def _give_names(db: sqlite3.Connection, names: list[str], target: Descriptor) -> None:

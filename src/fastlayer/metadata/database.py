@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import threading
+from _thread import _local  # threading.local, without the rest of threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +38,7 @@ class Database:
         self.path = path
         self.read_only = read_only
         self.changed = False
-        self._local = threading.local()
+        self._local = _local()
         self._opened: list[sqlite3.Connection] = []
         if not recovering:
             spare.refuse_unfinished(path)
@@ -125,7 +125,7 @@ class Database:
         """No thread may be using it any more."""
         while self._opened:
             self._opened.pop().close()
-        self._local = threading.local()
+        self._local = _local()
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])

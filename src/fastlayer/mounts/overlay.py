@@ -19,7 +19,6 @@ from typing import Literal
 
 from fastlayer import _backend
 from fastlayer.errors import DriverError, StorageError
-from fastlayer.mounts.idmap import as_mapped_root, map_tree, user_namespace
 from fastlayer.mounts.mount import Mount
 from fastlayer.mounts.options import Plan
 
@@ -80,6 +79,8 @@ def make(mount: Mount, plan: Plan) -> int:
     with _layers(mount, plan) as (lowers, parameters):
         if not mount.id_map:
             return _make(lowers, parameters, plan.attributes)
+        from fastlayer.mounts.idmap import as_mapped_root
+
         return as_mapped_root(mount.id_map, lambda: _make(lowers, parameters, plan.attributes))
 
 
@@ -139,6 +140,8 @@ def _layers(mount: Mount, plan: Plan) -> Iterator[tuple[Sequence[bytes | int], S
     if not mount.id_map:
         yield names, plan.parameters
         return
+    from fastlayer.mounts.idmap import user_namespace
+
     uppers = {key: value for key, value in plan.parameters if key in _UPPERS and value is not None}
     with ExitStack() as stack:
         with user_namespace(mount.id_map) as namespace:
@@ -166,6 +169,8 @@ def _within(stack: ExitStack, mount: bytes | int, name: bytes) -> bytes | int:
 
 
 def _mapped(stack: ExitStack, path: bytes, namespace: int) -> int:
+    from fastlayer.mounts.idmap import map_tree
+
     fd = map_tree(path, namespace)
     stack.callback(os.close, fd)
     return fd
@@ -207,6 +212,8 @@ def mount_by_page(mount: Mount, plan: Plan, target: int) -> None:
         try:
             where, api = b"/proc/self/fd/%d" % target, _backend.engine().mountapi
             if mount.id_map:
+                from fastlayer.mounts.idmap import as_mapped_root
+
                 as_mapped_root(
                     mount.id_map, lambda: api.mount_old(b"overlay", where, b"overlay", plan.flags, data, cwd=cwd)
                 )

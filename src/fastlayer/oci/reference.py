@@ -34,10 +34,13 @@ _DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
 _TAG = r"\w[\w.-]{0,127}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
 
-_REFERENCE = re.compile(rf"({_DOMAIN})/({_PATH})(?::({_TAG}))?(?:@({_DIGEST}))?", re.ASCII)
-_TAG_ONLY = re.compile(_TAG, re.ASCII)
-_ID = re.compile(r"[a-f0-9]{64}")
-_ID_PREFIX = re.compile(r"[a-f0-9]{1,64}")
+_ID = r"[a-f0-9]{64}"
+_ID_PREFIX = r"[a-f0-9]{1,64}"
+
+
+def _is(pattern: str, text: str) -> bool:
+    """Each pattern is compiled when something is held against it: together they take longer than reading a name."""
+    return re.fullmatch(pattern, text, re.ASCII) is not None
 
 
 class Reference(NamedTuple):
@@ -92,20 +95,32 @@ def parse_reference(text: str) -> Reference:
         raise ReferenceFormatError("an empty name is no image name: give NAME[:TAG]")
     if len(text) > _LONGEST:
         raise ReferenceFormatError(f"{_shown(text)}: a name of {len(text)} characters: the path may have {MAX_PATH}")
-    if _ID.fullmatch(text):
+    if _is(_ID, text):
         raise ReferenceFormatError(f"{text}: 64 hex digits are an image id, not a name: give NAME[:TAG]")
     domain, rest = _split_domain(text)
     remote = rest.partition(":")[0].partition("@")[0]
-    if remote != remote.lower() and _REFERENCE.fullmatch(f"{domain}/{remote.lower()}"):
+    if remote != remote.lower() and _parts(domain, remote.lower()):
         raise ReferenceFormatError(
             f"{_shown(text)}: capitals in the repository name: write {_shown(remote.lower().removeprefix(_OFFICIAL))}"
         )
-    found = _REFERENCE.fullmatch(f"{domain}/{rest}")
+    found = _parts(domain, rest)
     if found is None:
         raise ReferenceFormatError(f"{_shown(text)}: {_reason(text)}")
-    if len(found[2]) > MAX_PATH:
-        raise ReferenceFormatError(f"{_shown(text)}: a path of {len(found[2])} characters: it may have {MAX_PATH}")
-    return Reference(found[1], found[2], found[3] or "", _checked_digest(found[4] or "", text))
+    if len(found.path) > MAX_PATH:
+        raise ReferenceFormatError(f"{_shown(text)}: a path of {len(found.path)} characters: it may have {MAX_PATH}")
+    _check_digest(found.digest, text)
+    return found
+
+
+def _parts(domain: str, rest: str) -> Reference | None:
+    """``PATH[:TAG][@DIGEST]`` of a domain; None when a part is not what the grammar wants."""
+    named, at, digest = rest.partition("@")
+    path, colon, tag = named.partition(":")
+    if not (domain == DEFAULT_DOMAIN or _is(_DOMAIN, domain)) or not _is(_PATH, path):
+        return None
+    if (colon and not _is(_TAG, tag)) or (at and not _is(_DIGEST, digest)):
+        return None
+    return Reference(domain, path, tag, digest)
 
 
 def stored_reference(text: str) -> Reference:
@@ -118,7 +133,7 @@ def stored_reference(text: str) -> Reference:
 
 def parse_any(text: str) -> Reference | Digest:
     """A reference, or the digest that an id of 64 hex digits or a full digest means."""
-    if _ID.fullmatch(text):
+    if _is(_ID, text):
         return Digest("sha256:" + text)
     try:
         return Digest(text)
@@ -131,7 +146,7 @@ def is_id_prefix(text: str) -> bool:
 
     Such a text may be a name as well: names go first.
     """
-    return _ID_PREFIX.fullmatch(text.removeprefix("sha256:")) is not None
+    return _is(_ID_PREFIX, text.removeprefix("sha256:"))
 
 
 def short_id(digest: str) -> str:
@@ -141,7 +156,7 @@ def short_id(digest: str) -> str:
 
 def is_tag(text: str) -> bool:
     """Whether the text may be a tag."""
-    return _TAG_ONLY.fullmatch(text) is not None
+    return _is(_TAG, text)
 
 
 def check_tag(tag: str) -> str:
@@ -167,13 +182,12 @@ def _split_domain(text: str) -> tuple[str, str]:
     return first, rest
 
 
-def _checked_digest(digest: str, text: str) -> str:
+def _check_digest(digest: str, text: str) -> None:
     if digest:
         try:
             Digest(digest)
         except ValueError as exc:
             raise ReferenceFormatError(f"{_shown(text)}: {exc}") from None
-    return digest
 
 
 def _reason(text: str) -> str:

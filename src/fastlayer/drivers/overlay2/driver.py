@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer.drivers import folders
 from fastlayer.drivers.attributes import drop_trusted
-from fastlayer.drivers.overlay2 import layout, settings, unsynced
-from fastlayer.drivers.overlay2.lookup import decides, provider
-from fastlayer.drivers.overlay2.whiteouts import drop_pointless
+from fastlayer.drivers.overlay2 import layout, settings
 from fastlayer.drivers.paths import with_parents
 from fastlayer.drivers.system import refusals
 from fastlayer.errors import DriverError
@@ -120,6 +118,8 @@ class Overlay2:
         extracted, implied = place / "extracted", place / "implied"
         with refusals("cannot seal the snapshot"):
             if extracted.exists():
+                from fastlayer.drivers.overlay2.whiteouts import drop_pointless
+
                 drop_pointless(diff, [Path(lower) for lower in self._lowers(parents)])
             if parents and implied.exists():
                 copy_root(self._diff(parents[0]), diff)
@@ -130,7 +130,10 @@ class Overlay2:
             if project := quota.project(diff):
                 quota.unlimit(diff, project)
             folders.remove(place, b"work")
-            unsynced.forget(place)
+            if (place / layout.BOOT).exists():
+                from fastlayer.drivers.overlay2 import unsynced
+
+                unsynced.forget(place)
 
     def duplicate(self, number: int, parents: Sequence[int], source: int, *, live: bool = False) -> int:
         with refusals("cannot copy the snapshot"):
@@ -202,9 +205,13 @@ class Overlay2:
                 layout.settle(self.root, layout.Layout(known.format, made.metacopy, made.redirects))
                 layout.note_marks(place, made)
             if chosen.volatile:
+                from fastlayer.drivers.overlay2 import unsynced
+
                 unsynced.begin(place)
 
     def sync(self, number: int) -> None:
+        from fastlayer.drivers.overlay2 import unsynced
+
         with refusals("cannot sync the snapshot"):
             unsynced.settle(self._place(number))
 
@@ -233,6 +240,7 @@ class Overlay2:
         return diff if diff.is_dir() else None
 
     def copy_up(self, number: int, parents: Sequence[int], paths: Sequence[bytes]) -> int:
+        from fastlayer.drivers.overlay2.lookup import decides, provider
         from fastlayer.layer.clone import copy_up
 
         lowers = [Path(lower) for lower in self._lowers(parents)]

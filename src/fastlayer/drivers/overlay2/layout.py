@@ -33,6 +33,7 @@ from fastlayer._values import NamedTuple
 from fastlayer.errors import CorruptStoreError, DriverError, StorageError
 
 Format = Literal["overlay", "overlay-userxattr"]
+BOOT = "boot"  # the note of a volatile snapshot (``unsynced.py``)
 _NAME = "layout.json"
 _ALL_IDS = ["0", "0", "4294967295"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fastlayer.drivers.overlay2.layout import BOOT
 from fastlayer.errors import DriverError
 from fastlayer.layer.libc import syncfs
 
@@ -20,7 +21,7 @@ def begin(place: Path) -> None:
     """Before it is mounted. The kernel leaves a directory behind that stands for this module's note, and refuses to
     mount what has it (Documentation/filesystems/overlayfs.rst, "Volatile mount"): that goes."""
     if not _is_noted(place):
-        (place / "boot").write_text(_boot() + "\n")
+        (place / BOOT).write_text(_boot() + "\n")
     left = place / "work" / "work" / "incompat"
     if left.exists():
         import shutil
@@ -40,13 +41,13 @@ def settle(place: Path) -> None:
 
 def forget(place: Path) -> None:
     """It is sealed: no more writing."""
-    (place / "boot").unlink(missing_ok=True)
+    (place / BOOT).unlink(missing_ok=True)
 
 
 def _is_noted(place: Path) -> bool:
     """Whether it was mounted so in this boot. Raises ``DriverError`` when it was in another."""
     try:
-        last = (place / "boot").read_text().strip()
+        last = (place / BOOT).read_text().strip()
     except FileNotFoundError:
         return False
     if last != _boot():
