@@ -16,9 +16,11 @@ import pytest
 from fastlayer import _backend
 from tests import namespace
 
-# A shell that starts us in the background leaves SIGINT ignored, and our children would inherit that.
+# A shell that starts us in the background leaves SIGINT ignored, nohup(1) SIGHUP, and our children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: devices, owners, trusted xattrs")
 

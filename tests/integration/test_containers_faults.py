@@ -149,6 +149,56 @@ def test_many_at_once(command: Command) -> None:
     assert command.out("ps", "-aq") == ""
 
 
+# ---- names that change -----------------------------------------------------------------------------
+
+
+def running_until_told(command: Command, name: str) -> subprocess.Popen[bytes]:
+    """Of a container that is not to stay; it ends when its input does."""
+    client = subprocess.Popen(
+        command.words("run", "--rm", "-i", "--name", name, "box", "sh", "-c", "echo up; cat"),
+        env=command.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert client.stdout is not None and client.stdout.readline() == b"up\n"
+    return client
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_container_that_was_renamed_goes_and_not_the_next_one_of_its_name(
+    command: Command, tmp_path: Path, mounted: bool
+) -> None:
+    client = running_until_told(command, "one")
+    command.out("rename", "one", "old")
+    command.out("create", "--name", "one", "box", "echo", "it is there")
+    if mounted:
+        target = tmp_path / "target"
+        target.mkdir()
+        command.out("mount", "--name", "one", target)
+    client.communicate()
+    assert client.returncode == 0
+    if mounted:
+        assert os.path.ismount(target)
+        command.out("umount", target)
+    assert command.out("ps", "-a", "--format", "{{.Names}}") == "one"
+    assert command.out("start", "-a", "one") == "it is there"
+    command.out("rm", "one")
+    assert "1 snapshots" in command.out("store", "check")  # the image's
+
+
+def test_a_container_of_which_two_change_the_name_keeps_its_layer(command: Command) -> None:
+    from fastlayer.container import containers, lifecycle, writable
+    from fastlayer.store.store import existing_store
+
+    command.out("create", "--name", "one", "box", "true")
+    with existing_store(command.root) as store:
+        row = containers.find(store, "one")
+        command.out("rename", "one", "two")
+        lifecycle.rename(store, row, "three")
+        assert writable.of_container(store, row.id).name == "three"
+    command.out("start", "-a", "three")
+
+
 # ---- out of it -------------------------------------------------------------------------------------
 
 

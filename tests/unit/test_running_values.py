@@ -98,6 +98,17 @@ def test_hostile_files(data: bytes) -> None:
     assert users.resolve("last", files) == (1, 2, (3,), "/", "last")
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "\u0663", "", "99999999999"])
+def test_lines_with_numbers_that_are_none(number: str) -> None:
+    passwd = f"odd:x:3:{number}::/\nodder:x:{number}:3::/\nlast:x:1:2::/".encode()
+    files = reader({"/etc/passwd": passwd, "/etc/group": f"odd:x:{number}:last\ng:x:3:last".encode()})
+    assert users.resolve("last", files) == (1, 2, (3,), "/", "last")
+    assert users.resolve("", files) == (0, 0, (), "/", "")
+    for name in ("odd", "odder"):
+        with pytest.raises(NotFoundError):
+            users.resolve(name, files)
+
+
 def test_too_many_groups() -> None:
     group = b"".join(b"g%d:x:%d:app\n" % (number, number) for number in range(70_000))
     with pytest.raises(UsageError, match="70000 groups"):

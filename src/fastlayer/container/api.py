@@ -156,7 +156,7 @@ class Container:
         from fastlayer.container.changes import apply_changes
 
         with self._opened() as (store, row):
-            layer = writable.find(store, row.name)
+            layer = writable.of_container(store, row.id)
             run = apply_changes(commit.run_config(store, layer), changes)
             made = commit.commit(store, layer, name, message=message, author=author, run=run, pause=pause)
             return str(made.id)

@@ -54,7 +54,7 @@ def sizes(store: Store, container: Container) -> tuple[int, int]:
     """Bytes in files of the writable layer, and of all that the container shows (Docker's virtual size)."""
     from fastlayer.image.images import Images
 
-    layer = writable.find(store, container.name)
+    layer = writable.of_container(store, container.id)
     own = writable.size(store, layer)
     return own, own + Images(store).of_manifest(layer.manifest).size
 
@@ -129,14 +129,14 @@ def _hidden_paths(*, privileged: bool) -> dict[str, Any]:
 
 def _driver(store: Store, container: Container) -> str:
     try:
-        return writable.find(store, container.name).driver
+        return writable.of_container(store, container.id).driver
     except FastlayerError:
         return ""
 
 
 def _graph(store: Store, container: Container) -> dict[str, Any]:
     try:
-        layer = writable.find(store, container.name)
+        layer = writable.of_container(store, container.id)
         mounts = writable.snapshotter_of(store, layer).mounts(layer.key)
     except FastlayerError:
         return {"Name": "", "Data": {}, "Snapshot": "", "Mounts": []}

@@ -43,7 +43,7 @@ def start(
     columns of its terminal. Raises ``InUseError`` when it runs, or its layer is mounted; ``RunError`` when it cannot be
     started, which is written down.
     """
-    layer = writable.find(store, container.name)
+    layer = writable.of_container(store, container.id)
     directory = containers.directory_of(store, container.id)
     with ExitStack() as ends:
         ends.enter_context(alone(store, layer.name))
@@ -237,7 +237,7 @@ class _Launch:
         """The mounts of the root, and those of them that could be made already."""
         from fastlayer.mounts import mounting
 
-        layer = writable.find(self._store, self._container.name)
+        layer = writable.of_container(self._store, self._container.id)
         mounts = writable.snapshotter_of(self._store, layer).ready(layer.key)
         if self._rights.wants_namespace and not self._rights.remapped:
             return mounts, ()

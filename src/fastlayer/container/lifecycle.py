@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from fastlayer.container.containers import Container
+    from fastlayer.container.writable import Writable
     from fastlayer.store.store import Store
 
 _STOP_SECONDS = 10
@@ -99,7 +100,7 @@ def give_back(store: Store, container: Container) -> None:
     if not (has_volumes and volumes.are_mounted(store, container.id)):
         return
     try:
-        with alone(store, container.name):
+        with alone(store, writable.of_container(store, container.id).name):
             if not state_of(store, container).running:
                 volumes.give_back(store, container.id)
     except FastlayerError:
@@ -211,20 +212,32 @@ def _forget(store: Store, container: Container) -> None:
             with suppress(FileNotFoundError):
                 os.rename(directory, directory.with_name(f".old-{container.id}"))
 
-        try:
-            writable.remove(store, container.name, note=note)
-        except NotFoundError:
-            with store.database.write() as db:  # a container that has lost its layer
-                note(db)
+        tried = None
+        while (layer := _layer_of(store, container)) not in (None, tried):
+            assert layer is not None
+            with suppress(NotFoundError):  # it has been renamed meanwhile
+                writable.remove_layer(store, layer, note=note)
+                return
+            tried = layer
+        with store.database.write() as db:  # a container that has lost its layer
+            note(db)
+
+
+def _layer_of(store: Store, container: Container) -> Writable | None:
+    try:
+        return writable.of_container(store, container.id)
+    except NotFoundError:
+        return None
 
 
 def _unmount(store: Store, container: Container) -> None:
     from fastlayer.container.mounted import all_mounts
 
-    if any(found.writable == container.name for found in all_mounts(store)):
+    layer = _layer_of(store, container)
+    if layer is not None and any(found.writable == layer.name for found in all_mounts(store)):
         from fastlayer.container.mounting import unmount
 
-        unmount(store, container.name, detach=True)
+        unmount(store, layer.name, detach=True)
 
 
 def _clear_cgroups(directory: Path) -> None:
@@ -250,9 +263,11 @@ def rename(store: Store, container: Container, name: str) -> None:
                 f'Conflict. The container name "/{name}" is already in use by container {taken["id"][:12]}: '
                 "give another name"
             )
-        if not db.execute("UPDATE containers SET name = ? WHERE id = ?", (name, container.id)).rowcount:
+        before = db.execute("SELECT name FROM containers WHERE id = ?", (container.id,)).fetchone()
+        if before is None:
             raise NotFoundError(f"No such container: {container.name}: it has been removed meanwhile")
-        writable.rename(db, container.name, name)
+        db.execute("UPDATE containers SET name = ? WHERE id = ?", (name, container.id))
+        writable.rename(db, before["name"], name)
         kept.change(containers.directory_of(store, container.id), name=name)
 
 

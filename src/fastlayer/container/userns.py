@@ -60,7 +60,7 @@ def rights_of(store: Store, container: Container, host: Mapping[str, object]) ->
 
     if host.get("UsernsMode") != "auto":
         return Rights()
-    text = writable.storage_options(store, writable.find(store, container.name))[OPTION]
+    text = writable.storage_options(store, writable.of_container(store, container.id))[OPTION]
     ranges = tuple(idmaps.Range(*map(int, entry.split(":"))) for entry in text.split(","))
     return Rights(idmaps.IdMaps(ranges, ranges, helped=False, by_root=True))
 

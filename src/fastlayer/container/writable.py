@@ -166,25 +166,40 @@ def find(store: Store, name: str) -> Writable:
     return row
 
 
+def of_container(store: Store, identity: str) -> Writable:
+    """That of a container, whatever it is called by now. Raises ``NotFoundError``."""
+    with store.database.read() as db:
+        found = _of_container(db, identity)
+    if found is None:
+        raise NotFoundError(f"{identity[:12]}: there is no such container, or it has lost its layer")
+    return found
+
+
 def all_of(store: Store) -> list[Writable]:
     """All writable layers, by name."""
     with store.database.read() as db:
         return [_writable(row) for row in db.execute("SELECT * FROM writable ORDER BY name")]
 
 
-def remove(store: Store, name: str, *, note: Callable[[sqlite3.Connection], None] | None = None) -> None:
+def remove(store: Store, name: str) -> None:
     """Removes the layer with all that was written to it and its checkpoints, nothing else.
 
-    ``note``: what else is true no more in the same transaction; a container's layer goes with it only.
     Raises ``InUseError`` while it is mounted, and for the layer of a container.
     """
-    layer = find(store, name)
+    remove_layer(store, find(store, name))
+
+
+def remove_layer(store: Store, layer: Writable, *, note: Callable[[sqlite3.Connection], None] | None = None) -> None:
+    """The same of one that was found. ``note``: what else is true no more in the same transaction; a container's layer
+    goes with it only. Raises ``NotFoundError`` when it has got another name meanwhile, too.
+    """
     name = layer.name
     with alone(store, name), store.lease(f"remove {name}") as lease:
         refuse_mounted(store, layer)
         snapshotter = store.snapshotter_of(layer.driver)
         with store.database.write() as db:
-            if _row(db, name) is None:
+            there = _row(db, name)
+            if there is None or there.key != layer.key:
                 raise NotFoundError(f"{name}: has been removed meanwhile")
             if db.execute("SELECT 1 FROM mounts WHERE writable = ?", (name,)).fetchone():
                 raise InUseError(f"{name}: has been mounted meanwhile: `fastlayer umount` it first")

@@ -46,7 +46,7 @@ def _find_user(wanted: str, read: Read) -> Ids | None:
     """None: a number without an entry."""
     number = _as_id(wanted, "user") if wanted else 0
     for fields in _lines(read("/etc/passwd")):
-        if len(fields) < 4 or not (fields[2].isdecimal() and fields[3].isdecimal()):
+        if len(fields) < 4 or not (_is_number(fields[2]) and _is_number(fields[3])):
             continue
         uid, gid = int(fields[2]), int(fields[3])
         if max(uid, gid) <= _MAX_ID and (uid == number if number is not None else fields[0] == wanted):
@@ -76,21 +76,24 @@ def _groups_of(name: str, read: Read) -> tuple[int, ...]:
 
 def _group_lines(read: Read) -> Iterator[tuple[str, int, list[str]]]:
     for fields in _lines(read("/etc/group")):
-        if len(fields) >= 3 and fields[2].isdecimal() and int(fields[2]) <= _MAX_ID:
+        if len(fields) >= 3 and _is_number(fields[2]) and int(fields[2]) <= _MAX_ID:
             yield fields[0], int(fields[2]), fields[3].split(",") if len(fields) > 3 else []
 
 
 def _lines(data: bytes | None) -> Iterator[list[str]]:
-    """Fields; numbers of more than ten digits are none."""
+    """Fields."""
     start = 0
     while data and start < len(data):
         end = data.find(b"\n", start)
         end = len(data) if end < 0 else end
         if 0 < end - start <= _MAX_LINE:
-            fields = data[start:end].decode("utf-8", "surrogateescape").strip().split(":")
-            if all(len(field) <= 10 and field.isascii() for field in fields[2:3]):
-                yield fields
+            yield data[start:end].decode("utf-8", "surrogateescape").strip().split(":")
         start = end + 1
+
+
+def _is_number(text: str) -> bool:
+    """Of ASCII digits, ten at most: Python refuses to read thousands of them."""
+    return len(text) <= 10 and text.isascii() and text.isdecimal()
 
 
 def _as_id(text: str, what: str) -> int | None:
