@@ -154,6 +154,6 @@ def iter_rows(table: ChangeTable, batch: int = 1024) -> Iterator[Row]:
 
 def __getattr__(name: str) -> Any:
     """The protocols, for whoever wants them at run time."""
-    from fastlayer._backend import contract
-
-    return getattr(contract, name)
+    if name not in __all__:
+        raise AttributeError(name)
+    return getattr(importlib.import_module("fastlayer._backend.contract"), name)
