@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import RunError, UsageError
+from fastlayer.container import given
+from fastlayer.errors import RunError
 
 if TYPE_CHECKING:
     from fastlayer.container import containers
-    from fastlayer.container.options import Options
     from fastlayer.store.store import Store
 
 _Place = str | os.PathLike[str] | None
@@ -103,11 +103,12 @@ class Container:
         from fastlayer.container import client
         from fastlayer.container.execute import ExecOptions, execute
 
-        options = ExecOptions(user, workdir, _environment(env), False, stdin is not None, privileged)
+        stdin = given.data("stdin", stdin)
+        options = ExecOptions(user, workdir, given.environment(env), False, stdin is not None, privileged)
         ours, theirs = client.pair()
         with ours:
             with theirs, self._opened() as (store, row):
-                os.close(execute(store, row, command, options, attached=theirs).news)
+                os.close(execute(store, row, given.command(command), options, attached=theirs).news)
             return _collected(ours, stdin)
 
     def kill(self, signal: str = "SIGKILL") -> None:
@@ -221,10 +222,14 @@ def _made(
     from fastlayer.oci.platform import parse_platform
     from fastlayer.store.store import existing_store
 
-    asked = _options(options)
+    asked, words = given.options_of(options), given.command(command)
     with existing_store(root, driver=driver) as store:
-        wanted = parse_platform(platform) if platform else None
-        yield store, make(store, image, command, asked, name=name, platform=wanted, warnings=warnings)
+        wanted = parse_platform(given.text("platform", platform)) if platform else None
+        name = None if name is None else given.text("name", name)
+        yield (
+            store,
+            make(store, given.text("image", image), words, asked, name=name, platform=wanted, warnings=warnings),
+        )
 
 
 def run(
@@ -249,6 +254,7 @@ def run(
     """
     from fastlayer.container import client, launch, lifecycle
 
+    stdin = given.data("stdin", stdin)
     options |= {"detach": detach, "auto_remove": remove, "interactive": stdin is not None or options.get("interactive")}
     with _made(image, command, name, platform, root, driver, warnings, options) as (store, row):
         try:
@@ -295,24 +301,3 @@ def _pipe_of(data: bytes) -> int:
         view = view[os.write(fd, view) :]
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-def _environment(env: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(env, Mapping):
-        return tuple(f"{name}={value}" for name, value in env.items())
-    return tuple(env)
-
-
-def _options(given: Mapping[str, Any]) -> Options:
-    from fastlayer.container import mountoptions
-    from fastlayer.container.options import Options
-
-    given = dict(given)
-    mounts = [mountoptions.parse_volume(text) for text in given.pop("volumes", ())]
-    mounts += [mountoptions.parse_mount(text) for text in given.pop("mounts", ())]
-    mounts += [mountoptions.parse_tmpfs(text) for text in given.pop("tmpfs", ())]
-    if unknown := [name for name in given if name not in Options._fields]:
-        raise UsageError(f"{unknown[0]}: there is no such option: {', '.join(sorted(Options._fields))}")
-    if isinstance(given.get("entrypoint"), str):
-        given["entrypoint"] = (given["entrypoint"],) if given["entrypoint"] else ()
-    return Options(**{**given, "env": _environment(given.get("env", ())), "mounts": tuple(mounts)})

@@ -1,0 +1,96 @@
+"""Options as Python programs give them: each of its kind, or refused in one line that says what to give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastlayer
+from fastlayer.container import given
+from fastlayer.container.options import Options
+from fastlayer.errors import UsageError
+from tests.containers import Command
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"memory": "64m"}, "memory: '64m' is not a whole number"),
+        ({"memory": True}, "memory: True is not a whole number"),
+        ({"memory": 1.5}, "not a whole number"),
+        ({"size": "10g"}, "size: '10g' is not a whole number"),
+        ({"stop_timeout": "1"}, "stop_timeout: '1'"),
+        ({"cpus": "1"}, "cpus: '1' is not a number"),
+        ({"volumes": "/a:/b"}, r"volumes: '/a:/b' is no list of words: give \['/a:/b'\]"),
+        ({"tmpfs": "/a"}, "tmpfs: '/a' is no list"),
+        ({"mounts": [{"type": "bind"}]}, "mounts: .* is not a text"),
+        ({"cap_add": "NET_RAW"}, "cap_add: 'NET_RAW' is no list"),
+        ({"cap_add": ["NET_RAW", 5]}, "cap_add: 5 is not a text"),
+        ({"cap_add": 5}, "cap_add: 5 is no list"),
+        ({"env": "A=1"}, "env: 'A=1' is no list"),
+        ({"labels": ["a=b"]}, "labels: .* is no mapping"),
+        ({"labels": {"a": 1}}, "labels: 1 is not a text"),
+        ({"workdir": b"/"}, "workdir: b'/' is not a text"),
+        ({"read_only": "yes"}, "read_only: 'yes' is neither"),
+        ({"add_hosts": "a:1"}, "add_hosts: 'a:1' is no mapping"),
+        ({"add_hosts": ["a:1"]}, "add_hosts: .* is no mapping"),
+        ({"entrypoint": [1]}, "entrypoint: 1 is not a text"),
+        ({"nope": 1}, "nope: there is no such option: add_hosts, "),
+    ],
+)
+def test_what_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        given.options_of(asked)
+
+
+def test_what_is_taken() -> None:
+    made = given.options_of(
+        {
+            "env": {"A": "1", "B": 2, "C": None},
+            "user": 1000,
+            "add_hosts": {"db": "10.0.0.1"},
+            "entrypoint": "/bin/sh",
+            "cap_drop": {"ALL"},
+            "cpus": 2,
+            "hostname": None,
+            "volumes": ["/a:/b:ro"],
+            "tmpfs": ("/c",),
+        }
+    )
+    assert made._replace(mounts=()) == Options(
+        env=("A=1", "B=2", "C"),
+        user="1000",
+        add_hosts=(("db", "10.0.0.1"),),
+        entrypoint=("/bin/sh",),
+        cap_drop=("ALL",),
+        cpus=2,
+        mounts=(),
+    )
+    assert [(one.kind, one.target, one.readonly) for one in made.mounts] == [
+        ("bind", "/b", True),
+        ("tmpfs", "/c", False),
+    ]
+    assert given.options_of({"entrypoint": ""}).entrypoint == () and given.options_of({}) == Options()
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "message"),
+    [
+        ((["ls", "/"],), {}, "the words of a program are texts of their own"),
+        ((b"ls",), {}, "the words of a program"),
+        (("ls",), {"name": 5}, "name: 5 is not a text"),
+        (("ls",), {"platform": 5}, "platform: 5 is not a text"),
+        (("cat",), {"stdin": "text"}, "stdin: str is not bytes"),
+    ],
+)
+def test_a_call_that_is_wrong_makes_nothing(
+    words: tuple[Any, ...], named: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    command = Command(tmp_path / "store", FASTLAYER_DRIVER="vfs")
+    (tmp_path / "tree").mkdir()
+    command.out("import", "-q", tmp_path / "tree", "box")
+    with pytest.raises(UsageError, match=message):
+        fastlayer.run("box", *words, root=command.root, driver="vfs", **named)
+    assert command.out("ps", "-aq") == ""
