@@ -13,11 +13,12 @@ import fastlayer
 
 SOURCE = Path(fastlayer.__file__).parent
 
-# room -> rooms it may import (besides itself); "errors", "_version" and "_values" are free for all
+# room -> rooms it may import (besides itself); "errors", "_version", "_values" and "_checked" are free for all
 MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
     "_values": set(),
+    "_checked": set(),
     "oci": set(),
     "_native": set(),
     "_baseline": set(),
@@ -92,7 +93,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "": {"builder", "volume", "container", "image", "store", "layer", "oci", "_backend"},  # the public API
     "__main__": {"cli"},
 }
-FREE = {"errors", "_version", "_values"}
+FREE = {"errors", "_version", "_values", "_checked"}
 
 # heavy things and the rooms that may import them at the top of a module
 HEAVY = ("numpy", "rich", "blake3", "zstandard", "isal", "sqlite3", "grpc", "http", "asyncio")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fastlayer._checked import mapping, text, text_or_none, truth, whole, words
 from fastlayer.builder.effects import Given
 from fastlayer.builder.options import Options
 from fastlayer.builder.progress import Journal, Observer, Silent
@@ -30,7 +31,7 @@ def build(
     context: Any = ".",
     *,
     tags: Sequence[str] = (),
-    file: str | None = None,
+    file: str | os.PathLike[str] | None = None,
     target: str | None = None,
     build_args: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
@@ -60,18 +61,20 @@ def build(
     from fastlayer.store.store import open_store
 
     options = Options(
-        target=target,
-        platform=parse_platform(platform) if platform else None,
-        arguments=dict(build_args or {}),
-        labels=dict(labels or {}),
-        no_cache=no_cache,
-        epoch=source_date_epoch,
-        isolation=isolation,
-        leave=parse_leave(allow),
-        **shared(cache_from, cache_to),
+        target=text_or_none("target", target),
+        platform=parse_platform(text("platform", platform)) if platform else None,
+        arguments=mapping("build_args", build_args or {}),
+        labels=mapping("labels", labels or {}),
+        no_cache=truth("no_cache", no_cache),
+        epoch=None if source_date_epoch is None else whole("source_date_epoch", source_date_epoch),
+        isolation=text_or_none("isolation", isolation),
+        leave=parse_leave(words("allow", allow)),
+        **shared(words("cache_from", cache_from), words("cache_to", cache_to)),
     )
+    names = words("tags", tags)
+    file = text_or_none("file", os.fspath(file) if isinstance(file, os.PathLike) else file)
     with open_store(root, driver=driver) as store, open_context(context, dockerfile=file, store=store.root) as opened:
-        return build_in(store, opened, options, tags, observer or Silent())
+        return build_in(store, opened, options, names, observer or Silent())
 
 
 def build_in(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fastlayer._checked import text
 from fastlayer._values import NamedTuple
 from fastlayer.container import given
 from fastlayer.errors import RunError
@@ -224,11 +225,11 @@ def _made(
 
     asked, words = given.options_of(options), given.command(command)
     with existing_store(root, driver=driver) as store:
-        wanted = parse_platform(given.text("platform", platform)) if platform else None
-        name = None if name is None else given.text("name", name)
+        wanted = parse_platform(text("platform", platform)) if platform else None
+        name = None if name is None else text("name", name)
         yield (
             store,
-            make(store, given.text("image", image), words, asked, name=name, platform=wanted, warnings=warnings),
+            make(store, text("image", image), words, asked, name=name, platform=wanted, warnings=warnings),
         )
 
 

@@ -1,15 +1,21 @@
-"""What ``fastlayer.run`` and ``fastlayer.create`` are given, as ``Options``: every value is of its kind, or refused.
-
-A list in place of words, or one word in place of a list, is what people who come from other libraries write.
-"""
+"""What ``fastlayer.run`` and ``fastlayer.create`` are given, as ``Options``: every value is of its kind, or refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fastlayer._checked import mapping, number, text, truth, whole, words
 from fastlayer.errors import UsageError
 
+_CHECKS: tuple[tuple[Any, Callable[[str, Any], Any]], ...] = (  # by the default of an option; a bool is an int, too
+    (bool, truth),
+    (int, whole),
+    (float, number),
+    (str, text),
+    (Mapping, mapping),
+    (Sequence, words),
+)
 _MOUNTS = ("volumes", "mounts", "tmpfs")
 
 
@@ -23,20 +29,6 @@ def options_of(given: Mapping[str, Any]) -> Any:
         raise UsageError(f"{unknown[0]}: there is no such option: {', '.join(sorted(Options._fields))}")
     checked = {name: _checked(name, value, Options._field_defaults[name]) for name, value in found.items()}
     return Options(**checked, mounts=mounts)
-
-
-def text(what: str, value: Any) -> str:
-    """A text."""
-    if not isinstance(value, str):
-        raise UsageError(f"{what}: {value!r} is not a text")
-    return value
-
-
-def words(what: str, value: Any) -> tuple[str, ...]:
-    """A list of texts."""
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | set | frozenset):
-        raise UsageError(f"{what}: {value!r} is no list of words: give [{str(value)!r}]")
-    return tuple(text(what, one) for one in value)
 
 
 def command(value: Sequence[Any]) -> tuple[str, ...]:
@@ -78,39 +70,21 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         "entrypoint": _entrypoint,
         "env": environment,
         "add_hosts": _hosts,
-        "stop_timeout": lambda value: _number(name, value, int),
-        "size": lambda value: _number(name, value, int),
+        "stop_timeout": lambda value: whole(name, value),
+        "size": lambda value: whole(name, value),
         "user": lambda value: str(value) if type(value) is int else text(name, value),
     }
     if name in special:
         return special[name](value)
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UsageError(f"{name}: {value!r} is neither True nor False")
-        return value
-    if isinstance(default, int | float):
-        return _number(name, value, type(default))
-    if isinstance(default, str):
-        return text(name, value)
-    return _mapping(name, value) if isinstance(default, Mapping) else words(name, value)
+    for kind, check in _CHECKS:
+        if isinstance(default, kind):
+            return check(name, value)
+    raise AssertionError(name)
 
 
 def _entrypoint(value: Any) -> tuple[str, ...]:
     """A program, or its words; an empty one: none."""
     return words("entrypoint", value) if not isinstance(value, str) else (value,) if value else ()
-
-
-def _number(name: str, value: Any, kind: type) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
-        what = "a whole number (sizes are bytes)" if kind is int else "a number"
-        raise UsageError(f"{name}: {value!r} is not {what}")
-    return value
-
-
-def _mapping(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{name}: {value!r} is no mapping: give {{'KEY': 'value'}}")
-    return {text(name, key): text(name, one) for key, one in value.items()}
 
 
 def _hosts(value: Any) -> tuple[tuple[str, str], ...]:

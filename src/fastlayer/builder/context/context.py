@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from fastlayer._checked import text
 from fastlayer.builder.context import dockerfiles
 from fastlayer.builder.context.dockerfiles import DockerfileText, Files, Place
 from fastlayer.builder.context.sources import Source, parse_source
@@ -75,7 +76,11 @@ def open_context(
 
     Raises ``UsageError``, ``OperandError``, ``StorageError``, ``LayerError`` (of an archive), ``DockerfileError``.
     """
-    source = parse_source(os.fspath(spec)) if isinstance(spec, (str, os.PathLike)) else spec
+    source = (
+        spec
+        if isinstance(spec, Source)
+        else parse_source(text("context", os.fspath(spec) if isinstance(spec, os.PathLike) else spec))
+    )
     opener = _Opener(source, dockerfile, named=named, optional=optional, store=store, stdin=stdin)
     with opener.stack as stack:
         place = opener.inside(opener.place(), subdir)

@@ -1,4 +1,4 @@
-"""Options as Python programs give them: each of its kind, or refused in one line that says what to give."""
+"""What Python programs give to ``run``, ``create`` and ``build``: each of its kind, or refused with what to give."""
 
 from __future__ import annotations
 
@@ -94,3 +94,34 @@ def test_a_call_that_is_wrong_makes_nothing(
     with pytest.raises(UsageError, match=message):
         fastlayer.run("box", *words, root=command.root, driver="vfs", **named)
     assert command.out("ps", "-aq") == ""
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"tags": "app:1"}, r"tags: 'app:1' is no list of words: give \['app:1'\]"),
+        ({"build_args": ["A=1"]}, "build_args: .* is no mapping"),
+        ({"labels": {"a": 1}}, "labels: 1 is not a text"),
+        ({"target": 5}, "target: 5 is not a text"),
+        ({"platform": ["linux/amd64"]}, "platform: .* is not a text"),
+        ({"no_cache": "yes"}, "no_cache: 'yes' is neither"),
+        ({"source_date_epoch": "0"}, "source_date_epoch: '0' is not a whole number"),
+        ({"allow": "security.insecure"}, "allow: .* is no list"),
+        ({"cache_from": "dir"}, "cache_from: .* is no list"),
+        ({"file": 5}, "file: 5 is not a text"),
+        ({"context": 5}, "context: 5 is not a text"),
+    ],
+)
+def test_builds_take_nothing_else_either(named: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        fastlayer.build(**{"context": tmp_path, "root": tmp_path / "store", "driver": "vfs", **named})
+
+
+def test_a_build_takes_paths(tmp_path: Path) -> None:
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context/file").touch()
+    (tmp_path / "other").write_text("FROM scratch\nCOPY file /\n")
+    made = fastlayer.build(
+        tmp_path / "context", file=tmp_path / "other", tags=("app:1",), root=tmp_path / "store", driver="vfs"
+    )
+    assert len(made.image.layers) == 1
