@@ -93,6 +93,39 @@ def test_a_killed_monitor_leaves_no_cgroup(command: Command) -> None:
     assert not place.exists()
 
 
+KILLED_AT_THE_FIRST_CGROUP = """
+import os, signal, sys
+from fastlayer.cli.main import main
+make = os.makedirs
+def killed(path, *rest, **options):
+    make(path, *rest, **options)
+    if str(path).startswith("/sys/fs/cgroup/") and not str(path).endswith("/fastlayer"):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.makedirs = killed
+main()
+"""
+
+
+def cgroups_of_container(identity: str) -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/fastlayer/{identity}"))
+
+
+@pytest.mark.parametrize("words", [["pause", "c"], ["commit", "c", "made"], ["start", "limited"]])
+def test_a_killed_command_leaves_no_cgroup(command: Command, words: list[str]) -> None:
+    from fastlayer.running import cgroups
+
+    if not {"freezer", "memory"} <= set(cgroups.hierarchies()) or not os.access("/sys/fs/cgroup/freezer", os.W_OK):
+        pytest.skip("no cgroups of the old hierarchy that may be written")
+    running(command, "c")
+    command.out("create", "--name", "limited", "--memory", "64m", "box", "true")
+    identity = command.inspect(words[1])["Id"]
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_THE_FIRST_CGROUP, *words], env=command.env, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert cgroups_of_container(identity) != []
+    command.out("rm", "-f", "c", "limited")
+    assert cgroups_of_container(identity) == []
+
+
 def test_a_killed_client_leaves_the_container_running(command: Command) -> None:
     client = subprocess.Popen(
         command.words("run", "--name", "c", "box", "sh", "-c", f"echo up; {FOREVER}"),

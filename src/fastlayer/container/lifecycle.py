@@ -119,9 +119,8 @@ def pause(store: Store, container: Container) -> None:
         raise RunError(f"Container {container.name} is not running: `fastlayer start {container.name}` first")
     if found.status == "paused":
         raise RunError(f"Container {container.name} is already paused")
-    freezer = cgroups.freezer(container.id, state.cgroups_of(directory), found.pid)
-    state.write_json(directory / "cgroup", freezer.paths)
-    cgroups.set_frozen(freezer.path, frozen=True)
+    with pausing.in_freezer(directory, container.id, found.pid) as freezer:
+        cgroups.set_frozen(freezer, frozen=True)
 
 
 def unpause(store: Store, container: Container) -> None:
