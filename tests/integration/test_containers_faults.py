@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -168,6 +169,20 @@ def test_commands_killed_at_any_moment_leave_a_sound_store(command: Command) -> 
     command.out("rm", "after")
     assert [name for name in os.listdir(command.root / "containers") if not name.startswith(".new-")] == []
     command.out("store", "check")
+
+
+def test_the_lock_of_a_layer_goes_with_it_in_the_end(command: Command) -> None:
+    command.out("create", "--name", "c", "box", "true")
+    command.out("start", "-a", "c")
+    place = command.root / "locks"
+    (place / "gone").touch()  # its remover was killed
+    with open(place / "busy", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        command.out("store", "gc")
+        assert sorted(os.listdir(place)) == ["busy", "c"]
+    command.out("rm", "c")
+    command.out("ps")
+    assert os.listdir(place) == []
 
 
 def test_many_at_once(command: Command) -> None:

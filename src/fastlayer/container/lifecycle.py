@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer.container import chrooted, client, containers, kept, pausing, state, volumes, writable
 from fastlayer.container.alone import alone
+from fastlayer.container.alone import sweep as sweep_locks
 from fastlayer.container.mountoptions import MountOption, of_record
 from fastlayer.container.state import State
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, RunError, UsageError
@@ -288,6 +289,7 @@ def recover(store: Store) -> int:
             continue  # someone is at work on it, and does what is needed
         if volumes.user_of(container.id) in with_volumes and not state_of(store, container).running:
             give_back(store, container)
+    sweep_locks(store, lambda: containers.names(store))
     return count + volumes.release_left(store) + _sweep(store, place)
 
 
