@@ -145,6 +145,21 @@ def test_what_was_removed_meanwhile_is_not_called_damaged(command: Command) -> N
 # ---- a disk that is full ---------------------------------------------------------------------------
 
 
+def test_who_waits_hears_how_it_ended_though_it_is_removed(command: Command) -> None:
+    for number in range(4):
+        identity = command.out("run", "-d", "box", "sleep", "60")
+        waiting = subprocess.Popen(
+            command.words("wait", identity), env=command.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        until(lambda one=waiting: _waits_for_a_lock(one.pid))
+        command.out("rm", "-f", identity)
+        assert waiting.communicate() == ("137\n", ""), number
+
+
+def _waits_for_a_lock(pid: int) -> bool:
+    return "lock_inode_wait" in Path(f"/proc/{pid}/wchan").read_text()  # of flock(2)
+
+
 @pytest.fixture
 def small(tmp_path: Path, engine: object) -> Iterator[Command]:
     """In a file system of 24 MB, its root's parent."""

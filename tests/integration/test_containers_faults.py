@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -93,6 +94,39 @@ def test_a_killed_monitor_leaves_no_cgroup(command: Command) -> None:
     assert not place.exists()
 
 
+KILLED_AT_THE_FIRST_CGROUP = """
+import os, signal, sys
+from fastlayer.cli.main import main
+make = os.makedirs
+def killed(path, *rest, **options):
+    make(path, *rest, **options)
+    if str(path).startswith("/sys/fs/cgroup/") and not str(path).endswith("/fastlayer"):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.makedirs = killed
+main()
+"""
+
+
+def cgroups_of_container(identity: str) -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/fastlayer/{identity}"))
+
+
+@pytest.mark.parametrize("words", [["pause", "c"], ["commit", "c", "made"], ["start", "limited"]])
+def test_a_killed_command_leaves_no_cgroup(command: Command, words: list[str]) -> None:
+    from fastlayer.running import cgroups
+
+    if not {"freezer", "memory"} <= set(cgroups.hierarchies()) or not os.access("/sys/fs/cgroup/freezer", os.W_OK):
+        pytest.skip("no cgroups of the old hierarchy that may be written")
+    running(command, "c")
+    command.out("create", "--name", "limited", "--memory", "64m", "box", "true")
+    identity = command.inspect(words[1])["Id"]
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_THE_FIRST_CGROUP, *words], env=command.env, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert cgroups_of_container(identity) != []
+    command.out("rm", "-f", "c", "limited")
+    assert cgroups_of_container(identity) == []
+
+
 def test_a_killed_client_leaves_the_container_running(command: Command) -> None:
     client = subprocess.Popen(
         command.words("run", "--name", "c", "box", "sh", "-c", f"echo up; {FOREVER}"),
@@ -135,6 +169,20 @@ def test_commands_killed_at_any_moment_leave_a_sound_store(command: Command) -> 
     command.out("rm", "after")
     assert [name for name in os.listdir(command.root / "containers") if not name.startswith(".new-")] == []
     command.out("store", "check")
+
+
+def test_the_lock_of_a_layer_goes_with_it_in_the_end(command: Command) -> None:
+    command.out("create", "--name", "c", "box", "true")
+    command.out("start", "-a", "c")
+    place = command.root / "locks"
+    (place / "gone").touch()  # its remover was killed
+    with open(place / "busy", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        command.out("store", "gc")
+        assert sorted(os.listdir(place)) == ["busy", "c"]
+    command.out("rm", "c")
+    command.out("ps")
+    assert os.listdir(place) == []
 
 
 def test_many_at_once(command: Command) -> None:

@@ -1,12 +1,16 @@
-"""Volumes of a store whose database is put back from a copy that is older than they are."""
+"""Volumes of a store whose database is put back from a copy that is older than they are, and of killed processes."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from fastlayer.volume.volumes import Volumes
+from fastlayer.volume.volumes import Volumes, clear_dead
 from tests.conftest import needs_root
 from tests.integration.damaged import Place
 from tests.volumes import content
@@ -58,3 +62,23 @@ def test_an_old_copy_loses_no_volume(place: Place) -> None:
         for volume in volumes.all():
             volumes.remove(volume.name)
     assert place.check().sound
+
+
+def test_the_copy_that_a_killed_export_wrote_from_goes(place: Place) -> None:
+    code = """
+import os, signal, sys
+from fastlayer.volume import archive, volumes
+archive._write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with volumes.volumes(sys.argv[1]) as found:
+    found.export("data", sys.argv[2])
+"""
+    with place.open() as store:
+        volumes = Volumes(store)
+        written(volumes, "data")
+        volumes.acquire("data", "somebody")  # so a copy is made
+        words = [sys.executable, "-c", code, os.fspath(store.root), os.devnull]
+        assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+        assert len(volumes.all()) == 2
+        assert clear_dead(store) > 0
+        assert [volume.name for volume in volumes.all()] == ["data"]
+        volumes.release("somebody")

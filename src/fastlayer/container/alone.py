@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,22 @@ def alone(store: Store, name: str, *, shared: bool = False) -> Iterator[None]:
 def forget(store: Store, name: str) -> None:
     """The layer is gone; whoever has its lock takes the file away, too."""
     _place(store, name).unlink(missing_ok=True)
+
+
+def sweep(store: Store, names: Callable[[], set[str]]) -> None:
+    """Locks of layers that are none of ``names``: who has removed those was killed before it took the files away."""
+    try:
+        left = [name for name in os.listdir(store.root / "locks") if not name.startswith(".")]
+    except FileNotFoundError:
+        return
+    known = names() if left else set()
+    for name in left:
+        if name not in known and (fd := attempt(_place(store, name))) is not None:
+            try:
+                if name not in names():
+                    forget(store, name)
+            finally:
+                os.close(fd)
 
 
 def _place(store: Store, name: str) -> Path:

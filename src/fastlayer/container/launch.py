@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastlayer.container import client, containers, logs, state, volumes, writable
@@ -179,11 +180,9 @@ class _Launch:
             host.get("CpusetMems", ""),
             host.get("MemoryReservation", 0),
         )
-        made = cgroups.make(self._container.id, wanted)
+        made = cgroups.make(self._container.id, wanted, partial(state.write_json, self._directory / "cgroup"))
         self._ends.callback(made.close)
         self._warnings += made.warnings
-        if made.paths:
-            state.write_json(self._directory / "cgroup", list(made.paths))
         return made
 
     def _drop_cgroups(self, paths: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer.container import chrooted, client, containers, kept, state, volumes, writable
 from fastlayer.container.alone import alone
+from fastlayer.container.alone import sweep as sweep_locks
 from fastlayer.container.mountoptions import MountOption, of_record
 from fastlayer.container.state import State
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, RunError, UsageError
@@ -120,9 +121,8 @@ def pause(store: Store, container: Container) -> None:
         raise RunError(f"Container {container.name} is not running: `fastlayer start {container.name}` first")
     if found.status == "paused":
         raise RunError(f"Container {container.name} is already paused")
-    freezer = cgroups.freezer(container.id, state.cgroups_of(directory), found.pid)
-    state.write_json(directory / "cgroup", freezer.paths)
-    cgroups.set_frozen(freezer.path, frozen=True)
+    with pausing.in_freezer(directory, container.id, found.pid) as freezer:
+        cgroups.set_frozen(freezer, frozen=True)
 
 
 def unpause(store: Store, container: Container) -> None:
@@ -291,6 +291,7 @@ def recover(store: Store) -> int:
             continue  # someone is at work on it, and does what is needed
         if volumes.user_of(container.id) in with_volumes and not state_of(store, container).running:
             give_back(store, container)
+    sweep_locks(store, lambda: containers.names(store))
     return count + volumes.release_left(store) + _sweep(store, place)
 
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fastlayer.container import state
@@ -49,22 +49,43 @@ def held_still(directory: Path, identity: str, *, demanded: bool) -> Iterator[bo
 def _frozen(directory: Path, identity: str, pid: int, *, demanded: bool) -> Iterator[bool]:
     from fastlayer.running import cgroups
 
+    with ExitStack() as ends:
+        try:
+            freezer = ends.enter_context(in_freezer(directory, identity, pid))
+        except RunError:
+            if demanded:
+                raise
+            yield False
+            return
+        guard = _Guard(freezer)
+        try:
+            cgroups.set_frozen(freezer, frozen=True)
+            yield True
+        finally:
+            with suppress(RunError):  # it has ended meanwhile, and its cgroup is gone
+                cgroups.set_frozen(freezer, frozen=False)
+            guard.end()
+
+
+@contextmanager
+def in_freezer(directory: Path, identity: str, pid: int) -> Iterator[str]:
+    """The cgroup with all its processes, to be frozen in the block; one that ends meanwhile leaves none behind.
+
+    Raises ``RunError`` where there is no freezer, and when it has been removed.
+    """
+    from fastlayer.running import cgroups
+
+    found = cgroups.freezer(identity, state.cgroups_of(directory))
     try:
-        freezer = cgroups.freezer(identity, state.cgroups_of(directory), pid)
-    except RunError:
-        if demanded:
-            raise
-        yield False
-        return
-    state.write_json(directory / "cgroup", freezer.paths)
-    guard = _Guard(freezer.path)
+        state.write_json(directory / "cgroup", found.paths)  # who is killed from now on leaves none that is not known
+    except FileNotFoundError as exc:
+        raise RunError(f"Container {identity[:12]} is not running: it has just been removed") from exc
     try:
-        cgroups.set_frozen(freezer.path, frozen=True)
-        yield True
+        cgroups.gather(found.path, pid)
+        yield found.path
     finally:
-        with suppress(RunError):  # it has ended meanwhile, and its cgroup is gone
-            cgroups.set_frozen(freezer.path, frozen=False)
-        guard.end()
+        if not state.state_of(directory).running:
+            cgroups.remove([found.path])
 
 
 class _Guard:

@@ -20,9 +20,9 @@ import fcntl
 import json
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import InUseError, StorageError
@@ -127,16 +127,21 @@ def lock(directory: Path, name: str, *, patience: float = _PATIENCE) -> int:
 
 
 def wait_for_end(directory: Path) -> State:
-    """Until its monitor has ended."""
-    try:
-        fd = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return state_of(directory)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
-    finally:
-        os.close(fd)
-    return state_of(directory)
+    """Until its monitor has ended. How it has ended is told also when it has been removed since, or started again."""
+    before = state_of(directory)
+    with ExitStack() as ends:
+        try:
+            lock = ends.enter_context(open(directory / "lock", "rb"))
+            # what the monitor writes to, and then gives its name
+            note = ends.enter_context(open(directory / ".exit", "rb")) if before.running else None
+        except OSError:  # it has just ended, or never run
+            return state_of(directory)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        found = state_of(directory)
+        if note is None or found.status == "exited":
+            return found
+        code, oom, finished_ns = _numbers_in(note) or (KILLED, 0, 0)
+        return State("exited", 0, 0, code, bool(oom), before.started_ns, finished_ns)
 
 
 def begin(directory: Path) -> None:
@@ -204,7 +209,14 @@ def read_json(path: Path) -> Any:
 def _numbers(path: Path) -> tuple[int, int, int] | None:
     try:
         with path.open("rb") as file:
-            one, two, three = map(int, file.read(_NOTE_MAX).split())
+            return _numbers_in(file)
+    except OSError:
+        return None
+
+
+def _numbers_in(file: BinaryIO) -> tuple[int, int, int] | None:
+    try:
+        one, two, three = map(int, file.read(_NOTE_MAX).split())
     except (OSError, ValueError):
         return None
     return one, two, three

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from fastlayer._values import NamedTuple
@@ -54,14 +54,20 @@ class Made(NamedTuple):
                 os.close(fd)
 
 
-def make(name: str, limits: Limits) -> Made:
-    """The cgroups of a container with these limits."""
+def make(name: str, limits: Limits, note: Callable[[list[str]], None]) -> Made:
+    """The cgroups of a container with these limits.
+
+    ``note``: called with their paths before there is one: who is killed meanwhile leaves none that nobody knows of.
+    """
     if not any(limits):
         return Made()
     settings = _settings(limits)
+    places = _places({controller for controller, *_ in settings})
+    if places:
+        note([_path(place, name) for _, (place, _) in places])
     found = Made()
     try:
-        for controllers, place in _places({controller for controller, *_ in settings}):
+        for controllers, place in places:
             found = _made(found, place, name, [row for row in settings if row[0] in controllers])
     except BaseException:
         found.close()
@@ -152,10 +158,13 @@ def _places(wanted: Iterable[str]) -> list[tuple[set[str], tuple[str, bool]]]:
     return [(words, place) for place, words in found.items()]
 
 
+def _path(mount: str, name: str) -> str:
+    return f"{mount}/{_PARENT}/{name}"
+
+
 def _made(before: Made, place: tuple[str, bool], name: str, settings: Sequence[_Setting]) -> Made:
     mount, unified = place
-    parent = f"{mount}/{_PARENT}"
-    path = f"{parent}/{name}"
+    parent, path = f"{mount}/{_PARENT}", _path(mount, name)
     try:
         os.makedirs(path, exist_ok=True)
         if unified:
@@ -197,14 +206,14 @@ def _inherit_cpuset(*paths: str) -> None:
 
 
 class Freezer(NamedTuple):
-    """``path``: of the cgroup all are in, and can be frozen; ``paths``: all cgroups of the container."""
+    """``path``: of the cgroup in which all can be frozen; ``paths``: all cgroups of the container."""
 
     path: str
     paths: list[str]
 
 
-def freezer(name: str, paths: Sequence[str], pid: int) -> Freezer:
-    """A cgroup with all processes of the pid namespace whose first is ``pid``, made where the container has none.
+def freezer(name: str, paths: Sequence[str]) -> Freezer:
+    """That of a container that has ``paths``; it may have to be made (``gather``).
 
     Raises ``RunError`` where there is no freezer.
     """
@@ -214,10 +223,8 @@ def freezer(name: str, paths: Sequence[str], pid: int) -> Freezer:
         offered = hierarchies().get("freezer")
         if offered is None or not os.access(offered[0], os.W_OK):
             raise RunError("cannot pause: there is no freezer cgroup here that may be written")
-        place = f"{offered[0]}/{_PARENT}/{name}"
-        os.makedirs(place, exist_ok=True)
-        found.append(place)
-        _gather(place, pid)
+        place = _path(offered[0], name)
+        found += [] if place in found else [place]
     return Freezer(place, found)
 
 
@@ -258,8 +265,15 @@ def _await_frozen(path: str) -> None:
         time.sleep(0.001)
 
 
-def _gather(freezer: str, pid: int) -> None:
-    """Moves all into it; those that are born meanwhile are born there, or found the next time."""
+def gather(freezer: str, pid: int) -> None:
+    """Moves all processes of the pid namespace whose first is ``pid`` into it, which is made if need be.
+
+    Those that are born meanwhile are born there, or found the next time. Raises ``RunError``.
+    """
+    try:
+        os.makedirs(freezer, exist_ok=True)
+    except OSError as exc:
+        raise RunError(f"cannot pause the container: {freezer}: {exc.strerror}") from exc
     for _ in range(100):
         outside = members(pid) - {int(word) for word in _read(f"{freezer}/cgroup.procs").split()}
         if not outside:

@@ -28,7 +28,7 @@ from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, new_manifest, parse_m
 from fastlayer.volume import books, use
 from fastlayer.volume import options as local_options
 from fastlayer.volume.books import Volume
-from fastlayer.volume.names import ANONYMOUS, new_name
+from fastlayer.volume.names import ANONYMOUS, TEMPORARY, new_name
 from fastlayer.volume.trees import Copied
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def export(volumes: Volumes, name: str, output: Output, *, compression: str | No
     """
     volume = volumes.find(name)
     if any(user.mounted for user in books.users_of(volumes.store, name)):
-        twin = volumes.clone(name, new_name(), labels={ANONYMOUS: ""})
+        twin = volumes.clone(name, new_name(), labels={ANONYMOUS: "", TEMPORARY: books.process_name(os.getpid())})
         try:
             return _write(volumes, volume, twin.name, output, compression)
         finally:

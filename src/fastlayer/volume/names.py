@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fastlayer.errors import UsageError, show_path
 
 ANONYMOUS = "com.docker.volume.anonymous"  # Docker's label of a volume that nobody named
+TEMPORARY = "io.fastlayer.temporary"  # label: the process (``books.process_name``) that a volume is made for
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", re.ASCII)
 LONGEST = 255  # bytes of a directory's name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, Not
 from fastlayer.volume import books, copies, imaged, lock, populate, sizes, subpath, use
 from fastlayer.volume.books import LOCAL, Snapshot, User, Volume
 from fastlayer.volume.local import Local
-from fastlayer.volume.names import ANONYMOUS, check_name, is_name, new_name
+from fastlayer.volume.names import ANONYMOUS, TEMPORARY, check_name, is_name, new_name
 from fastlayer.volume.options import parse
 from fastlayer.volume.registry import driver_of
 from fastlayer.volume.trees import Copied
@@ -300,9 +300,22 @@ def clear_dead(store: Store, *, only: str | None = None) -> int:
             cleared += _clear(store, entry)
     if only is None:
         use.release_dead(store)
+        cleared += _clear_temporary(store)
         cleared += imaged.sweep(store) + copies.sweep(store)
         _sweep_locks(store)
         subpath.sweep(store, {(user.user, user.volume) for user in books.users_of(store)})
+    return cleared
+
+
+def _clear_temporary(store: Store) -> int:
+    """Volumes that were made for a process which was killed."""
+    cleared = 0
+    for volume in books.all_of(store):
+        owner = volume.labels.get(TEMPORARY)
+        if owner is not None and not books.is_alive(owner):
+            with suppress(InUseError, NotFoundError):
+                Volumes(store).remove(volume.name)
+                cleared += 1
     return cleared
 
 
