@@ -113,6 +113,7 @@ def give_back(store: Store, container: Container) -> None:
 
 def pause(store: Store, container: Container) -> None:
     """Stops all its processes where they are. Raises ``RunError`` where that cannot be."""
+    from fastlayer.container.pausing import in_freezer
     from fastlayer.running import cgroups
 
     directory = containers.directory_of(store, container.id)
@@ -121,7 +122,7 @@ def pause(store: Store, container: Container) -> None:
         raise RunError(f"Container {container.name} is not running: `fastlayer start {container.name}` first")
     if found.status == "paused":
         raise RunError(f"Container {container.name} is already paused")
-    with pausing.in_freezer(directory, container.id, found.pid) as freezer:
+    with in_freezer(directory, container.id, found.pid) as freezer:
         cgroups.set_frozen(freezer, frozen=True)
 
 
