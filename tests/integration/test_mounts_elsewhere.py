@@ -28,7 +28,7 @@ PYTHON = [sys.executable, "-c"]
 JAILED = """
 import hashlib, os, sys  # what is loaded later is not to be found in the directory
 from fastlayer.container import mounted
-from fastlayer.mounts import namespaces, table
+from fastlayer.mounts import namespaces, signs, table
 from fastlayer.store.store import open_store
 store = open_store(sys.argv[1], driver=sys.argv[2])
 tasks = namespaces._tasks
