@@ -16,7 +16,7 @@ from fastlayer.container.alone import sweep as sweep_locks
 from fastlayer.container.mountoptions import MountOption, of_record
 from fastlayer.container.state import State
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, RunError, UsageError
-from fastlayer.running.signals import parse_signal
+from fastlayer.running.signals import number_of, parse_signal
 
 if TYPE_CHECKING:
     import sqlite3
@@ -51,7 +51,8 @@ def stop(store: Store, container: Container, seconds: float | None = None, signa
     if not found.running:
         return found
     config = containers.config_of(store, container)["Config"]
-    number = parse_signal(signal_ or config.get("StopSignal") or "SIGTERM")
+    of_image = number_of(config.get("StopSignal") or "SIGTERM") or signal.SIGTERM  # that may be none, as with Docker
+    number = parse_signal(signal_) if signal_ else of_image
     if seconds is None:
         seconds = config.get("StopTimeout", _STOP_SECONDS)
     with suppress(RunError):
