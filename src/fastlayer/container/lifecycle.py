@@ -300,7 +300,7 @@ def _recover_one(store: Store, container: Container) -> bool:
         return True
     if chrooted.root_of(directory) is not None and not state.is_locked(directory):
         chrooted.end_strays(directory)
-    started, unfinished = (directory / "running").exists(), _is_unfinished(directory)
+    started, unfinished = (directory / "running").exists() or state.has_failed(directory), _is_unfinished(directory)
     if not (unfinished or (container.auto_remove and started)) or state.is_locked(directory):
         return False
     if unfinished:
