@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from fastlayer.errors import NotFoundError
 from fastlayer.store.store import open_store
 from tests.buildroot import make_root
 from tests.conftest import needs_root
-from tests.containers import Command, Terminal, keeper_of, lives, of_its_own, until
+from tests.containers import FOREVER, Command, Terminal, keeper_of, lives, of_its_own, until
 
 pytestmark = [needs_root, pytest.mark.usefixtures("engine")]
 
@@ -158,6 +159,17 @@ def test_who_waits_hears_how_it_ended_though_it_is_removed(command: Command) -> 
 
 def _waits_for_a_lock(pid: int) -> bool:
     return "lock_inode_wait" in Path(f"/proc/{pid}/wchan").read_text()  # of flock(2)
+
+
+def test_a_stop_signal_of_the_image_that_is_none(command: Command) -> None:
+    identity = command.out("run", "-d", "box", "sh", "-c", FOREVER)
+    place = command.root / "containers" / identity / "config.json"
+    record = json.loads(place.read_text())
+    record["Config"]["StopSignal"] = "SIGNOTHING"
+    place.write_text(json.dumps(record))
+    command.refused("stop", "-s", "SIGNOTHING", identity, code=2)
+    command.out("stop", identity)
+    assert command.state(identity)["ExitCode"] == 0  # by SIGTERM
 
 
 @pytest.fixture

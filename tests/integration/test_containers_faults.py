@@ -171,6 +171,15 @@ def test_commands_killed_at_any_moment_leave_a_sound_store(command: Command) -> 
     command.out("store", "check")
 
 
+def test_one_that_could_not_be_started_and_was_not_to_stay(command: Command) -> None:
+    command.out("create", "--rm", "--name", "c", "box", "nope")
+    words = "from fastlayer.container import lifecycle; lifecycle.remove = lambda *_, **__: os.kill(os.getpid(), 9)"
+    code = f"import os, sys; {words}; from fastlayer.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "start", "c"], env=command.env, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert command.out("ps", "-aq") == ""
+
+
 def test_the_lock_of_a_layer_goes_with_it_in_the_end(command: Command) -> None:
     command.out("create", "--name", "c", "box", "true")
     command.out("start", "-a", "c")

@@ -267,6 +267,14 @@ def test_what_cannot_be_started_stays(judged: Judged) -> None:
     judged.same(script)
 
 
+def test_what_cannot_be_started_goes_when_it_was_not_to_stay(judged: Judged) -> None:
+    def script(run: Run) -> Any:
+        run("create", "--rm", "--name", "bad", *NET, IMAGE, "nope")
+        return [said(run, "start", "bad")[0], said(run, "ps", "-aq", "--filter", "name=bad")]
+
+    judged.same(script)
+
+
 # ---- logs ------------------------------------------------------------------------------------------
 
 

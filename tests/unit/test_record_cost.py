@@ -59,11 +59,11 @@ def work(store: Store, lease: Lease, number: int) -> tuple[int, int]:
 
 def test_recording_among_a_thousand(tmp_path: Path) -> None:
     with vfs_store(tmp_path / "store") as store, store.lease("test") as lease:
-        with mock.patch.object(images, "write_index"):
+        with mock.patch.object(images, "_write_index"):
             for number in range(50):
                 one(store, lease, number)
         few = work(store, lease, 50)
-        with mock.patch.object(images, "write_index"):
+        with mock.patch.object(images, "_write_index"):
             for number in range(51, 1000):
                 one(store, lease, number)
         many = work(store, lease, 1000)

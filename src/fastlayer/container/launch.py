@@ -42,8 +42,22 @@ def start(
 
     ``attached``: the monitor's end of a connection (``client.pair``) that has all of its output. ``size``: rows and
     columns of its terminal. Raises ``InUseError`` when it runs, or its layer is mounted; ``RunError`` when it cannot be
-    started, which is written down.
+    started, which is written down; one that was not to stay goes then.
     """
+    try:
+        return _start(store, container, attached, size, [] if warnings is None else warnings)
+    except FastlayerError:
+        if container.auto_remove and state.has_failed(containers.directory_of(store, container.id)):
+            from fastlayer.container import lifecycle
+
+            with suppress(FastlayerError):
+                lifecycle.remove(store, container)
+        raise
+
+
+def _start(
+    store: Store, container: Container, attached: Socket | None, size: tuple[int, int], warnings: list[str]
+) -> Begun:
     layer = writable.of_container(store, container.id)
     directory = containers.directory_of(store, container.id)
     with ExitStack() as ends:
@@ -58,9 +72,7 @@ def start(
         if _has_volumes(config):
             volumes.give_back(store, container.id)  # of a life that was cut off
         try:
-            return _Launch(store, container, config, ends, [] if warnings is None else warnings).begin(
-                lock, attached, size
-            )
+            return _Launch(store, container, config, ends, warnings).begin(lock, attached, size)
         except FastlayerError as exc:
             status = getattr(exc, "status", None) or _FAILED
             state.note_failure(directory, status, str(exc))

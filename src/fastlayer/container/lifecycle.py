@@ -49,10 +49,11 @@ def stop(store: Store, container: Container, seconds: float | None = None, signa
     found = state.state_of(directory)
     if not found.running:
         return found
-    from fastlayer.running.signals import parse_signal
+    from fastlayer.running.signals import number_of, parse_signal
 
     config = containers.config_of(store, container)["Config"]
-    number = parse_signal(signal_ or config.get("StopSignal") or "SIGTERM")
+    of_image = number_of(config.get("StopSignal") or "SIGTERM") or signal.SIGTERM  # that may be none, as with Docker
+    number = parse_signal(signal_) if signal_ else of_image
     if seconds is None:
         seconds = config.get("StopTimeout", _STOP_SECONDS)
     with suppress(RunError):
@@ -305,7 +306,7 @@ def _recover_one(store: Store, container: Container) -> bool:
             return True
     if chrooted.root_of(directory) is not None and not state.is_locked(directory):
         chrooted.end_strays(directory)
-    started, unfinished = (directory / "running").exists(), _is_unfinished(directory)
+    started, unfinished = (directory / "running").exists() or state.has_failed(directory), _is_unfinished(directory)
     if not (unfinished or (container.auto_remove and started)) or state.is_locked(directory):
         return False
     if unfinished:

@@ -167,6 +167,11 @@ def note_failure(directory: Path, status: int, error: str) -> None:
         write_json(directory / "failed", {"status": status, "error": error})
 
 
+def has_failed(directory: Path) -> bool:
+    """Whether it could not be started the last time."""
+    return (directory / "failed").exists()
+
+
 def note_end(directory: Path, status: int) -> None:
     """For a monitor that was killed. The lock is held. Raises ``StorageError``."""
     place = directory / ".exit"
