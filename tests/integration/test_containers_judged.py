@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,28 @@ def test_inspect_has_what_scripts_read(both: tuple[Run, Run]) -> None:
     assert theirs["NetworkSettings"]["Networks"][network].keys() == ours["NetworkSettings"]["Networks"][network].keys()
     assert _mounts(ours) == _mounts(theirs)
     assert {"SizeRw", "SizeRootFs"} <= sized[1].keys() and sized[0].keys() - sized[1].keys() == set()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{.ID}}",
+        "{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}",
+        "{{range .Mounts}}[{{.Type}} {{.Name}} {{.Driver}} {{.Destination}}]{{end}}",
+        "{{if .Config.Healthcheck}}yes{{end}} {{.Config.StopSignal}} {{.Config.ExposedPorts}} {{.Config.Shell}}",
+        "{{.HostConfig.Sysctls}} {{if .SizeRw}}sized{{end}} {{if .Config.StopTimeout}}timed{{end}}",
+    ],
+)
+def test_templates_find_what_is_left_out(both: tuple[Run, Run], tmp_path: Path, template: str) -> None:
+    said = []
+    for run in both:
+        run("create", "--name", "ins", "--network", "none", "-v", f"{tmp_path}:/bound", "box", "true")
+        identity = json.loads(run("inspect", "ins").stdout)[0]["Id"]
+        done = run("inspect", "-f", template, "ins")
+        said.append((done.returncode, done.stdout.replace(identity, "ID")))
+        run("rm", "ins")
+    assert said[1] == said[0]
+    assert said[0][0] == 0
 
 
 def _mounts(value: dict[str, Any]) -> list[Any]:

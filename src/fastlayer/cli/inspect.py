@@ -31,6 +31,22 @@ _EMPTY_CONFIG: dict[str, Any] = {
     **dict.fromkeys(("Env", "Entrypoint", "Cmd", "Shell", "OnBuild"), ()),
     **{key: {} for key in ("ExposedPorts", "Volumes", "Labels", "Healthcheck")},
 }
+# The same of containers.
+_EMPTY_CONTAINER: dict[str, dict[str, Any]] = {
+    "Config": {
+        "StopSignal": "",
+        "MacAddress": "",
+        "StopTimeout": None,
+        "Healthcheck": None,
+        "Shell": (),
+        "ExposedPorts": {},
+        "NetworkDisabled": False,
+        "ArgsEscaped": False,
+    },
+    "HostConfig": {"Sysctls": {}, "Annotations": {}},
+    "State": {"Health": None},
+}
+_EMPTY_MOUNT: dict[str, Any] = {"Name": "", "Driver": ""}
 _NO_SNAPSHOT: dict[str, Any] = {"Name": "", "Snapshot": "", "Mounts": ()}
 
 
@@ -143,8 +159,15 @@ def _layer_of(store: Store, name: str, given: dict[str, Any]) -> dict[str, Any]:
     except NotFoundError:
         container = None
     if container is not None:
-        return inspecting.inspect(store, container, size=given["size"])
+        return _container(inspecting.inspect(store, container, size=given["size"]))
     return _writable(store, writable.find(store, name))
+
+
+def _container(found: dict[str, Any]) -> dict[str, Any]:
+    parts = {name: Fields(found[name], empty) for name, empty in _EMPTY_CONTAINER.items()}
+    mounts = [Fields(mount, _EMPTY_MOUNT) for mount in found["Mounts"]]
+    hidden = {"ID": found["Id"], "SizeRw": None, "SizeRootFs": None}
+    return Fields({**found, **parts, "Mounts": mounts}, hidden)
 
 
 def _mount_of(store: Store, name: str, _given: dict[str, Any]) -> dict[str, Any]:
