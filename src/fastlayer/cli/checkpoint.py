@@ -67,13 +67,21 @@ def rollback(**given: Any) -> int:
 @declare.option("-q", "--quiet", is_flag=True, help="No warnings on stderr.")
 @stores.store_options
 def fork(**given: Any) -> int:
-    """Make the writable layer NEW of what NAME holds, on the same image; NAME may be mounted."""
-    from fastlayer.container import checkpoints, writable
+    """Make NEW of what NAME holds, on the same image: a container of a container, a writable layer of a layer.
+
+    NAME may be running, or mounted. A container NEW has its configuration, its volumes that have names, and copies of
+    those that have none; `fastlayer start` starts it.
+    """
+    from fastlayer.container import checkpoints, containers, forking, writable
 
     warnings: list[str] = []
     with stores.open_store(given) as store:
         layer = writable.find(store, given["name"])
-        checkpoints.fork(store, layer, given["new"], checkpoint=given["checkpoint"], warnings=warnings)
+        if layer.container is not None:
+            container = containers.find(store, layer.container)
+            forking.fork(store, container, given["new"], checkpoint=given["checkpoint"], warnings=warnings)
+        else:
+            checkpoints.fork(store, layer, given["new"], checkpoint=given["checkpoint"], warnings=warnings)
     output.warn(warnings, given["quiet"])
     print(given["new"])
     return 0

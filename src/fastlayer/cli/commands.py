@@ -50,7 +50,7 @@ MOUNTS = {
     "export": ("export", "Write all files of a writable layer and its image as a tar."),
     "checkpoint": ("checkpoint", "Keep what a writable layer holds now; list and remove such states."),
     "rollback": ("checkpoint:rollback", "Go back to a checkpoint."),
-    "fork": ("checkpoint:fork", "Make a writable layer of what another one holds."),
+    "fork": ("checkpoint:fork", "Make a container, or a writable layer, of what another one holds."),
 }
 GROUPS = {
     "image": ("groups:image", "Everything about images."),

@@ -28,6 +28,7 @@ _CONTAINER = {
     "export": ("export", "Write all files of a container as a tar."),
     "checkpoint": ("checkpoint", "Keep what a container holds now; list and remove such states."),
     "rollback": ("checkpoint:rollback", "Go back to a checkpoint."),
+    "fork": ("checkpoint:fork", "Make a container of what another one is and holds."),
     "prune": ("containers:prune", "Remove all containers that do not run."),
 }
 _SYSTEM = {

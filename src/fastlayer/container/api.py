@@ -163,6 +163,27 @@ class Container:
             made = commit.commit(store, layer, name, message=message, author=author, run=run, pause=pause)
             return str(made.id)
 
+    def checkpoint(self, name: str) -> None:
+        """Keeps what it has written so far under a name."""
+        from fastlayer.container import checkpoints, writable
+
+        with self._opened() as (store, row):
+            checkpoints.save(store, writable.of_container(store, row.id), name)
+
+    def rollback(self, name: str) -> None:
+        """Goes back to a checkpoint; it must not be running."""
+        from fastlayer.container import checkpoints, writable
+
+        with self._opened() as (store, row):
+            checkpoints.rollback(store, writable.of_container(store, row.id), name)
+
+    def fork(self, name: str, *, checkpoint: str | None = None) -> Container:
+        """Another container with its configuration and all that it has written, now or at a checkpoint; not started."""
+        from fastlayer.container import forking
+
+        with self._opened() as (store, row):
+            return Container(forking.fork(store, row, name, checkpoint=checkpoint).id, root=self._root)
+
     def rename(self, name: str) -> None:
         """Gives it another name."""
         from fastlayer.container import lifecycle

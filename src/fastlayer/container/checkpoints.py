@@ -19,6 +19,7 @@ from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
 
     from fastlayer.store.store import Store
 
@@ -90,11 +91,19 @@ def rollback(store: Store, layer: Writable, name: str) -> None:
 
 
 def fork(
-    store: Store, layer: Writable, new: str, *, checkpoint: str | None = None, warnings: list[str] | None = None
+    store: Store,
+    layer: Writable,
+    new: str,
+    *,
+    checkpoint: str | None = None,
+    warnings: list[str] | None = None,
+    key: str | None = None,
+    note: Callable[[sqlite3.Connection], None] = lambda _db: None,
 ) -> Writable:
     """A new writable layer on the same image with all that ``layer``, or a checkpoint of it, holds.
 
-    The layer may be in use. Raises ``AlreadyExistsError``, ``NotFoundError``, ``UsageError``.
+    The layer may be in use. ``key``, ``note``: as of ``writable.create``; of a container see ``forking.fork``.
+    Raises ``AlreadyExistsError``, ``NotFoundError``, ``UsageError``.
     """
     writable.check_name(new)
     writable.refuse_readonly(store, layer)
@@ -102,10 +111,11 @@ def fork(
     writable.refuse_taken(store, new)
     snapshotter = writable.snapshotter_of(store, layer)
     made = writable.named(layer, new)
+    made = made._replace(key=key or made.key)
     with store.lease(f"fork {layer.name}") as lease:
         with alone(store, layer.name, shared=True):
             changed = snapshotter.fork(made.key, source, live=True, lease=lease)
-        writable.enter(store, made)
+        writable.enter(store, made, note)
     writable.tell_changed(changed, warnings)
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from fastlayer.container.options import Options
     from fastlayer.image.images import Image
+    from fastlayer.oci.digest import Digest
     from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
+
+    Note = Callable[[sqlite3.Connection], None]  # what becomes true in the transaction that makes a layer exist
 
 
 def create(
@@ -70,7 +73,7 @@ def _create(
     else:
         name = name.removeprefix("/")
         writable.check_name(name)
-        _refuse_taken(store, name)
+        refuse_taken(store, name)
     container = Container(
         identity,
         name,
@@ -115,7 +118,8 @@ def _make_under_a_name(
             container = container._replace(name=names.new_name(containers.names(store)))
 
 
-def _refuse_taken(store: Store, name: str) -> None:
+def refuse_taken(store: Store, name: str) -> None:
+    """Raises ``AlreadyExistsError`` when a container has that name."""
     with store.database.read() as db:
         row = db.execute("SELECT id FROM containers WHERE name = ?", (name,)).fetchone()
     if row is not None:
@@ -162,18 +166,7 @@ def _make(
     asked: Options,
     warnings: list[str] | None,
 ) -> None:
-    final = containers.directory_of(store, container.id)
-    fresh = final.with_name(f".new-{container.id}")
-
-    def note(db: sqlite3.Connection) -> None:
-        containers.insert(db, container)
-        kept.note(db, fresh, container, store.snapshotter.driver.name, image.name, image.manifest)
-        volumes.keep(db, container.id)
-        os.rename(fresh, final)
-
-    try:
-        fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_json(fresh / "config.json", record)
+    def layer(note: Note) -> None:
         writable.create(
             store,
             image,
@@ -185,6 +178,34 @@ def _make(
             readonly=asked.readonly_image,
             note=note,
         )
+
+    establish(store, container, record, (store.snapshotter.driver.name, image.name, image.manifest), layer)
+
+
+def establish(
+    store: Store,
+    container: Container,
+    record: dict[str, Any],
+    below: tuple[str, str, Digest],
+    layer: Callable[[Note], None],
+) -> None:
+    """The container as a whole, or nothing of it. ``below``: driver, name and manifest of the image.
+
+    ``layer`` makes the layer, and calls what it is given in the transaction that makes it exist.
+    """
+    final = containers.directory_of(store, container.id)
+    fresh = final.with_name(f".new-{container.id}")
+
+    def note(db: sqlite3.Connection) -> None:
+        containers.insert(db, container)
+        kept.note(db, fresh, container, *below)
+        volumes.keep(db, container.id)
+        os.rename(fresh, final)
+
+    try:
+        fresh.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(fresh / "config.json", record)
+        layer(note)
     except BaseException as exc:
         import shutil
 
