@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -182,6 +183,16 @@ def test_names_of_hosts(command: Command) -> None:
     assert command.out("run", "--rm", *words, "box", "sh", "-c", script).split() == [
         *("box.example", "box.example", "10.1.2.3", "db")
     ]
+
+
+@pytest.mark.parametrize("runtime", ["native", "crun", "runc"])
+def test_files_of_names_are_those_that_are_mounted(command: Command, runtime: str, tmp_path: Path) -> None:
+    if shutil.which(runtime) is None and runtime != "native":
+        pytest.skip(f"{runtime} is not installed")
+    (tmp_path / "mine").write_text("mine\n")
+    for name in ("hosts", "hostname", "resolv.conf"):
+        words = ["--runtime", runtime, "--rm", "-v", f"{tmp_path}/mine:/etc/{name}:ro"]
+        assert command.out("run", *words, "box", "cat", f"/etc/{name}") == "mine"
 
 
 def test_networks(command: Command) -> None:

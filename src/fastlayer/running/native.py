@@ -277,11 +277,12 @@ def mount_points(spec: Spec) -> list[tuple[str, bool]]:
 
 
 def shown_files(spec: Spec) -> list[tuple[str, str]]:
-    """(path, text) of the files of /etc that are ours."""
+    """(path, text) of the files of /etc that are ours; what is mounted there instead is not."""
     resolv_conf = network_files.resolv_conf(host_network=spec.network != "none", resolver=spec.resolver)
     hosts = network_files.hosts(spec.hostname, spec.hosts)
     every = [("/etc/resolv.conf", resolv_conf), ("/etc/hosts", hosts), *spec.files]
-    return [(path, text) for path, text in every if path not in spec.without]
+    others = {*spec.without, *(mount.target.rstrip("/") for mount in spec.mounts)}
+    return [(path, text) for path, text in every if path not in others]
 
 
 def is_directory(mount: Bind | Tmpfs) -> bool:
