@@ -127,3 +127,36 @@ def test_verbs_are_found(words: str, path: str, debug: bool) -> None:
 @pytest.mark.parametrize("words", ["", "-h", "-V", "-DV", "nope", "container", "container nope", "images -h", "run -D"])
 def test_what_click_looks_at(words: str) -> None:
     assert reading.read(commands.cli, words.split()) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "rest"),
+    [
+        ("-itd=true", "-itd"),
+        ("-itd=false", "-it"),
+        ("-d=false", ""),
+        ("-itd=maybe", "-itd=maybe"),
+        ("-ed=true", "-ed=true"),  # the value of -e
+        ("--rm=T --tty=0 box -d=false", "--rm box -d=false"),
+        ("--pause=false", "--no-pause"),
+    ],
+)
+def test_switches_have_values(words: str, rest: str) -> None:
+    command = ALL["commit" if "pause" in words else "run"]
+    flags = {flag: (one, action) for one in command.options for flag, action in one.actions().items()}
+    assert reading.plain_switches(command, words.split(), flags) == rest.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ("", "fastlayer"),
+        ("-D", "fastlayer"),
+        ("nope images", "fastlayer"),
+        ("images --format", "fastlayer images"),
+        ("-D volume -D snapshots ls x", "fastlayer volume snapshots ls"),
+        ("run run", "fastlayer run"),
+    ],
+)
+def test_which_verb_is_meant(words: str, path: str) -> None:
+    assert reading.path_of(commands.cli, words.split()) == path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import Any
@@ -25,18 +24,17 @@ def clicked(found: declare.Command | declare.Group) -> click.Command:
 def call(args: list[str], wishes: dict[str, Any]) -> int:
     """What click makes of the line; returns the exit code. ``wishes["debug"]``: set if the line asks for it."""
     group = clicked(cli)
-    if args in ([], ["-D"], ["--debug"]) and "_FASTLAYER_COMPLETE" not in os.environ:
-        print(group.get_help(click.Context(group, info_name="fastlayer", **group.context_settings)), file=sys.stderr)
-        return 2
     try:
         result = group.main(args=args, prog_name="fastlayer", standalone_mode=False, obj=wishes)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as exc:
         return int(exc.exit_code)
+    except _NoVerb as exc:
+        print(exc.message, file=sys.stderr)
+        return 2
     except click.ClickException as exc:
-        ctx = getattr(exc, "ctx", None)
-        return misused(exc.format_message(), ctx.command_path if ctx is not None else "fastlayer")
+        return misused(exc.format_message(), reading.path_of(cli, args))
     except click.exceptions.Abort as exc:
         raise KeyboardInterrupt from exc
 
@@ -69,6 +67,10 @@ class _Verb(click.Command):
             raise Stopped(signal.SIGPIPE) from exc
 
 
+class _NoVerb(click.ClickException):
+    """A group alone on a line; the message is its help."""
+
+
 class _VerbGroup(click.Group):
     """Knows its verbs by name; imports the one that is run."""
 
@@ -79,6 +81,10 @@ class _VerbGroup(click.Group):
             context_settings=_SETTINGS,
             params=[*([_version_option()] if top else []), _debug_option()],
             help=declared.words,
+            no_args_is_help=False,
+            invoke_without_command=True,
+            subcommand_metavar="COMMAND [ARGS]...",
+            callback=_want_verb,
         )
         self.declared = declared
 
@@ -100,6 +106,12 @@ class _VerbGroup(click.Group):
         for heading, verbs in self.declared.sections.items():
             with formatter.section(heading):
                 formatter.write_dl([(name, line) for name, (_, line) in verbs.items()])
+
+
+def _want_verb() -> None:
+    ctx = click.get_current_context()
+    if ctx.invoked_subcommand is None:
+        raise _NoVerb(ctx.get_help())
 
 
 def _parameters(declared: declare.Command) -> list[click.Parameter]:

@@ -47,6 +47,19 @@ def read(group: Group, words: list[str]) -> Line | None:
     return Line(found, " ".join(path), given, debug or asked)
 
 
+def path_of(group: Group, words: list[str]) -> str:
+    """The words of the line that name its verb, as far as there is one: ``fastlayer container run``."""
+    found: Command | Group = group
+    path = [group.name]
+    for word in words:
+        if not isinstance(found, Group) or (word not in found.verbs and not word.startswith("-")):
+            break
+        if word in found.verbs:
+            path.append(word)
+            found = found.find(word)
+    return " ".join(path)
+
+
 def values(command: Command, words: list[str]) -> tuple[dict[str, Any], bool]:
     """(name -> value of all that the verb takes; whether the trace of an error is wanted).
 
@@ -186,11 +199,14 @@ def plain_switches(command: Command, words: list[str], flags: Flags) -> list[str
             if word == "--" or command.program:
                 break  # what follows is the program's
             continue
-        name, equals, value = word.partition("=")
-        option, action = flags.get(name, (None, VALUE))
+        before, equals, value = word.partition("=")
+        last = before if before.startswith("--") else f"-{before[-1]}"  # of a cluster, as in -itd=false
+        option, action = flags.get(last, (None, VALUE))
         if option is not None and action is ON and equals and value.lower() in (*_TRUE, *_FALSE):
-            found += [name] if value.lower() in _TRUE else _opposite(option)
-            continue
+            others = [before[:-1]] if last != before and len(before) > 2 else []
+            if all(flags.get(f"-{letter}", (None, VALUE))[1] is ON for word in others for letter in word[1:]):
+                found += [before] if value.lower() in _TRUE else [*others, *_opposite(option)]
+                continue
         found.append(word)
         if rest and _needs_next(word, flags):
             found.append(rest.pop())
