@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from fastlayer.errors import NotFoundError, RunError
+from fastlayer.store.store import existing_store
 from tests.buildroot import make_root
 from tests.conftest import needs_root
 from tests.containers import FOREVER, Command, Terminal, keeper_of, lives, of_its_own, until
@@ -120,6 +122,24 @@ def test_exec_in_one_that_ends(command: Command) -> None:
         for program in programs:
             said = program.communicate(timeout=60)[1]
             assert (program.returncode, said) == (137, "") or "o such container" in said or "not running" in said, said
+
+
+def test_what_ends_or_goes_at_that_moment(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking for it and working with it."""
+    from fastlayer.container import containers, execute, state
+
+    command.out("run", "-d", "--name", "c", "box", "sleep", "100")
+    with existing_store(command.root) as store:
+        row = containers.find(store, "c")
+        found = state.state_of(containers.directory_of(store, row.id))
+        command.out("stop", "-t", "0", "c")
+        with monkeypatch.context() as patched:
+            patched.setattr(state, "state_of", lambda _directory: found)
+            with pytest.raises(RunError, match="is not running: it has just ended"):
+                execute.execute(store, row, ["true"])
+        command.out("rm", "c")
+        with pytest.raises(NotFoundError, match="No such container: c"):
+            containers.config_of(store, row)
 
 
 # ---- a disk that is full ---------------------------------------------------------------------------

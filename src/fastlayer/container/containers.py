@@ -102,8 +102,15 @@ def layer_key(identity: str) -> str:
 
 
 def config_of(store: Store, container: Container) -> dict[str, Any]:
-    """What was asked for. Raises ``CorruptStoreError``."""
-    return read_config(directory_of(store, container.id), container.name)
+    """What was asked for. Raises ``CorruptStoreError``, ``NotFoundError`` when it has just been removed."""
+    directory = directory_of(store, container.id)
+    try:
+        return read_config(directory, container.name)
+    except CorruptStoreError:
+        with store.database.read() as db:
+            if db.execute("SELECT 1 FROM containers WHERE id = ?", (container.id,)).fetchone() is None:
+                raise NotFoundError(f"No such container: {container.name}: it has been removed meanwhile") from None
+        raise
 
 
 def read_config(directory: Path, name: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ steps that nobody in the container can lead astray, unless the profile that was 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ _USER = 0x10000000
 _SPACES = {"mnt": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "pid": 0x20000000}
 _SPACES |= {"user": _USER, "net": 0x40000000}
 _NOT_EXECUTED = 126
+_PATIENCE = 1.0  # seconds: processes end within milliseconds
 
 
 class ExecOptions(NamedTuple):
@@ -90,6 +92,8 @@ class _Exec:
             self._process = self._keep(os.pidfd_open(pid))
             self._root = self._keep(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as exc:
+            if exc.errno in (errno.ESRCH, errno.ENOENT):  # nobody has that number, or a dead one
+                raise self._gone(container) from None
             raise RunError(f"container {container.name}: its first process cannot be reached: {exc.strerror}") from exc
         self._shared = shared(self._record["HostConfig"])
         self._chroot = chrooted.root_of(self._directory) is not None
@@ -108,6 +112,12 @@ class _Exec:
     @staticmethod
     def _gone(container: Container) -> RunError:
         return RunError(f"Container {container.short_id} is not running: it has just ended")
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Its first process; a descriptor of one can be read then (pidfd_open(2))."""
+        import select
+
+        return bool(select.select([self._process], [], [], seconds)[0])
 
     def _keep(self, fd: int) -> int:
         self._ends.callback(os.close, fd)
@@ -144,7 +154,8 @@ class _Exec:
         try:
             return watched.start(plan, program, watch, streams, terminal=ours)
         except RunError as exc:
-            if exc.status is None and not state.state_of(self._directory).running:
+            ends = exc.errnum in (errno.ESRCH, errno.ENOMEM)  # as setns(2) and fork(2) say while it does
+            if self._has_ended(_PATIENCE if ends else 0.0):
                 raise self._gone(self._container) from exc
             raise
 
@@ -189,6 +200,8 @@ class _Exec:
             try:
                 found.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
             except OSError as exc:
+                if self._has_ended(0.0):
+                    raise self._gone(self._container) from exc
                 raise RunError(f"container {self._name}: cannot enter its cgroup {path}: {exc.strerror}") from exc
         return found
 
