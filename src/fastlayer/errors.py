@@ -141,14 +141,16 @@ class RunError(FastlayerError):
     """A program cannot be run in a root file system.
 
     ``status``: what a shell would say about it (127: not found; 126: cannot be executed), None if it never came to it.
-    ``message`` and ``remedy`` (the next step, where one is known) are its two halves.
+    ``message`` and ``remedy`` (the next step, where one is known) are its two halves. ``errnum``: what the kernel has
+    said; 0 when it was not that.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, remedy: str = "") -> None:
+    def __init__(self, message: str, *, status: int | None = None, remedy: str = "", errnum: int = 0) -> None:
         super().__init__(f"{message}: {remedy}" if remedy else message)
         self.message = message
         self.remedy = remedy
         self.status = status
+        self.errnum = errnum
 
 
 class StoreError(FastlayerError):

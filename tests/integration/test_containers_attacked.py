@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fastlayer.container import containers
-from fastlayer.errors import NotFoundError
-from fastlayer.store.store import open_store
+from fastlayer.container import containers, execute, state
+from fastlayer.errors import NotFoundError, RunError
+from fastlayer.store.store import existing_store, open_store
 from tests.buildroot import make_root
 from tests.conftest import needs_root
 from tests.containers import FOREVER, Command, Terminal, keeper_of, lives, of_its_own, until
@@ -141,6 +141,22 @@ def test_what_was_removed_meanwhile_is_not_called_damaged(command: Command) -> N
                 time.sleep(0.05)
             with pytest.raises(NotFoundError, match="No such container: c"):
                 read.result(timeout=30)
+
+
+def test_what_ends_or_goes_at_that_moment(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking for it and working with it."""
+    command.out("run", "-d", "--name", "c", "box", "sleep", "100")
+    with existing_store(command.root) as store:
+        row = containers.find(store, "c")
+        found = state.state_of(containers.directory_of(store, row.id))
+        command.out("stop", "-t", "0", "c")
+        with monkeypatch.context() as patched:
+            patched.setattr(state, "state_of", lambda _directory: found)
+            with pytest.raises(RunError, match="is not running: it has just ended"):
+                execute.execute(store, row, ["true"])
+        command.out("rm", "c")
+        with pytest.raises(NotFoundError, match="No such container: c"):
+            containers.config_of(store, row)
 
 
 # ---- a disk that is full ---------------------------------------------------------------------------

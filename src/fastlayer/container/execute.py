@@ -9,6 +9,7 @@ steps that nobody in the container can lead astray, unless the profile that was 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ _USER = 0x10000000
 _SPACES = {"mnt": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "pid": 0x20000000}
 _SPACES |= {"user": _USER, "net": 0x40000000}
 _NOT_EXECUTED = 126
-_GOING = 200  # milliseconds
+_PATIENCE = 1.0  # seconds: processes end within milliseconds
 
 
 class ExecOptions(NamedTuple):
@@ -77,11 +78,6 @@ def execute(
             raise
 
 
-def _gone(container: Container) -> RunError:
-    """What is said of a container that ended meanwhile."""
-    return RunError(f"Container {container.short_id} is not running: it has just ended")
-
-
 class _Exec:
     def __init__(self, store: Store, container: Container, pid: int, options: ExecOptions, ends: ExitStack) -> None:
         self._record = containers.config_of(store, container)
@@ -95,9 +91,9 @@ class _Exec:
         try:
             self._process = self._keep(os.pidfd_open(pid))
             self._root = self._keep(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        except (ProcessLookupError, FileNotFoundError):
-            raise _gone(container) from None
         except OSError as exc:
+            if exc.errno in (errno.ESRCH, errno.ENOENT):  # nobody has that number, or a dead one
+                raise self._gone(container) from None
             raise RunError(f"container {container.name}: its first process cannot be reached: {exc.strerror}") from exc
         self._shared = shared(self._record["HostConfig"])
         self._chroot = chrooted.root_of(self._directory) is not None
@@ -106,12 +102,22 @@ class _Exec:
             is_here = any(map(self._is_here, apart))
             self._flags = self._spaces()
         except OSError:
-            raise _gone(container) from None
+            raise self._gone(container) from None
         if is_here:
             raise RunError(f"container {container.name}: process {pid} is in our own namespaces: start it again")
         if not state.state_of(self._directory).running:  # else the number may be another's by now
-            raise _gone(container)
+            raise self._gone(container)
         self._container = container
+
+    @staticmethod
+    def _gone(container: Container) -> RunError:
+        return RunError(f"Container {container.short_id} is not running: it has just ended")
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Its first process; a descriptor of one can be read then (pidfd_open(2))."""
+        import select
+
+        return bool(select.select([self._process], [], [], seconds)[0])
 
     def _keep(self, fd: int) -> int:
         self._ends.callback(os.close, fd)
@@ -148,17 +154,10 @@ class _Exec:
         try:
             return watched.start(plan, program, watch, streams, terminal=ours)
         except RunError as exc:
-            if exc.status is None and self._has_ended():
-                raise _gone(self._container) from exc
+            ends = exc.errnum in (errno.ESRCH, errno.ENOMEM)  # as setns(2) and fork(2) say while it does
+            if self._has_ended(_PATIENCE if ends else 0.0):
+                raise self._gone(self._container) from exc
             raise
-
-    def _has_ended(self) -> bool:
-        """Whether the first process of the container is gone, or just going: its namespaces go before it."""
-        from select import POLLIN, poll
-
-        ended = poll()
-        ended.register(self._process, POLLIN)
-        return bool(ended.poll(_GOING))
 
     def _begin_in_chroot(self, spec: Spec, attached: Socket | None, streams: Streams, size: tuple[int, int]) -> Begun:
         """There is no namespace to enter; its root it cannot leave either."""
@@ -201,6 +200,8 @@ class _Exec:
             try:
                 found.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
             except OSError as exc:
+                if self._has_ended(0.0):
+                    raise self._gone(self._container) from exc
                 raise RunError(f"container {self._name}: cannot enter its cgroup {path}: {exc.strerror}") from exc
         return found
 

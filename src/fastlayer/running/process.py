@@ -198,4 +198,4 @@ _NEXT = {
 def _cannot(failure: Failure) -> RunError:
     about = f" {failure.about}" if failure.about else ""
     message = f"cannot {failure.doing}{about}: {os.strerror(failure.errnum)}"
-    return RunError(message, remedy=_NEXT.get(failure.errnum, ""))
+    return RunError(message, remedy=_NEXT.get(failure.errnum, ""), errnum=failure.errnum)
