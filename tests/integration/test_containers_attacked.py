@@ -241,3 +241,29 @@ def test_a_full_disk_damages_no_line_of_a_log(small: Command, tmp_path: Path) ->
     assert set(lines) <= {"of no use", "the last line"} and lines.count("of no use") == len(lines) - 1
     assert lines[-1] == "the last line"
     command.out("rm", "l")
+
+
+def test_without_inodes_nothing_stays_of_what_could_not_run(tmp_path: Path, engine: object) -> None:
+    """However far it comes: what is removed then has the store's reserve."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=2000", "none", place], check=True)
+    try:
+        command = Command(place / "store", FASTLAYER_DRIVER="overlay2")
+        command.out("import", "-q", make_root(tmp_path / "root"), "box")
+        assert command.out("run", "--rm", "-v", "/anon", "box", "echo", "up") == "up"
+        failed = 0
+        for free in range(16, 40, 2):
+            left = os.statvfs(place).f_ffree - free
+            for number in range(left):
+                (place / f"filler-{number}").touch()
+            done = command.run("run", "--rm", "-v", "/anon", "box", "true")
+            failed += done.returncode == 125 and done.stderr.count("\n") == 1
+            assert done.returncode in (0, 125) and "internal" not in done.stderr, done.stderr
+            for number in range(left):
+                (place / f"filler-{number}").unlink()
+            assert (command.out("ps", "-aq"), command.out("volume", "ls", "-q")) == ("", ""), free
+        assert failed >= 2
+        command.out("store", "check")
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)

@@ -164,7 +164,7 @@ def _has(labels: Any, key: str, sign: str, value: str) -> bool:
     return key in labels and (not sign or labels[key] == value)
 
 
-def until(text: str) -> datetime:
+def until(text: str, option: str = "--filter until") -> datetime:
     """A moment: a duration ago, a time (RFC 3339; local without a zone), or seconds since 1970."""
     from datetime import UTC, datetime
 
@@ -178,7 +178,7 @@ def until(text: str) -> datetime:
         return datetime.fromtimestamp(time.time() - parse_duration(text) / 1e9, UTC)
     except (ValueError, OverflowError, OSError):
         wanted = "a duration (24h), a time (2026-01-31T12:00:00Z) or seconds since 1970"
-        raise declare.LineError(f"--filter until={text}: give {wanted}") from None
+        raise declare.LineError(f"{option}={text}: give {wanted}") from None
 
 
 # ---- mounts and writable layers ----------------------------------------------------------------------

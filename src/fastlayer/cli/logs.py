@@ -35,7 +35,8 @@ def command(**given: Any) -> int:
     from fastlayer.container import containers, logs
     from fastlayer.errors import RunError
 
-    since, until, tail = _moment(given["since"]), _moment(given["until"]), _tail(given["tail"])
+    since, until = _moment("--since", given["since"]), _moment("--until", given["until"])
+    tail = _tail(given["tail"])
     with stores.open_store(given) as store:
         row = containers.find(store, given["name"])
         how = containers.config_of(store, row)["HostConfig"]["LogConfig"]["Type"]
@@ -60,14 +61,14 @@ def _tail(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
-def _moment(text: str) -> str:
+def _moment(option: str, text: str) -> str:
     """RFC 3339 with nanoseconds in UTC, so that texts compare as times do."""
     if not text:
         return ""
     from fastlayer.cli import filters
     from fastlayer.container.state import timestamp
 
-    moment = filters.until(text)
+    moment = filters.until(text, option)
     fraction = _FRACTION.search(text)  # to the nanosecond: the time of a line is that of no other
     ns = int(fraction[1].ljust(9, "0")) if fraction else moment.microsecond * 1000
     return timestamp(int(moment.replace(microsecond=0).timestamp()) * 10**9 + ns)

@@ -149,6 +149,7 @@ def remove(store: Store, container: Container, *, force: bool = False, with_volu
 
     Raises ``InUseError`` when it runs.
     """
+    store.make_room()
     directory = containers.directory_of(store, container.id)
     found = state.state_of(directory)
     if found.running:

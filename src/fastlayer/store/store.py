@@ -163,6 +163,12 @@ class Store:
         for row in rows:
             self.snapshotter_of(row["driver"]).finish_removal([int(row["number"])])
 
+    def make_room(self) -> None:
+        """Before something is removed: where there is no space or inode for that, the reserve is given up."""
+        if not self.read_only:
+            more = reserve.release_if_full(self.root)
+            self._released = reserve.Released(self._released.space or more.space, self._released.inodes + more.inodes)
+
     def close(self) -> None:
         spare.renew(self.database)
         self.database.close()
