@@ -10,6 +10,7 @@ import pytest
 
 from bench import peers, workloads
 from bench.conftest import Measure
+from fastlayer.drivers.btrfs import subvolumes
 from fastlayer.image.importing import import_image
 from fastlayer.store.store import Store, open_store
 from fastlayer.volume import trees
@@ -47,6 +48,13 @@ def test_an_image_as_a_volume_in_the_api(request: pytest.FixtureRequest, benchma
         assert path is not None and peers.count(path) == entries
         benchmark.extra_info.update(job=job, tool="fastlayer", fs=fs, peak_kib=0)  # type: ignore[attr-defined]
         clear()
+    remove_store(place)
+
+
+def remove_store(place: Path) -> None:
+    """Snapshots of btrfs are no plain directories."""
+    for path in place.glob("volume-store/btrfs/subvolumes/*"):
+        subvolumes.delete(path)
     shutil.rmtree(place / "volume-store")
 
 
