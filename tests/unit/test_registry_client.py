@@ -437,6 +437,22 @@ def test_an_upload_that_was_forgotten_begins_anew(server: RegistryServer, reposi
     assert server.blobs["a/b", digest_of(BLOB)] == BLOB and len(server.calls("POST")) == 2
 
 
+def test_registries_that_always_forget(server: RegistryServer, repository: Repository) -> None:
+    for what in ({"status": 404}, {"status": 502}, {"status": 416}):
+        server.seen.clear()
+        server.faults.clear()
+
+        def source(offset: int, what: dict[str, int] = what) -> Iterator[bytes]:
+            if offset:
+                server.uploads.clear()
+                server.fail("PATCH", 1, **what)
+            return source_of(BLOB)(offset)
+
+        push = lambda source=source: repository.push_blob(digest_of(BLOB), len(BLOB), source, chunk=30_000)  # noqa: E731
+        refused(push)
+        assert 2 <= len(server.calls("POST")) <= 6
+
+
 def test_who_is_out_of_step_asks(server: RegistryServer, repository: Repository) -> None:
     def source(offset: int) -> Iterator[bytes]:
         if offset == 60_000 and not server.calls("GET .*uploads"):

@@ -20,8 +20,9 @@ from fastlayer.registry.origins import with_query
 
 _ACTIONS = ("pull", "push")
 _BYTES = "application/octet-stream"
-_OUT_OF_STEP = 416
+_LOST = frozenset({404, 416})  # the registry has forgotten the upload, or is at another byte than we think
 _TRIES = 3  # to find out where an upload stands, for one chunk
+_ANEW = 5  # times that a blob in chunks begins anew, however far each came
 Source = Callable[[int], Iterable[bytes | memoryview]]  # the bytes of a blob from an offset on
 
 
@@ -221,6 +222,7 @@ class _Push:
         self._chunk = chunk
         self._upload = upload
         self._failures = 0  # since the last chunk that was taken
+        self._begun = 0
 
     def run(self) -> None:
         while True:
@@ -236,7 +238,10 @@ class _Push:
                 raise
 
     def _go_on(self) -> None:
-        upload = self._upload = self._upload or start_upload(self._repository)
+        if self._upload is None:
+            self._upload = start_upload(self._repository)
+            self._begun += 1
+        upload = self._upload
         if not self._chunk:
             body = self._part(upload.offset, self._size) if upload.offset < self._size or not self._size else None
             upload.finish(self._digest, body)
@@ -253,9 +258,11 @@ class _Push:
     def _consider(self, exc: RegistryError) -> None:
         """Waits, or raises when there is no sense in going on."""
         self._failures += 1
-        out_of_step = exc.status == _OUT_OF_STEP and self._failures <= _TRIES
+        lost = bool(self._chunk) and self._upload is not None and exc.status in _LOST and self._failures <= _TRIES
         try:
-            if not out_of_step:
+            if self._chunk and self._begun > _ANEW:
+                raise exc
+            if not lost:
                 self._repository.calls.wait(self._failures - 1, exc)
         except RegistryError:
             self._cancel()
