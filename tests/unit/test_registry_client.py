@@ -249,6 +249,17 @@ def test_what_passes_is_tried_again(server: RegistryServer, repository: Reposito
     assert patience.seen == [(0, 429), (1, 503), (2, 0)] and patience.headers[0] == {"retry-after": "7"}
 
 
+def test_warnings_are_passed_on_once(server: RegistryServer) -> None:
+    server.add_manifest("a", "v1", MANIFEST)
+    warning = '299 - "Your \\"token\\" ends soon", 299 - "x\ty", 199 - "no"'
+    server.fail("GET", extra={"Warning": warning})
+    lines: list[str] = []
+    with Registry(Endpoint(server.url), warn=lines.append) as registry:
+        for _ in range(3):
+            registry.repository("a").manifest("v1")
+    assert lines == [f'{server.host}: Your "token" ends soon', f"{server.host}: x y"]
+
+
 def test_storms_end(server: RegistryServer, repository: Repository, patience: Patience) -> None:
     server.fail("/v2/", status=429, headers={"Retry-After": "30"})
     assert "try again in 30 s" in refused(lambda: repository.manifest("v1"))
@@ -430,7 +441,6 @@ def test_an_upload_that_was_forgotten_begins_anew(server: RegistryServer, reposi
     def source(offset: int) -> Iterator[bytes]:
         if offset == 60_000 and len(server.calls("POST")) == 1:
             server.uploads.clear()
-            server.fail("PATCH", 1, status=502)
         return source_of(BLOB)(offset)
 
     repository.push_blob(digest_of(BLOB), len(BLOB), source, chunk=30_000)

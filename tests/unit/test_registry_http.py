@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,55 @@ def test_threads_share_the_budget(server: RegistryServer) -> None:
     assert found == [BLOB] * 12 and server.connections <= 3
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_giving_up_ends_who_waits(authority: Authority, secure: bool) -> None:
+    with RegistryServer(tls=authority.server() if secure else None) as server:
+        url = put(server)
+        server.fail("GET", drip=0.15)
+        connections = Connections(Endpoint(server.url, ca_files=(str(authority.ca),)), environ={})
+        answers = [connections.request("GET", url) for _ in range(2)]
+        found: list[str] = []
+        threads = [
+            threading.Thread(target=lambda one=answer: found.append(refused(lambda: one.read_all(1 << 30))))
+            for answer in answers
+        ]
+        for thread in threads:
+            thread.start()
+        connections.give_up()
+        for thread in threads:
+            thread.join(5)
+        assert found == [f"{server.host}: given up"] * 2
+        assert "given up" in refused(lambda: connections.request("GET", url))
+        assert not connections._answers
+
+
+def test_a_connection_that_ends_at_every_byte(connections: Connections) -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9\r\nETag: x\r\n\r\nthe bytes"
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
+        said = b""
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        client.recv(1000)
+                        client.sendall(said)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        for end in range(len(whole)):
+            said = whole[:end]
+            try:
+                found = connections.request("GET", url).read_all(100)
+            except RegistryError as exc:
+                assert "\n" not in str(exc)
+            else:  # without its Content-Length it ends where the connection does
+                assert b"Content-Length: 9\r\n" not in said and len(found) < 9
+        said = whole
+        assert connections.request("GET", url).read_all(100) == b"the bytes"
+
+
 # ---- redirects -----------------------------------------------------------------------------------------------
 
 
@@ -447,6 +497,10 @@ def test_a_proxy_that_is_not_there() -> None:
     with Connections(Endpoint("https://registry.test"), environ=environ) as connections:
         text = refused(lambda: connections.request("GET", "https://registry.test/v2/"))
     assert text.startswith("registry.test: proxy 127.0.0.1:1: Connection refused") and "s3cret" not in text
+    connections = Connections(Endpoint("https://registry.test"), environ={"ALL_PROXY": "socks5://me:s3cret@x"})
+    if find_spec("socks") is None:
+        with pytest.raises(UsageError, match="socks5://x: SOCKS proxies need PySocks"):
+            connections.request("GET", "https://registry.test/v2/")
     connections = Connections(Endpoint("https://registry.test"), environ={"ALL_PROXY": "gopher://x"})
     with pytest.raises(UsageError, match="gopher://x: not the address of a proxy"):
         connections.request("GET", "https://registry.test/v2/")

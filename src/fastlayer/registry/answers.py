@@ -74,6 +74,7 @@ class Answer:
         self._release = release
         self._reusable = reusable
         self._open = True
+        self._given_up = False
         self._kept = b""
 
     @property
@@ -99,7 +100,12 @@ class Answer:
             data = self._raw.read1(most, decode_content=False)
         except Exception as exc:  # urllib3's, http.client's and the system's
             self.close()
+            if self._given_up:
+                raise given_up(self.url) from exc
             raise failure(exc, self.url, "answer", seconds=self._timeouts.read) from exc
+        if self._given_up:
+            self.close()
+            raise given_up(self.url)
         if not data:
             self._end()
         elif self._pace.is_dead(len(data), time.monotonic() - began):
@@ -139,6 +145,14 @@ class Answer:
         self.close()
         self._kept = kept
 
+    def give_up(self) -> None:
+        """Lets a thread that waits for its next bytes fail at once; from whatever thread."""
+        self._given_up = True
+        try:
+            self._raw.shutdown()
+        except (OSError, ValueError, RuntimeError):
+            pass  # it has just ended
+
     def close(self) -> None:
         """Ends it wherever it is; a body that has not been read breaks the connection."""
         if self._open:
@@ -159,6 +173,11 @@ class Answer:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def given_up(url: str) -> RegistryError:
+    """What a thread gets whose connections somebody else gave up."""
+    return RegistryError(f"{host_of(url)}: given up")
 
 
 def number(text: str) -> int | None:

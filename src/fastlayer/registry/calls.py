@@ -11,12 +11,13 @@ from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.answers import Answer
 from fastlayer.registry.http import Body, Connections
 from fastlayer.registry.origins import follow, origin_of
-from fastlayer.registry.problems import MAX_ERROR, problem
+from fastlayer.registry.problems import MAX_ERROR, problem, warnings_of
 from fastlayer.registry.scopes import repository_scope
 from fastlayer.registry.tokens import Tokens
 
 T = TypeVar("T")
 _LOGINS = 2  # times that another login is tried for one request: for scopes that nobody had asked for, and afresh
+_WARNINGS = 100  # of a registry that are passed on
 # (attempt from 0, status or 0 when there was no answer, headers) -> seconds to wait, None to give up
 Pause = Callable[[int, int, Mapping[str, str]], float | None]
 
@@ -35,12 +36,15 @@ class Calls:
         *,
         pause: Pause = no_pause,
         sleep: Callable[[float], object] = time.sleep,
+        warn: Callable[[str], object] = lambda line: None,
     ) -> None:
         self.connections = connections
         self.tokens = tokens
         self.base = connections.endpoint.url.rstrip("/") + "/v2/"
         self._pause = pause
         self._sleep = sleep
+        self._warn = warn
+        self._warned: set[str] = set()
         self._origin = origin_of(self.base)
 
     @property
@@ -72,6 +76,7 @@ class Calls:
 
         def once() -> Answer:
             answer = self._let_in(method, url, wanted, headers or {}, body, seconds)
+            self._pass_on(answer)
             if answer.status in expected:
                 if keep:
                     answer.keep(keep)
@@ -79,6 +84,15 @@ class Calls:
             raise problem(answer, doing, self.registry, self.tokens.secrets)
 
         return self.patiently(once) if repeat else once()
+
+    def _pass_on(self, answer: Answer) -> None:
+        """Warnings of the registry, each once."""
+        if answer.foreign or "warning" not in answer.headers or len(self._warned) > _WARNINGS:
+            return
+        for text in warnings_of(answer.headers["warning"]):
+            if text not in self._warned:
+                self._warned.add(text)
+                self._warn(f"{self.registry}: {text}")
 
     def patiently(self, work: Callable[[], T]) -> T:
         """What ``work`` returns, done again as the pauses say as long as its error is a passing one."""

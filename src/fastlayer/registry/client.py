@@ -28,7 +28,7 @@ class Registry:
 
     ``name``: ``HOST[:PORT]`` as people write it, when that is another (a mirror, Docker Hub); ``credentials``: asked
     once, when the registry wants to know; ``pause``: how long to wait before another try; ``offline``: for a login that
-    wants ``tokens.identity_token``.
+    wants ``tokens.identity_token``; ``warn``: given each line that the registry wants people to read.
     """
 
     def __init__(
@@ -42,11 +42,12 @@ class Registry:
         timeouts: Timeouts | None = None,
         budget: Budget | None = None,
         offline: bool = False,
+        warn: Callable[[str], object] = lambda line: None,
         connections: Connections | None = None,
     ) -> None:
         self.connections = connections or Connections(endpoint, timeouts=timeouts, budget=budget)
         self.tokens = Tokens(self.connections, credentials, registry=name, offline=offline)
-        self.calls = Calls(self.connections, self.tokens, pause=pause, sleep=sleep)
+        self.calls = Calls(self.connections, self.tokens, pause=pause, sleep=sleep, warn=warn)
 
     @property
     def name(self) -> str:
@@ -64,6 +65,10 @@ class Registry:
     def close(self) -> None:
         """Closes the connections that are idle."""
         self.connections.close()
+
+    def give_up(self) -> None:
+        """Ends what other threads receive, with an error for each; nothing more can be asked for."""
+        self.connections.give_up()
 
     def ping(self) -> None:
         """Whether it is a registry that lets us in (end-1): what a login asks. Raises ``RegistryError``."""

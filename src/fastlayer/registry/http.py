@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fastlayer._values import NamedTuple
 from fastlayer._version import __version__
 from fastlayer.errors import RegistryError, UsageError, show_path
-from fastlayer.registry.answers import Answer, Timeouts
+from fastlayer.registry.answers import Answer, Timeouts, given_up
 from fastlayer.registry.failures import failure
 from fastlayer.registry.lines import host_of, one_line, shown_url
 from fastlayer.registry.origins import follow, origin_of, require_tls
@@ -107,6 +107,8 @@ class Connections:
         self._environ = os.environ if environ is None else environ
         self._lock = threading.Lock()
         self._managers: dict[tuple[str, bool], PoolManager] = {}
+        self._answers: set[Answer] = set()
+        self._given_up = False
 
     def __enter__(self) -> Connections:
         return self
@@ -120,6 +122,15 @@ class Connections:
             managers, self._managers = list(self._managers.values()), {}
         for manager in managers:
             manager.clear()
+
+    def give_up(self) -> None:
+        """Ends all answers that others are reading, and refuses further requests: what is to be done when one of many
+        transfers has failed for good. From whatever thread."""
+        with self._lock:
+            self._given_up = True
+            answers = list(self._answers)
+        for answer in answers:
+            answer.give_up()
 
     def request(
         self,
@@ -178,13 +189,26 @@ class Connections:
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | None, seconds: float) -> Answer:
         self._budget.take()
         try:
+            if self._given_up:
+                raise given_up(url)
             sending = _Sending(body) if body is not None else None
             raw = self._exchange(method, url, headers, sending, seconds)
             reusable = sending is None or sending.complete
-            return Answer(raw, url, timeouts=self.timeouts, release=self._budget.give, reusable=reusable)
         except BaseException:
             self._budget.give()
             raise
+        answer = Answer(raw, url, timeouts=self.timeouts, release=lambda: self._forget(answer), reusable=reusable)
+        with self._lock:
+            self._answers.add(answer)
+        if self._given_up:
+            answer.close()
+            raise given_up(url)
+        return answer
+
+    def _forget(self, answer: Answer) -> None:
+        with self._lock:
+            self._answers.discard(answer)
+        self._budget.give()
 
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], sending: _Sending | None, seconds: float
@@ -301,10 +325,12 @@ def _unquoted(login: str) -> str:
 
 
 def _socks_manager(proxy: str, settings: dict[str, Any]) -> PoolManager:
-    try:
-        from urllib3.contrib.socks import SOCKSProxyManager
-    except ImportError as exc:
-        raise UsageError(f"{shown_url(proxy)}: SOCKS proxies need PySocks: pip install pysocks") from exc
+    from importlib.util import find_spec
+
+    if find_spec("socks") is None:
+        raise UsageError(f"{shown_url(proxy)}: SOCKS proxies need PySocks: pip install pysocks")
+    from urllib3.contrib.socks import SOCKSProxyManager
+
     try:
         return SOCKSProxyManager(proxy, **settings)
     except ValueError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -121,6 +122,12 @@ def _of_error(value: Mapping[str, Any]) -> tuple[str, str]:
     if isinstance(detail, str) and detail and detail != message:
         message = f"{message}: {detail}" if message else detail
     return code, message
+
+
+def warnings_of(header: str) -> list[str]:
+    """What a registry wants people to know (distribution-spec, "Warnings": ``Warning: 299 - "TEXT"``)."""
+    found = re.findall(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"', header[: 16 << 10])
+    return [one_line(re.sub(r"\\(.)", r"\1", text)) for text in found]
 
 
 def _text(value: Mapping[str, Any], *names: str) -> str:

@@ -30,6 +30,7 @@ _LONGEST_LIFE = 1 << 31
 _MARGIN = 30.0  # seconds before its end at which a token is not taken any more, but never more than
 _SHARE = 0.2  # of its life
 _NO_POST = frozenset({400, 401, 404, 405})  # what token servers say that know GET only
+_MANY = 500  # sets of scopes, from which on those whose tokens have ended are forgotten
 _FORM = "application/x-www-form-urlencoded"
 Scopes = tuple[str, ...]
 
@@ -185,6 +186,8 @@ class Tokens:
             for have, slot in self._slots.items():
                 if covers(have, scopes) and (token := self._live(slot)) is not None:
                     return token.header
+            if len(self._slots) >= _MANY:
+                self._slots = {have: slot for have, slot in self._slots.items() if self._live(slot) is not None}
             slot = self._slots.setdefault(scopes, _Slot())
             rounds = slot.rounds
         with slot.lock:
