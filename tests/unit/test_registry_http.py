@@ -379,6 +379,7 @@ def test_a_host_that_calls_itself_http_behind_tls_stays_at_https() -> None:
     assert follow("https://a:5000/v2/x", "http://a/v2/up") == "https://a:5000/v2/up"
     assert follow("https://a/v2/x", "http://a:80/v2/up") == "http://a:80/v2/up"
     assert follow("https://a/v2/x", "http://b/v2/up") == "http://b/v2/up"
+    assert follow("https://a/v2/x", " /a b\u00e9%20?x=[1]\n&y=z ") == "https://a/a%20b%E9%20?x=[1]%0A&y=z"
     assert follow("https://a/v2/x", "up?a=b#c") == "https://a/v2/up?a=b"
     assert with_query("https://a/u?_state=x%3D", "digest=d") == "https://a/u?_state=x%3D&digest=d"
     assert with_query("https://a/u", "digest=d") == "https://a/u?digest=d"

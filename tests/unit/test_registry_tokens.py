@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from fastlayer.errors import RegistryDeniedError, RegistryError
+from fastlayer.errors import NotFoundError, RegistryDeniedError, RegistryError
 from fastlayer.registry.client import Registry
 from fastlayer.registry.http import Budget, Endpoint
 from fastlayer.registry.scopes import covers, merge_scopes, repository_scope
@@ -220,6 +220,22 @@ def test_token_servers_that_are_none(server: RegistryServer, answer: Mapping[str
     with registry(server, JANE) as found, pytest.raises(RegistryError) as caught:
         found.repository("a").manifest("latest")
     assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)
+
+
+def test_identity_tokens_do_not_follow_redirects(server: RegistryServer) -> None:
+    with RegistryServer() as other:
+        server.fail("/token", status=307, headers={"Location": other.url + "/token"})
+        who = Credentials(identity_token="identity-t0ken")
+        with registry(server, who) as found, pytest.raises(RegistryError, match="redirects to"):
+            found.repository("a").manifest("latest")
+        assert not other.seen
+
+
+def test_a_token_server_that_is_not_there_is_no_missing_image(server: RegistryServer) -> None:
+    server.fail("/token", status=404)
+    with registry(server) as found, pytest.raises(RegistryError, match="token: status 404") as caught:
+        found.repository("a").manifest("latest")
+    assert not isinstance(caught.value, NotFoundError)
 
 
 @pytest.mark.parametrize("realm", ["http://example.com/token", "ftp://x", "nothing", "https://[bad"])

@@ -98,7 +98,8 @@ class BlobStream:
     """The bytes of a blob.
 
     ``offset``: of the first that comes: 0 where all of it is given though a part was asked for; ``length``: how many
-    come, ``total``: of the whole blob, both None when nobody knows; ``etag``, ``url``: for ``open_blob`` later on.
+    come, which may be fewer than were asked for, ``total``: of the whole blob, both None when nobody knows; ``etag``,
+    ``url``: for ``open_blob`` later on.
     """
 
     def __init__(self, answer: Answer, where: str, offset: int, end: int | None, size: int | None) -> None:
@@ -121,7 +122,8 @@ class BlobStream:
             self._require(total, size)
             return 0, total, total
         found = parse_range(answer.headers.get("content-range", ""))
-        if found is None or found.start != offset or (end is not None and found.end > end):
+        asked = offset > 0 or end is not None
+        if not asked or found is None or found.start != offset or (end is not None and found.end > end):
             said = one_line(answer.headers.get("content-range", ""))
             raise RegistryError(f"{self._where}: asked for bytes from {offset} on, it gives {said!a}")
         total = size if found.total is None else found.total

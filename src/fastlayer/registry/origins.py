@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import RegistryError
 from fastlayer.registry.lines import shown_url
 
+_AS_IT_IS = "%/:?#[]@!$&'()*+,;=~|^`{}<>\"\\"  # what addresses have, or should not have but do
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -64,7 +65,7 @@ def follow(url: str, location: str) -> str:
     Registries behind a proxy that ends TLS name themselves with ``http:``: the same host stays at https.
     """
     try:
-        target = urlsplit(urljoin(url, location.strip()))
+        target = urlsplit(urljoin(url, quote(location.strip().encode("latin-1", "replace"), safe=_AS_IT_IS)))
         base = urlsplit(url)
         netloc = target.netloc.rpartition("@")[2]
         scheme = target.scheme

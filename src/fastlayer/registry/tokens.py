@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import RegistryDeniedError, RegistryError
+from fastlayer.errors import RegistryDeniedError, RegistryError, RegistryMissingError
 from fastlayer.oci.jsontext import parse_object
 from fastlayer.registry.challenge import Challenge, parse_challenges
-from fastlayer.registry.http import Connections, body_of
+from fastlayer.registry.http import Body, Connections
 from fastlayer.registry.lines import host_of, one_line, shown_url
 from fastlayer.registry.origins import with_query
 from fastlayer.registry.problems import problem
@@ -271,13 +271,13 @@ class Tokens:
         self, method: str, url: str, headers: Mapping[str, str], data: bytes | None, else_none: Iterable[int]
     ) -> dict[str, Any] | None:
         sent = {"Accept": "application/json", **headers}
-        body = body_of(data) if data is not None else None
+        body = Body(lambda: (data,), len(data), again=False) if data is not None else None  # no redirect takes it along
         with self._connections.request(method, url, headers=sent, body=body) as answer:
             if answer.status in frozenset(else_none):
                 return None
             if answer.status != 200:
                 who = self._who()
-                raise problem(answer, "token", self.registry, who.secrets if who is not None else ())
+                raise _not_missing(problem(answer, "token", self.registry, who.secrets if who is not None else ()))
             found = answer.read_all(MAX_ANSWER)
         try:
             return parse_object(found, "answer", MAX_ANSWER)
@@ -311,8 +311,13 @@ def _clean(token: str, registry: str) -> str:
     return token
 
 
-def _again(error: RegistryError) -> RegistryError:
-    """The same error for another thread, with a traceback of its own."""
-    return type(error)(
+def _not_missing(error: RegistryError) -> RegistryError:
+    """A token server that is not there does not mean that an image is not."""
+    return _again(error, RegistryError) if isinstance(error, RegistryMissingError) else error
+
+
+def _again(error: RegistryError, kind: type[RegistryError] | None = None) -> RegistryError:
+    """The same error for another thread, with a traceback of its own; or as another kind."""
+    return (kind or type(error))(
         str(error), status=error.status, code=error.code, headers=error.headers, transient=error.transient
     )
