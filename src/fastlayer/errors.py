@@ -35,7 +35,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SHOWN = 512  # characters of a path in messages
 _LEFT_OUT = "[...]"

@@ -604,7 +604,8 @@ def test_empty_lists(server: RegistryServer, repository: Repository) -> None:
 )
 def test_links(text: str, expected: str) -> None:
     assert next_link(text) == expected
-    next_link("<a>; " * 20_000 + "x")
+    for long in ("<a>; " * 20_000 + "x", "<a>;b" + " " * 60_000 + "x", "<a>" + ";b" * 30_000 + '"', "<" * 60_000):
+        next_link(long)
 
 
 @pytest.mark.parametrize("api", [True, False])

@@ -13,6 +13,7 @@ from fastlayer.registry.origins import follow, origin_of
 
 MAX_PAGE = 16 << 20  # bytes
 MAX_PAGES = 10_000
+_LONGEST = 16 << 10  # characters of a header
 _LINK = re.compile(r'\s*<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:"(?:[^"\\]|\\.)*"|[^\s";,]*))?)*)\s*(?:,|$)')
 _REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s";,]*))', re.IGNORECASE)
 
@@ -46,6 +47,7 @@ def next_page(answer: Answer, what: str) -> str:
 
 def next_link(text: str) -> str:
     """The target with the relation ``next`` in a ``Link`` header, empty when there is none."""
+    text = " ".join(text[:_LONGEST].split())  # runs of spaces would take the pattern long
     at = 0
     while found := _LINK.match(text, at):
         relation = _REL.search(found[2])
