@@ -31,6 +31,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "drivers": {"snapshot", "layer", "mounts", "_backend"},
     "store": {"content", "metadata", "snapshot", "drivers", "oci"},
     "image": {"store", "content", "metadata", "snapshot", "mounts", "layer", "oci", "_backend"},
+    "registry": {"content", "oci", "layer", "snapshot", "store", "image", "metadata", "_backend"},
     "running": {"mounts", "oci", "_backend"},
     "builder": {"running", "image", "store", "content", "snapshot", "metadata", "mounts", "layer", "oci", "_backend"},
     "container": {
