@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayer.errors import FastlayerError, OperandError, StorageError, UsageError
-from fastlayer.registry.authfiles import AuthFile, Contents, auth_files
+from fastlayer.registry.authfiles import AuthFile, Contents, auth_files, written_file
 from fastlayer.registry.credentials import (
     HUB_KEY,
     Credential,
@@ -402,6 +402,20 @@ def test_storing_and_erasing(home: Home) -> None:
     assert home.password("r.io/ns") == "ns"
     assert erase_credential("r.io", environ=home.environ).registries == ()
     assert os.listdir(home.session.parent) == ["auth.json"]
+
+
+def test_where_is_written(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.environ["XDG_RUNTIME_DIR"] = str(home.root / "absent")
+    with pytest.raises(OperandError, match=r"XDG_RUNTIME_DIR: .*absent: no directory"):
+        store_credential("r.io", Credential("u", "p"), environ=home.environ)
+    del home.environ["XDG_RUNTIME_DIR"]
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert store_credential("r.io", Credential("u", "p"), environ=home.environ).where == str(home.user)
+    assert home.password("r.io") == "p"
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert written_file(home.environ).path == "/run/containers/0/auth.json"
+    home.environ["REGISTRY_AUTH_FILE"] = str(home.root / "f")
+    assert store_credential("r.io", Credential("u", "q"), environ=home.environ).where == str(home.root / "f")
 
 
 def test_what_others_wrote_stays(home: Home) -> None:

@@ -72,12 +72,15 @@ def auth_files(environ: Mapping[str, str], authfile: str = "") -> list[AuthFile]
 
 def written_file(environ: Mapping[str, str], authfile: str = "") -> AuthFile:
     """Where ``login`` writes: the named file, or that of the session; without a session's directory that of the
-    user's configuration, which is read as well."""
+    user's configuration, which is read as well. Raises ``OperandError`` for a session's directory that is not there."""
     named = authfile or environ.get("REGISTRY_AUTH_FILE")
     if named:
         return AuthFile(named)
-    if environ.get("XDG_RUNTIME_DIR"):
-        return AuthFile(os.path.join(environ["XDG_RUNTIME_DIR"], "containers", "auth.json"))
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        if not os.path.isdir(runtime):  # to make it is the system's business
+            raise OperandError(f"XDG_RUNTIME_DIR: {show_path(runtime)}: no directory: unset it, or give --authfile")
+        return AuthFile(os.path.join(runtime, "containers", "auth.json"))
     if os.getuid() == 0:
         return AuthFile("/run/containers/0/auth.json")
     return AuthFile(os.path.join(config_home(environ), "containers", "auth.json"))

@@ -10,7 +10,6 @@ import errno
 import random
 import time
 from collections.abc import Callable, Iterator
-from email.utils import parsedate_to_datetime
 
 from fastlayer._values import NamedTuple
 
@@ -113,6 +112,8 @@ def retry_after(text: str, now: float) -> float | None:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return float(text[:_MAX_DIGITS] if len(text) <= _MAX_DIGITS else "9" * _MAX_DIGITS)
+    from email.utils import parsedate_to_datetime  # takes long to load, and is seldom needed
+
     try:
         moment = parsedate_to_datetime(text[:64])
         return max(0.0, moment.timestamp() - now) if moment.tzinfo else None

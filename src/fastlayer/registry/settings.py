@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
@@ -240,6 +239,8 @@ def _toml(path: Path) -> dict[str, Any] | None:
     data = _data(path)
     if data is None:
         return None
+    import tomllib  # most machines have no such file
+
     what = show_path(os.fspath(path))
     try:
         value = tomllib.loads(data.decode())
