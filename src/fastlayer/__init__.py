@@ -39,6 +39,9 @@ if TYPE_CHECKING:
         NotFoundError,
         OperandError,
         ReferenceFormatError,
+        RegistryDeniedError,
+        RegistryError,
+        RegistryMissingError,
         RunError,
         StorageError,
         StoreError,
@@ -67,8 +70,8 @@ _HOME = {
     "errors": (
         "AlreadyExistsError BackendError BuildError CorruptStoreError DigestMismatchError DockerfileError DriverError "
         "FastlayerError FileChangedError InUseError IndexFormatError LayerError LayerFormatError LimitError "
-        "ManifestError NoSpaceError NotFoundError OperandError ReferenceFormatError RunError StorageError StoreError "
-        "UnsafeEntryError UsageError"
+        "ManifestError NoSpaceError NotFoundError OperandError ReferenceFormatError RegistryDeniedError RegistryError "
+        "RegistryMissingError RunError StorageError StoreError UnsafeEntryError UsageError"
     ),
     "layer.apply": "AppliedLayer ApplyStats apply",
     "layer.chunks": "chunks",
@@ -120,6 +123,9 @@ __all__ = [
     "OperandError",
     "Progress",
     "ReferenceFormatError",
+    "RegistryDeniedError",
+    "RegistryError",
+    "RegistryMissingError",
     "Result",
     "RunError",
     "StorageError",

@@ -16,6 +16,9 @@
     ├── BuildError                   a step of a build failed: file, line, what went wrong
     ├── FileChangedError             a file changed while it was read
     ├── RunError                     a program cannot be run in a root file system
+    ├── RegistryError                a registry, or the way to it, refused or failed
+    │   ├── RegistryDeniedError      it wants other credentials (401, 403)
+    │   └── RegistryMissingError     it has no such repository, manifest or blob (404; also NotFoundError)
     ├── StoreError                   something about a store of images and snapshots
     │   ├── NotFoundError            no such image, blob, snapshot, mount
     │   ├── AlreadyExistsError       the name is taken
@@ -32,6 +35,10 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SHOWN = 512  # characters of a path in messages
 _LEFT_OUT = "[...]"
@@ -185,6 +192,38 @@ class CorruptStoreError(StoreError):
 
 class DriverError(StoreError):
     """A storage driver cannot do what was asked."""
+
+
+class RegistryError(FastlayerError):
+    """A registry, or the way to it, refused or failed.
+
+    ``status``: of its answer, 0 when there was none; ``code``: the registry's own, such as ``MANIFEST_UNKNOWN``;
+    ``headers``: those of the answer that say when to come again, names in lower case; ``transient``: whether the same
+    request may do better later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+        transient: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = dict(headers or {})
+        self.transient = transient
+
+
+class RegistryDeniedError(RegistryError):
+    """A registry wants other credentials."""
+
+
+class RegistryMissingError(RegistryError, NotFoundError):
+    """A registry has no such repository, manifest or blob."""
 
 
 _NEXT = {  # what to do about what the system said

@@ -31,6 +31,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "drivers": {"snapshot", "layer", "mounts", "_backend"},
     "store": {"content", "metadata", "snapshot", "drivers", "oci"},
     "image": {"store", "content", "metadata", "snapshot", "mounts", "layer", "oci", "_backend"},
+    "registry": {"content", "oci", "layer", "snapshot", "store", "image", "metadata", "_backend"},
     "running": {"mounts", "oci", "_backend"},
     "builder": {"running", "image", "store", "content", "snapshot", "metadata", "mounts", "layer", "oci", "_backend"},
     "container": {
@@ -96,7 +97,7 @@ MAY_KNOW: dict[str, set[str]] = {
 FREE = {"errors", "_version", "_values", "_checked"}
 
 # heavy things and the rooms that may import them at the top of a module
-HEAVY = ("numpy", "rich", "blake3", "zstandard", "isal", "sqlite3", "grpc", "http", "asyncio")
+HEAVY = ("numpy", "rich", "blake3", "zstandard", "isal", "sqlite3", "grpc", "http", "urllib3", "asyncio")
 ONLY_CLI = ("click", "rich")
 
 # rooms within rooms that live on a heavy library: nobody may import them at the top
