@@ -18,15 +18,15 @@ from fastlayer.oci import mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.registry.client import Registry, first_that_answers
+from fastlayer.registry.credential import Credential
 from fastlayer.registry.http import Body, Endpoint, body_of
-from fastlayer.registry.tokens import Credentials
 from fastlayer.registry.uploads import How
 from tests.certificates import Authority
 from tests.conftest import require
 from tests.integration.dockerregistry import PASSWORD, USER, DockerRegistry, basic_auth, token_auth
 
 KINDS = ("plain", "tls", "basic", "token")
-JANE = Credentials(USER, PASSWORD)
+JANE = Credential(USER, PASSWORD)
 
 
 class Setup:
@@ -51,7 +51,7 @@ class Setup:
         self.login = JANE if auth else None
         self.registry = stack.enter_context(self.client(self.login))
 
-    def client(self, who: Credentials | None) -> Registry:
+    def client(self, who: Credential | None) -> Registry:
         return Registry(self.endpoint, credentials=lambda: who)
 
     def skopeo(self, verb: str, *words: str | Path, side: str = "") -> bytes:
@@ -236,7 +236,7 @@ def test_what_it_refuses(setup: Setup) -> None:
 
 @pytest.mark.parametrize("setup", ["basic", "token"], indirect=True)
 def test_who_may_not(setup: Setup) -> None:
-    for who in (None, Credentials(USER, "wr0ng")):
+    for who in (None, Credential(USER, "wr0ng")):
         with setup.client(who) as registry, pytest.raises(RegistryDeniedError) as caught:
             registry.repository("a").push_bytes(b"x")
         assert "\n" not in str(caught.value) and "wr0ng" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Credentials and settings of registries, judged by skopeo and podman: they read what we write, and we what they write.
+"""Credential and settings of registries, judged by skopeo and podman: they read what we write, and we what they write.
 
 The registry is one of the tests' own, which knows passwords and no images, and takes down what it is asked.
 """
@@ -17,7 +17,7 @@ import pytest
 
 from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.credentials import Credential, erase_credential, find_credential, store_credential
-from fastlayer.registry.settings import pull_endpoints, read_settings
+from fastlayer.registry.settings import pull_locations, read_settings
 from tests.conftest import require
 
 PASSWORD = "p:ä ss"
@@ -137,5 +137,5 @@ insecure = true
         done = run(environ, "skopeo", "--registries-conf", str(conf), "inspect", f"docker://{name}")
         assert done.returncode != 0
         theirs = [path for path, pair in registry.asked if "manifests" in path and pair]
-        ours = [one.reference for one in pull_endpoints(settings, parse_reference(name))]
+        ours = [one.reference for one in pull_locations(settings, parse_reference(name))]
         assert theirs == [f"/v2/{one.path}/manifests/{one.digest or one.tag}" for one in ours]

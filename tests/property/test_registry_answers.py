@@ -16,12 +16,12 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import digest_of
 from fastlayer.registry.answers import Timeouts
 from fastlayer.registry.client import Registry
+from fastlayer.registry.credential import Credential
 from fastlayer.registry.http import Budget, Endpoint
-from fastlayer.registry.tokens import Credentials
 
 BLOB = b"x" * 50
 DIGEST = digest_of(BLOB)
-JANE = Credentials("jane", "s3cret-pa55")
+JANE = Credential("jane", "s3cret-pa55")
 TIMES = Timeouts(connect=1.0, read=0.2, finish=0.2)
 HEAD = f'Docker-Content-Digest: {DIGEST}\r\nETag: "x"\r\nRange: 0-7\r\nLocation: /v2/a/blobs/uploads/1?x=y\r\n'
 BODY = '{"manifests": [], "tags": ["a","b"]}'

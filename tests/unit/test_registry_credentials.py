@@ -1,4 +1,4 @@
-"""Credentials: which file, which entry, helpers, what is written, and that no secret gets out."""
+"""Credential: which file, which entry, helpers, what is written, and that no secret gets out."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fastlayer.errors import FastlayerError, OperandError
 from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.certificates import Certificates, find_certificates
-from fastlayer.registry.settings import Endpoint, Settings, pull_endpoints, push_endpoint, read_settings
+from fastlayer.registry.settings import Location, Settings, pull_locations, push_location, read_settings
 
 F = "@sha256:" + "f" * 64
 
@@ -42,13 +42,13 @@ class Machine:
         return read_settings(self.environ, etc=self.etc)
 
     def pull(self, name: str) -> list[str]:
-        return [shown(one) for one in pull_endpoints(self.settings(), parse_reference(name))]
+        return [shown(one) for one in pull_locations(self.settings(), parse_reference(name))]
 
     def push(self, name: str) -> str:
-        return shown(push_endpoint(self.settings(), parse_reference(name)))
+        return shown(push_location(self.settings(), parse_reference(name)))
 
 
-def shown(endpoint: Endpoint) -> str:
+def shown(endpoint: Location) -> str:
     """``[scheme://]NAME`` with a mark for each of its properties."""
     scheme = f"{endpoint.scheme}://" if endpoint.scheme else ""
     return scheme + str(endpoint.reference) + " insecure" * endpoint.insecure + " mirror" * endpoint.mirror
@@ -62,9 +62,9 @@ def machine(tmp_path: Path) -> Machine:
 def test_nothing_is_set_up(machine: Machine) -> None:
     assert machine.settings() == Settings()
     assert machine.pull("alpine:3") == ["docker.io/library/alpine:3"]
-    endpoint = pull_endpoints(machine.settings(), parse_reference("alpine"))[0]
+    endpoint = pull_locations(machine.settings(), parse_reference("alpine"))[0]
     assert endpoint.host == "registry-1.docker.io"
-    assert pull_endpoints(machine.settings(), parse_reference("r.io:5/a"))[0].host == "r.io:5"
+    assert pull_locations(machine.settings(), parse_reference("r.io:5/a"))[0].host == "r.io:5"
 
 
 INSECURE = {
@@ -82,9 +82,9 @@ INSECURE = {
 
 @pytest.mark.parametrize("name", INSECURE)
 def test_this_machine_may_speak_plainly(name: str) -> None:
-    (endpoint,) = pull_endpoints(Settings(), parse_reference(name))
+    (endpoint,) = pull_locations(Settings(), parse_reference(name))
     assert endpoint.insecure == INSECURE[name]
-    assert push_endpoint(Settings(), parse_reference(name)) == endpoint
+    assert push_location(Settings(), parse_reference(name)) == endpoint
 
 
 MIRRORS = """

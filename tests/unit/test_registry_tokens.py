@@ -11,12 +11,12 @@ import pytest
 
 from fastlayer.errors import NotFoundError, RegistryDeniedError, RegistryError
 from fastlayer.registry.client import Registry
+from fastlayer.registry.credential import Credential
 from fastlayer.registry.http import Budget, Endpoint
 from fastlayer.registry.scopes import covers, merge_scopes, repository_scope
-from fastlayer.registry.tokens import Credentials
 from tests.registry_server import RegistryServer
 
-JANE = Credentials("jane", "s3cret-pa55")
+JANE = Credential("jane", "s3cret-pa55")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def server() -> Iterator[RegistryServer]:
         yield found
 
 
-def registry(server: RegistryServer, who: Credentials | None = None, **settings: object) -> Registry:
+def registry(server: RegistryServer, who: Credential | None = None, **settings: object) -> Registry:
     return Registry(
         Endpoint(server.url),
         credentials=lambda: who,
@@ -72,7 +72,7 @@ def test_a_password_is_sent_to_the_token_server_only(server: RegistryServer) -> 
 
 
 def test_a_wrong_password(server: RegistryServer) -> None:
-    with registry(server, Credentials("jane", "wr0ng-pass")) as found, pytest.raises(RegistryDeniedError) as caught:
+    with registry(server, Credential("jane", "wr0ng-pass")) as found, pytest.raises(RegistryDeniedError) as caught:
         found.repository("a").manifest("latest")
     text = str(caught.value)
     assert "token: status 401" in text and "incorrect username or password" in text
@@ -87,7 +87,7 @@ def test_what_anonymous_tokens_do_not_allow(server: RegistryServer) -> None:
 
 
 def test_identity_tokens(server: RegistryServer) -> None:
-    with registry(server, Credentials(identity_token="identity-t0ken")) as found:
+    with registry(server, Credential(identity_token="identity-t0ken")) as found:
         found.repository("a").push_bytes(b"blob")
     seen = server.last("/token")
     assert seen.method == "POST" and b"grant_type=refresh_token" in seen.body and b"client_id=fastlayer" in seen.body
@@ -95,7 +95,7 @@ def test_identity_tokens(server: RegistryServer) -> None:
     server.post_tokens = False
     with registry(server, JANE._replace(identity_token="identity-t0ken")) as found:
         found.repository("a").manifest("latest")  # by the password then
-    with registry(server, Credentials(identity_token="old")) as found, pytest.raises(RegistryError, match="status 405"):
+    with registry(server, Credential(identity_token="old")) as found, pytest.raises(RegistryError, match="status 405"):
         found.repository("a").manifest("latest")
 
 
@@ -112,11 +112,11 @@ def test_a_login_gets_an_identity_token(server: RegistryServer) -> None:
 
 def test_a_registry_token_is_taken_as_it_is(server: RegistryServer) -> None:
     token = server.new_token(["repository:a:pull"])
-    with registry(server, Credentials(registry_token=token)) as found:
+    with registry(server, Credential(registry_token=token)) as found:
         found.repository("a").manifest("latest")
         with pytest.raises(RegistryDeniedError):
             found.repository("b").manifest("latest")
-    with registry(server, Credentials(registry_token="b4d\r\nX: y")) as found, pytest.raises(RegistryError) as caught:
+    with registry(server, Credential(registry_token="b4d\r\nX: y")) as found, pytest.raises(RegistryError) as caught:
         found.repository("a").manifest("latest")
     assert "b4d" not in str(caught.value)
     assert not server.calls("/token")
@@ -225,7 +225,7 @@ def test_token_servers_that_are_none(server: RegistryServer, answer: Mapping[str
 def test_identity_tokens_do_not_follow_redirects(server: RegistryServer) -> None:
     with RegistryServer() as other:
         server.fail("/token", status=307, headers={"Location": other.url + "/token"})
-        who = Credentials(identity_token="identity-t0ken")
+        who = Credential(identity_token="identity-t0ken")
         with registry(server, who) as found, pytest.raises(RegistryError, match="redirects to"):
             found.repository("a").manifest("latest")
         assert not other.seen
@@ -251,7 +251,7 @@ def test_basic(server: RegistryServer) -> None:
         found.ping()
         found.repository("a").manifest("latest")
     assert len(server.seen) == 3
-    for who in (None, Credentials("jane", "wr0ng")):
+    for who in (None, Credential("jane", "wr0ng")):
         with registry(server, who) as found, pytest.raises(RegistryDeniedError) as caught:
             found.ping()
         assert str(caught.value).endswith(f"UNAUTHORIZED: authentication required: fastlayer login {server.host}")
@@ -283,8 +283,8 @@ def test_other_schemes(server: RegistryServer) -> None:
 
 
 def test_no_secret_is_shown(server: RegistryServer, caplog: pytest.LogCaptureFixture) -> None:
-    who = Credentials("jane", "s3cret-pa55", "identity-t0ken", "")
-    assert repr(who) == str(who) == "Credentials(user='jane', ***)"
+    who = Credential("jane", "s3cret-pa55", "identity-t0ken", "")
+    assert repr(who) == str(who) == "Credential()"
     caplog.set_level(logging.DEBUG)
     with registry(server, JANE) as found:
         found.repository("a").push_bytes(b"blob")

@@ -16,9 +16,10 @@ from fastlayer.oci.digest import Digest
 from fastlayer.registry import blobs, listing, manifests, referrers, uploads
 from fastlayer.registry.answers import Answer, Timeouts
 from fastlayer.registry.calls import Calls, Pause, RepositoryCalls, no_pause
+from fastlayer.registry.credential import Credential
 from fastlayer.registry.http import Budget, Connections, Endpoint
 from fastlayer.registry.scopes import CATALOG
-from fastlayer.registry.tokens import Credentials, Tokens
+from fastlayer.registry.tokens import Tokens
 
 PAGE = 1000  # names that are asked for at once; registries may give fewer
 
@@ -36,7 +37,7 @@ class Registry:
         endpoint: Endpoint,
         *,
         name: str = "",
-        credentials: Callable[[], Credentials | None] | None = None,
+        credentials: Callable[[], Credential | None] | None = None,
         pause: Pause = no_pause,
         sleep: Callable[[float], object] = time.sleep,
         timeouts: Timeouts | None = None,

@@ -26,6 +26,7 @@ from fastlayer.errors import FastlayerError, OperandError, ReferenceFormatError,
 from fastlayer.oci.reference import DEFAULT_DOMAIN, parse_reference
 from fastlayer.registry import authfiles
 from fastlayer.registry.authfiles import AuthFile, Contents
+from fastlayer.registry.credential import Credential as Credential
 from fastlayer.registry.helpers import TIMEOUT, Helper, HelperMissingError
 
 HUB_KEY = "https://index.docker.io/v1/"
@@ -33,20 +34,6 @@ _HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 _OURS = ("auth", "username", "password", "identitytoken", "registrytoken")  # of an entry
 _TOKEN_USER = "<token>"  # of a helper: the secret is an identity token (docker/cli credentials/native_store.go)
-
-
-class Credential(NamedTuple):
-    """What a registry may be told. ``identity_token``: a refresh token of OAuth; ``registry_token``: a bearer token,
-    sent as it is; ``source``: where it is from."""
-
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-    registry_token: str = ""
-    source: str = ""
-
-    def __repr__(self) -> str:
-        return f"Credential(from {self.source})" if self.source else "Credential()"
 
 
 class Found(NamedTuple):

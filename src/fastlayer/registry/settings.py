@@ -70,7 +70,7 @@ class Settings(NamedTuple):
     search: tuple[str, ...] = ()
 
 
-class Endpoint(NamedTuple):
+class Location(NamedTuple):
     """Where to ask. ``reference``: the name there; ``insecure``: a certificate that nobody vouches for, and plain HTTP,
     are good enough; ``scheme``: the only one to use, empty for https, then http where insecure."""
 
@@ -104,7 +104,7 @@ def read_settings(environ: Mapping[str, str] | None = None, *, etc: Path = _ETC)
     return Settings(tuple(found.values()), _docker(etc / "docker" / "daemon.json"), search)
 
 
-def pull_endpoints(settings: Settings, reference: Reference) -> tuple[Endpoint, ...]:
+def pull_locations(settings: Settings, reference: Reference) -> tuple[Location, ...]:
     """Where to look for an image, in order: mirrors, then the registry itself.
 
     Raises ``OperandError`` for a registry that is blocked, or a name that its settings make of the image that is none.
@@ -118,21 +118,21 @@ def pull_endpoints(settings: Settings, reference: Reference) -> tuple[Endpoint, 
         if _serves(mirror, registry, reference):
             there = _rewritten(reference, registry, mirror.location)
             insecure = mirror.insecure or _is_insecure(settings, there.domain)
-            found.append(Endpoint(there, insecure, True))
+            found.append(Location(there, insecure, True))
     if not registry.mirrors:
         found += _hub_mirrors(settings, reference)
     there = _rewritten(reference, registry, registry.location)
     insecure = registry.insecure or _is_insecure(settings, there.domain)
-    return (*found, Endpoint(there, insecure))
+    return (*found, Location(there, insecure))
 
 
-def push_endpoint(settings: Settings, reference: Reference) -> Endpoint:
+def push_location(settings: Settings, reference: Reference) -> Location:
     """Where an image goes: never to a mirror or another location, as registries.conf(5) says. Raises as above."""
     registry = find_registry(settings, str(reference))
     if registry is None:
         return _own(settings, reference)
     _check_blocked(registry, reference)
-    return Endpoint(reference, registry.insecure or _is_insecure(settings, reference.domain))
+    return Location(reference, registry.insecure or _is_insecure(settings, reference.domain))
 
 
 def find_registry(settings: Settings, name: str) -> Registry | None:
@@ -176,16 +176,16 @@ def _check_blocked(registry: Registry, reference: Reference) -> None:
         _refuse(registry.source, f"{reference.familiar_name}: is blocked (prefix {registry.prefix}): use another image")
 
 
-def _own(settings: Settings, reference: Reference) -> Endpoint:
-    return Endpoint(reference, _is_insecure(settings, reference.domain))
+def _own(settings: Settings, reference: Reference) -> Location:
+    return Location(reference, _is_insecure(settings, reference.domain))
 
 
-def _hub_mirrors(settings: Settings, reference: Reference) -> list[Endpoint]:
+def _hub_mirrors(settings: Settings, reference: Reference) -> list[Location]:
     """Docker has mirrors for Docker Hub only."""
     if reference.domain != DEFAULT_DOMAIN:
         return []
     return [
-        Endpoint(
+        Location(
             reference._replace(domain=mirror.location), _is_insecure(settings, mirror.location), True, mirror.scheme
         )
         for mirror in settings.docker.mirrors

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from fastlayer._values import NamedTuple
 from fastlayer.errors import RegistryDeniedError, RegistryError, RegistryMissingError
 from fastlayer.oci.jsontext import parse_object
 from fastlayer.registry.challenge import Challenge, parse_challenges
+from fastlayer.registry.credential import Credential, basic_value
 from fastlayer.registry.http import Body, Connections
 from fastlayer.registry.lines import host_of, one_line, shown_url
 from fastlayer.registry.origins import with_query
@@ -33,30 +33,6 @@ _NO_POST = frozenset({400, 401, 404, 405})  # what token servers say that know G
 _MANY = 500  # sets of scopes, from which on those whose tokens have ended are forgotten
 _FORM = "application/x-www-form-urlencoded"
 Scopes = tuple[str, ...]
-
-
-class Credentials(NamedTuple):
-    """A login. ``identity_token``: an OAuth2 refresh token, taken instead of a password; ``registry_token``: a token
-    that the registry takes as it is."""
-
-    user: str = ""
-    password: str = ""
-    identity_token: str = ""
-    registry_token: str = ""
-
-    def __repr__(self) -> str:
-        return f"Credentials(user={self.user!r}, ***)"
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must not be shown; the login as it is written in a header too."""
-        basic = basic_value(self.user, self.password) if self.password else ""
-        return tuple(filter(None, (basic, self.password, self.identity_token, self.registry_token)))
-
-
-def basic_value(user: str, password: str) -> str:
-    """The credentials of RFC 7617, in UTF-8."""
-    return b64encode(f"{user}:{password}".encode()).decode()
 
 
 class _Token(NamedTuple):
@@ -87,7 +63,7 @@ class Tokens:
     def __init__(
         self,
         connections: Connections,
-        credentials: Callable[[], Credentials | None] | None = None,
+        credentials: Callable[[], Credential | None] | None = None,
         *,
         registry: str = "",
         offline: bool = False,
@@ -101,7 +77,7 @@ class Tokens:
         self._lock = threading.Lock()
         self._slots: dict[Scopes, _Slot] = {}
         self._challenge: Challenge | None = None
-        self._credentials: Credentials | None = None
+        self._credentials: Credential | None = None
         self._asked = False
         self._identity = ""
 
@@ -163,10 +139,10 @@ class Tokens:
         if who is not None and who.registry_token:
             return "Bearer " + _clean(who.registry_token, self.registry)
         if challenge.scheme == "basic":
-            return "Basic " + basic_value(who.user, who.password) if who is not None and who.password else ""
+            return "Basic " + basic_value(who.username, who.password) if who is not None and who.password else ""
         return self._token(challenge, scopes)
 
-    def _who(self) -> Credentials | None:
+    def _who(self) -> Credential | None:
         with self._lock:
             if not self._asked:
                 self._credentials = self._ask()
@@ -238,15 +214,15 @@ class Tokens:
         if given and self._offline:
             self._identity = given
 
-    def _get(self, realm: str, service: str, scopes: Scopes, who: Credentials | None) -> dict[str, Any]:
+    def _get(self, realm: str, service: str, scopes: Scopes, who: Credential | None) -> dict[str, Any]:
         from urllib.parse import urlencode
 
         query = [("service", service)] if service else []
         query += [("scope", scope) for scope in scopes]
         headers = {}
         if who is not None and who.password:
-            headers["Authorization"] = "Basic " + basic_value(who.user, who.password)
-            query.append(("account", who.user))
+            headers["Authorization"] = "Basic " + basic_value(who.username, who.password)
+            query.append(("account", who.username))
         if self._offline:
             query += [("offline_token", "true"), ("client_id", CLIENT)]
         found = self._exchange("GET", with_query(realm, urlencode(query)) if query else realm, headers, None, ())
