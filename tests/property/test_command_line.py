@@ -143,7 +143,7 @@ def test_what_click_looks_at(words: str) -> None:
 )
 def test_switches_have_values(words: str, rest: str) -> None:
     command = ALL["commit" if "pause" in words else "run"]
-    flags = {flag: (one, action) for one in command.options for flag, action in one.actions().items()}
+    flags = reading.flags_of(command.options)
     assert reading.plain_switches(command, words.split(), flags) == rest.split()
 
 

@@ -55,7 +55,7 @@ class _Verb(click.Command):
         self.declared = declared
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        flags = {flag: (one, action) for one in self.declared.options for flag, action in one.actions().items()}
+        flags = reading.flags_of(self.declared.options)
         return super().parse_args(ctx, reading.plain_switches(self.declared, args, flags))
 
     def invoke(self, ctx: click.Context) -> Any:

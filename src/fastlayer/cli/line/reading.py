@@ -66,17 +66,20 @@ def values(command: Command, words: list[str]) -> tuple[dict[str, Any], bool]:
     Raises ``Unread``, ``LineError`` or ``ValueError`` for lines that are not right.
     """
     options = command.options
-    flags = {flag: (one, action) for one in options for flag, action in one.actions().items()}
+    flags = flags_of(options)
     spoken, operands = _sorted(command, flags, plain_switches(command, words, flags))
-    given = {one.name: _value(one, spoken.get(one)) for one in options if one.settings.get("expose_value", True)}
-    for one in options:
-        if not one.settings.get("expose_value", True):
-            _value(one, spoken.get(one))
+    found = [(one, _value(one, spoken.get(one))) for one in options]
+    given = {one.name: value for one, value in found if one.settings.get("expose_value", True)}
     given.update(_operands(command.arguments, operands))
     return given, given.pop(DEBUG.name, False)
 
 
 Flags = dict[str, tuple[Option, Any]]  # flag -> the option, and what the flag does to it
+
+
+def flags_of(options: list[Option]) -> Flags:
+    """All flags of a verb."""
+    return {flag: (one, action) for one in options for flag, action in one.actions().items()}
 
 
 def _sorted(command: Command, flags: Flags, words: list[str]) -> tuple[dict[Option, list[Any]], list[str]]:
