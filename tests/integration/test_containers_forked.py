@@ -95,7 +95,7 @@ def test_from_python(command: Command) -> None:
 
 
 def test_killed_at_any_moment(command: Command) -> None:
-    """The new one is there as a whole, or nothing of it; what is left of a volume's copy goes."""
+    """The new one is there as a whole, or nothing of it; a volume that was copied for it goes with the next prune."""
     begun(command)
     chance = random.Random(5)
     for number in range(12):
@@ -105,11 +105,15 @@ def test_killed_at_any_moment(command: Command) -> None:
         program.wait()
     command.out("store", "gc")
     command.out("store", "check")
+    command.out("volume", "prune", "-f")
     made = [name for name in command.out("ps", "-a", "--format", "{{.Names}}").split() if name != "a"]
     for name in made:
         command.out("start", name)
         assert command.out("exec", name, "cat", "/etc/one", "/anon/file").split() == ["one", "new"]
     assert len(command.out("volume", "ls", "-q").split()) == 2 + len(made)
+    for path in (command.root / "containers").glob(".new-*"):
+        os.utime(path, (0, 0))  # as long as it could be at work, nobody takes it
+    command.out("store", "gc")
     assert not list((command.root / "containers").glob(".new-*"))
     command.out("rm", "-fv", "a", *made)
     assert command.out("volume", "ls", "-q") == "data"
