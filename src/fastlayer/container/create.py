@@ -87,12 +87,8 @@ def _create(
     with _CidFile(asked.cidfile) as cidfile:
         mounts = volumes.prepare(store, found, identity, every)
         record["MountOptions"] = [to_record(mount) for mount in mounts]
-        try:
+        with volumes.given_back_on_failure(store, identity, mounts):
             container = _make_under_a_name(store, found, container, record, asked, warnings, given=wanted is not None)
-        except BaseException:
-            if any(mount.kind == "volume" for mount in mounts):
-                volumes.release(store, identity, mounts)
-            raise
         cidfile.write(identity)
     return container
 

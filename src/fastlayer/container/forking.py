@@ -50,12 +50,8 @@ def fork(
         key = containers.layer_key(made.id)
         checkpoints.fork(store, layer, name, checkpoint=checkpoint, warnings=warnings, key=key, note=note)
 
-    try:
+    with volumes.given_back_on_failure(store, made.id, held):
         establish(store, made, record, (layer.driver, layer.image, layer.manifest), copy)
-    except BaseException:
-        if any(mount.kind == "volume" for mount in held):
-            volumes.release(store, made.id, held)
-        raise
     return made
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from fastlayer.errors import DriverError, FastlayerError, NotFoundError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from fastlayer.container.mountoptions import MountOption
     from fastlayer.image.images import Image
@@ -44,6 +44,17 @@ def prepare(store: Store, image: Image, identity: str, mounts: Iterable[MountOpt
         release(store, identity, found)
         raise
     return found
+
+
+@contextmanager
+def given_back_on_failure(store: Store, identity: str, mounts: list[MountOption]) -> Iterator[None]:
+    """While the container that they were prepared for is made."""
+    try:
+        yield
+    except BaseException:
+        if any(mount.kind == "volume" for mount in mounts):
+            release(store, identity, mounts)
+        raise
 
 
 def _fill(store: Store, image: Image, mount: MountOption) -> None:
