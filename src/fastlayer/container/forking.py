@@ -67,8 +67,10 @@ def _record(store: Store, container: Container, made: Container) -> dict[str, An
 
 def _asked(mount: MountOption) -> MountOption:
     """A named volume as it is; an anonymous one as a copy, which nothing of the image is put into."""
-    if mount.kind != "volume" or not mount.anonymous:
-        return mount._replace(driver="", options={}) if mount.kind == "volume" else mount
+    if mount.kind != "volume":
+        return mount
+    if not mount.anonymous:
+        return mount._replace(driver="", options={})
     return mount._replace(source="", driver=LOCAL, options={"clone": mount.source}, nocopy=True)
 
 

@@ -122,9 +122,7 @@ def _parameters(declared: declare.Command) -> list[click.Parameter]:
             found.append(click.Option(one.flags, **settings))
         else:
             found.append(click.Argument([one.name], **settings))
-    if not any(one.name == "debug" for one in found):
-        found.append(_debug_option())
-    return found
+    return [*found, _debug_option()] if declare.DEBUG in declared.options else found
 
 
 def _settings(declared: dict[str, Any]) -> dict[str, Any]:
