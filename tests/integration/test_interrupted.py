@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,7 +55,11 @@ def litter(directory: Path) -> list[str]:
 
 def at_work_on(process: subprocess.Popen[bytes], file: Path) -> bool:
     """Whether it has the file open."""
-    return any(os.path.realpath(link) == str(file) for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            if os.readlink(link) == str(file):
+                return True
+    return False
 
 
 def check_stopped(place: Place, process: subprocess.Popen[bytes], number: int, final: Path) -> None:
