@@ -1,0 +1,87 @@
+"""What verbs that talk to registries have in common: their options, and what is wished by them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastlayer.cli import options
+from fastlayer.cli.line import declare
+
+if TYPE_CHECKING:
+    from fastlayer.registry.credential import Credential
+    from fastlayer.registry.opening import Wishes
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def registry_options(function: F) -> F:
+    """--authfile, --cert-dir, --creds, --tls-verify, --retry-times; spelled as skopeo and podman do."""
+    for option in (
+        declare.option(
+            "--retry-times",
+            type=declare.IntRange(min=0),
+            metavar="N",
+            help="How often what fails for a moment is tried again (default: 5).",
+        ),
+        declare.option(
+            "--tls-verify",
+            type=declare.BOOL,
+            metavar="BOOL",
+            help="Whether certificates are looked at, and plain HTTP is refused (default: as registries.conf says).",
+        ),
+        declare.option(
+            "--creds", metavar="USER[:PASSWORD]", help="The login for the registry, instead of one that is kept."
+        ),
+        declare.option(
+            "--cert-dir",
+            type=options.WORD,
+            metavar="DIR",
+            help="Where the certificates for the registry are (default: certs.d).",
+        ),
+        declare.option(
+            "--authfile",
+            type=options.WORD,
+            metavar="FILE",
+            help="The file with logins (default: REGISTRY_AUTH_FILE, auth.json, Docker's config.json).",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def wishes(given: dict[str, Any]) -> Wishes:
+    """The options as a value. Asks for a password that --creds leaves out."""
+    from fastlayer.registry.opening import Wishes
+    from fastlayer.registry.pauses import Policy
+
+    times = given["retry_times"]
+    return Wishes(
+        authfile=given["authfile"] or "",
+        cert_dir=given["cert_dir"] or "",
+        verify=given["tls_verify"],
+        credential=credential(given["creds"]) if given["creds"] else None,
+        policy=Policy() if times is None else Policy(tries=times + 1),
+    )
+
+
+def credential(text: str) -> Credential:
+    """``USER:PASSWORD``; with ``USER`` alone a terminal is asked for the password."""
+    from fastlayer.registry.credential import Credential
+
+    user, colon, password = text.partition(":")
+    if not user:
+        raise declare.LineError("--creds: names no user: give USER:PASSWORD")
+    if not colon:
+        password = ask_password(user)
+    return Credential(user, password, source="--creds")
+
+
+def ask_password(user: str) -> str:
+    """Of a terminal, without showing it."""
+    if not sys.stdin.isatty():
+        raise declare.LineError(f"a password for {user} is expected, and stdin is no terminal: give USER:PASSWORD")
+    import getpass
+
+    return getpass.getpass(f"Password of {user}: ", sys.stderr)

@@ -1,0 +1,1 @@
+"""Images between registries, layouts, archives and the store: pull, push, copy."""
