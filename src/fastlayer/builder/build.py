@@ -69,7 +69,7 @@ def build(
         epoch=None if source_date_epoch is None else whole("source_date_epoch", source_date_epoch),
         isolation=text_or_none("isolation", isolation),
         leave=parse_leave(words("allow", allow)),
-        **shared(words("cache_from", cache_from), words("cache_to", cache_to)),
+        **shared(words("cache_from", cache_from), words("cache_to", cache_to), build_args or {}),
     )
     names = words("tags", tags)
     file = text_or_none("file", os.fspath(file) if isinstance(file, os.PathLike) else file)
@@ -185,6 +185,8 @@ class _Work:
 
             keep(shop)
         for wanted in self._options.cache_to:
+            if wanted.kind == "inline":
+                continue
             from fastlayer.builder.sharing.export import export
 
             try:
@@ -193,6 +195,7 @@ class _Work:
                 if not wanted.ignore_error:
                     raise BuildError(f"--cache-to: {exc}", cause=exc) from exc
                 self.late.append(f"--cache-to: {exc}")
+        self.late += shop.late
 
     def limit_mounts(self) -> None:
         """Cache mounts beyond the limits of the store go."""
@@ -207,6 +210,8 @@ class _Work:
     def sweep(self) -> None:
         """What no cache needs any more goes from where caches were written."""
         for wanted in self._options.cache_to:
+            if wanted.kind != "local":
+                continue
             from fastlayer.builder.sharing.layout import sweep
 
             try:
