@@ -17,42 +17,29 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastlayer.builder.repositories import Download, find, wishes_of
 from fastlayer.builder.sharing import records
 from fastlayer.content.files import explained, write_all
-from fastlayer.errors import (
-    DigestMismatchError,
-    ManifestError,
-    NotFoundError,
-    RegistryError,
-    RegistryMissingError,
-)
+from fastlayer.errors import DigestMismatchError, ManifestError, NotFoundError, RegistryMissingError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.oci.image_index import parse_index
 from fastlayer.oci.manifest import Manifest, parse_manifest
 from fastlayer.oci.platform import host_platform
 from fastlayer.oci.reference import parse_reference
-from fastlayer.registry.opening import Wishes, destination, opened, sources
+from fastlayer.registry.opening import destination, opened
 
 if TYPE_CHECKING:
+    from fastlayer.builder.repositories import Warn
     from fastlayer.builder.sharing.options import CacheFrom, CacheTo
     from fastlayer.builder.sharing.places import Source
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.platform import Platform
-    from fastlayer.oci.reference import Reference
-    from fastlayer.registry.blobs import BlobStream
     from fastlayer.registry.client import Repository
-
-    Warn = Callable[[str], object]
+    from fastlayer.registry.opening import Wishes
 
 _PIECE = 1 << 20
 _UPLOADS = 4  # at once; what more is ready waits, in files
-
-
-def wishes_of(wished: Wishes | None, insecure: bool | None) -> Wishes:
-    """What the command says, and what one cache says of its registry."""
-    found = wished or Wishes()
-    return found if insecure is None else found._replace(verify=not insecure)
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -65,20 +52,8 @@ class RepositorySource:
         self.name = wanted.src
         self._platform = platform or host_platform()
         self._ends = ExitStack()
-        reference, wishes = parse_reference(wanted.src), wishes_of(wished, wanted.insecure)
-        first: RegistryError | None = None
-        for location in sources(reference, wishes):
-            try:
-                self._open(location, wishes, location.reference, warn)
-                return
-            except RegistryError as exc:
-                first = first or exc
-                self._ends.close()
-        raise first or RegistryError(f"{self.name}: no registry has it")
-
-    def _open(self, location: Any, wishes: Wishes, reference: Reference, warn: Warn) -> None:
-        self.repository = self._ends.enter_context(opened(location, wishes, warn=warn))
-        self._found = self.repository.manifest(reference.digest or reference.tag)
+        wishes = wishes_of(wished, wanted.insecure)
+        self.repository, self._found = find(self._ends, parse_reference(wanted.src), wishes, warn)
 
     def manifest(self) -> Manifest:
         found = self._found
@@ -97,57 +72,6 @@ class RepositorySource:
 
     def close(self) -> None:
         self._ends.close()
-
-
-class Download:
-    """The bytes of a blob as they come; where the connection breaks they go on from there."""
-
-    def __init__(self, repository: Repository, blob: Descriptor) -> None:
-        self._repository = repository
-        self._blob = blob
-        self._stream: BlobStream | None = None
-        self._at = 0
-        self._etag = ""
-        self._failures = 0  # in a row, without a byte between them
-
-    def readinto(self, buffer: Any, /) -> int:
-        """See ``RawIOBase``. Raises ``RegistryError``, ``DigestMismatchError`` for a blob of another size."""
-        while True:
-            try:
-                data = self._opened().read(len(buffer))
-                break
-            except RegistryError as exc:
-                self.close()
-                self._repository.calls.calls.wait(self._failures, exc)
-                self._failures += 1
-        memoryview(buffer)[: len(data)] = data
-        self._at += len(data)
-        if data:
-            self._failures = 0
-        return len(data)
-
-    def _opened(self) -> BlobStream:
-        if self._stream is None:
-            size = self._blob.size
-            if self._at >= size > 0:
-                raise DigestMismatchError(f"{self._blob.digest}: has more than the {size} bytes of its descriptor")
-            self._stream = self._repository.blob(self._blob.digest, offset=self._at, size=size, etag=self._etag)
-            self._etag = self._stream.etag
-            for skipped in _sizes(self._at - self._stream.offset):  # it knows no ranges
-                if not self._stream.read(skipped):
-                    break
-        return self._stream
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-
-def _sizes(count: int) -> Iterator[int]:
-    while count > 0:
-        yield min(count, _PIECE)
-        count -= _PIECE
 
 
 # ---- writing ---------------------------------------------------------------------------------------
