@@ -57,7 +57,16 @@ Examples:
 @declare.option("--call", type=declare.Choice(["build", "check"]), hidden=True)
 @declare.option("--no-cache", is_flag=True, help="Do every step, whatever the cache has.")
 @declare.option("--no-cache-filter", multiple=True, metavar="STAGE", help="The same for steps of this stage.")
-@declare.option("--pull", "--always-pull", is_flag=True, help="Accepted: images come from the store.")
+@declare.option(
+    "--pull",
+    "--always-pull",
+    "pull",
+    bare="always",
+    default="missing",
+    envvar="FASTLAYER_PULL",
+    metavar="[=always|missing|newer|never]",
+    help="When registries are asked for images (default: missing, or FASTLAYER_PULL; alone: always).",
+)
 @declare.option("--explain", is_flag=True, help="Say of each step that is done why the cache had nothing for it.")
 @declare.option(
     "--cache-mode", type=declare.Choice(["content", "git"]), default="content", help="git: modes as git has them."

@@ -28,7 +28,7 @@ def question(given: dict[str, Any], wanted: Options) -> Question | None:
 
     if given["no_cache"] or given["no_cache_filter"] or given["contexts"] or given["subdir"]:
         return None
-    if any(cache.kind != "inline" for cache in wanted.cache_to):
+    if any(cache.kind != "inline" for cache in wanted.cache_to) or wanted.pull in ("always", "newer"):
         return None
     asked = {name: value for name, value in given.items() if name not in _ELSEWHERE}
     platform = str(wanted.platform) if wanted.platform else None

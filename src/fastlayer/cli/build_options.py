@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastlayer.builder.options import Options, Secret, Ssh
     from fastlayer.builder.outputs.notes import Notes
     from fastlayer.builder.outputs.options import Export
+    from fastlayer.builder.pulling import Pull
     from fastlayer.registry.opening import Wishes
     from fastlayer.running.limits import Limit
     from fastlayer.running.security import SecurityOptions
@@ -53,8 +54,17 @@ def wanted(given: dict[str, Any]) -> Options:
         devices=_devices(given["devices"]),
         jobs=given["jobs"],
         wishes=_wishes(given),
+        pull=_pull(given["pull"]),
         **_shared(given, arguments),
     )
+
+
+def _pull(word: str) -> Pull:
+    if word == "missing":
+        return "missing"
+    from fastlayer.builder.pulling import parse_pull
+
+    return parse_pull(word)
 
 
 def _wishes(given: dict[str, Any]) -> Wishes | None:
