@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
     from fastlayer.store.store import Store, open_store
+    from fastlayer.transfer.push import Pushed, PushOptions, push
     from fastlayer.volume.volumes import volumes
 
 _HOME = {
@@ -85,6 +86,7 @@ _HOME = {
     "oci.descriptor": "Descriptor",
     "oci.digest": "Digest",
     "store.store": "Store open_store",
+    "transfer.push": "PushOptions Pushed push",
     "volume.volumes": "volumes",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
@@ -122,6 +124,8 @@ __all__ = [
     "NotFoundError",
     "OperandError",
     "Progress",
+    "PushOptions",
+    "Pushed",
     "ReferenceFormatError",
     "RegistryDeniedError",
     "RegistryError",
@@ -146,6 +150,7 @@ __all__ = [
     "index",
     "mount",
     "open_store",
+    "push",
     "run",
     "volumes",
 ]
