@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,7 +83,7 @@ def remade(
     """What makes a layer of its blob in another form: inflated, verified and compressed as it goes by."""
 
     def tar(sink: int) -> None:
-        with Source(_Stream(data(), str(blob.digest))) as source:
+        with Source(Pieces(data(), str(blob.digest))) as source:
             expansion = Expansion(source, jobs=jobs)
             expansion.run(lambda piece: _write_all(sink, piece))
         if expansion.digest != blob.digest:
@@ -95,13 +96,16 @@ def remade(
     return write
 
 
-class _Stream:
+class Pieces(io.RawIOBase):
     """Pieces as a file to read from."""
 
     def __init__(self, pieces: Iterable[bytes | memoryview], name: str) -> None:
         self.name = name
         self._pieces = iter(pieces)
         self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
 
     def readinto(self, buffer: Any) -> int:
         while not len(self._rest):
