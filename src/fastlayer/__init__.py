@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
     from fastlayer.store.store import Store, open_store
+    from fastlayer.transfer.copy import Copied, CopyOptions, copy
     from fastlayer.transfer.push import Pushed, PushOptions, push
     from fastlayer.volume.volumes import volumes
 
@@ -86,6 +87,7 @@ _HOME = {
     "oci.descriptor": "Descriptor",
     "oci.digest": "Digest",
     "store.store": "Store open_store",
+    "transfer.copy": "Copied CopyOptions copy",
     "transfer.push": "PushOptions Pushed push",
     "volume.volumes": "volumes",
 }
@@ -103,6 +105,8 @@ __all__ = [
     "Changes",
     "CloneStats",
     "Container",
+    "Copied",
+    "CopyOptions",
     "CorruptStoreError",
     "Descriptor",
     "DiffStat",
@@ -143,6 +147,7 @@ __all__ = [
     "build",
     "chunks",
     "clone",
+    "copy",
     "copy_up",
     "create",
     "diff",

@@ -21,10 +21,14 @@ IMAGES = {
     "load": ("load", "Load images from a layout or archive."),
     "save": ("save", "Save images to a layout or archive."),
     "push": ("push", "Push an image to a registry."),
+    "copy": ("copy", "Copy an image between registries, layouts, archives and the store."),
     "import": ("import_image", "Make an image of a directory or tar."),
     "tag": ("tag", "Give an image another name."),
     "rmi": ("rmi", "Remove images."),
     "commit": ("commit", "Make an image of a writable layer."),
+}
+REGISTRIES = {
+    "pull": ("pull", "Pull images from registries."),
 }
 CONTAINERS = {
     "run": ("run", "Run a program in a new container."),
@@ -67,6 +71,7 @@ GROUPS = {
 SECTIONS = {
     "Trees and layers": TREES,
     "Images": IMAGES,
+    "Registries": REGISTRIES,
     "Containers": CONTAINERS,
     "Mounts and writable layers": MOUNTS,
     "Management": GROUPS,

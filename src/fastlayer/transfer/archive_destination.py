@@ -97,10 +97,6 @@ class _Archive:
     def give_up(self) -> None:
         pass
 
-    def read(self, digest: str, limit: int = 0) -> bytes:
-        """Of what is kept, as ``image.formats.source.Blobs`` has it."""
-        return self._kept[digest]
-
 
 class OciArchive(_Archive):
     """A tar of a layout; ``reference``: the image's name in it."""
@@ -131,7 +127,9 @@ class OciArchive(_Archive):
         """What Docker reads of it; an artifact is nothing to it, and so is an image for another machine."""
         names = tuple(filter(None, [_name(self._reference)]))
         try:
-            return docker.compatible_manifest_json(docker.singles([ArchivedImage(names, root)], _Kept(self._kept), None))
+            return docker.compatible_manifest_json(
+                docker.singles([ArchivedImage(names, root)], _Kept(self._kept), None)
+            )
         except (ManifestError, KeyError):
             return b""
 
@@ -145,9 +143,6 @@ class DockerArchive(_Archive):
 
     def _member(self, layer: LayerOf, blob: Descriptor) -> str:
         return docker.layer_member(layer.diff_id) if layer.diff_id else docker.config_member(blob.digest)
-
-    def has(self, blob: Descriptor) -> bool:
-        return blob.digest in self._written
 
     def _stream(self, layer: LayerOf, pieces: Iterator[bytes | memoryview]) -> None:
         if layer.diff_id is None:

@@ -23,7 +23,14 @@ from typing import BinaryIO
 from fastlayer.content.files import explained
 from fastlayer.content.ingest import new_hash
 from fastlayer.content.store import open_plain
-from fastlayer.errors import CorruptStoreError, DigestMismatchError, NotFoundError, OperandError, StorageError, show_path
+from fastlayer.errors import (
+    CorruptStoreError,
+    DigestMismatchError,
+    NotFoundError,
+    OperandError,
+    StorageError,
+    show_path,
+)
 from fastlayer.layer.output import Output
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest

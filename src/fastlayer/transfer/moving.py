@@ -80,9 +80,13 @@ def move(
     wanted: Wanted = AS_IT_IS,
     *,
     observe: Observer = silent,
+    named: bool = True,
 ) -> Moved:
-    """Moves all below ``root``, and it. Raises ``FastlayerError``: then no name leads to what has been moved."""
-    return _Move(source, destination, wanted, observe).run(root)
+    """Moves all below ``root``, and it, which gets the name of the destination if it is to be ``named``.
+
+    Raises ``FastlayerError``: then no name leads to what has been moved.
+    """
+    return _Move(source, destination, wanted, observe).run(root, named=named)
 
 
 class _Move:
@@ -101,14 +105,14 @@ class _Move:
         self._settled: dict[Digest, Descriptor] = {}  # manifests that are there
         self._format: ManifestFormat = wanted.format
 
-    def run(self, root: Descriptor) -> Moved:
+    def run(self, root: Descriptor, *, named: bool) -> Moved:
         self._read(root)
         tasks = self._tasks()
         self._require_preserved(tasks)
         try:
             self._move_blobs(tasks)
             self._move_blobs(self._config_tasks())
-            found = self._settle(root, named=True)
+            found = self._settle(root, named=named)
         except BaseException:
             self._teller.stop()
             self._source.give_up()

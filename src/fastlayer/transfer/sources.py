@@ -73,9 +73,7 @@ class RegistrySource(_Elsewhere):
 class BlobsSource(_Elsewhere):
     """A layout, archive or directory. ``entries``: what its index names, where it has one."""
 
-    def __init__(
-        self, blobs: Blobs, name: str, entries: tuple[Descriptor, ...] = (), jobs: int | None = None
-    ) -> None:
+    def __init__(self, blobs: Blobs, name: str, entries: tuple[Descriptor, ...] = (), jobs: int | None = None) -> None:
         super().__init__(name, jobs)
         self._blobs = blobs
         self._entries = entries
