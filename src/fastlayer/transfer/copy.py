@@ -132,8 +132,8 @@ class _Copy:
                 )
             )
             moved = move(found.source, target, root, self._wanted(), observe=self._observe)
-            referrers = self._referrers(found, target, moved.root) if options.referrers else []
-        return self._copied(moved, tuple(referrers))
+            referrers = tuple(self._referrers(found, target, moved.root)) if options.referrers else ()
+        return self._copied(moved, referrers)
 
     def _warn(self, line: str) -> None:
         self._warnings.append(line)

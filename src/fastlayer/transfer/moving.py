@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import ManifestError, NotFoundError, UsageError
+from fastlayer.errors import LimitError, ManifestError, NotFoundError, UsageError
 from fastlayer.layer.pipeline import map_ordered
 from fastlayer.oci import mediatypes
 from fastlayer.oci.chain import chain_ids
@@ -35,6 +35,7 @@ from fastlayer.transfer.rewriting import (
 from fastlayer.transfer.tracking import Teller, Track
 
 _OF_BLOBS = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/stargz/")  # annotations of chunked layers
+_MAX_DOCUMENTS = 64 << 20  # bytes of all manifests and indexes below a name
 _DOING: dict[How, Doing] = {How.PRESENT: "present", How.MOUNTED: "mounted", How.UPLOADED: "done"}
 _MAKERS = 2  # layers that are made at the same time: each takes all processors, but for its beginning and its end
 
@@ -126,9 +127,13 @@ class _Move:
         def missing(child: Descriptor) -> bool:
             return child.digest != root.digest and not self._source.has_manifest(child)
 
+        total = 0
         for node in walk(root, lambda found, limit: self._source.read(found, limit), missing):
             if node.document is not None:
                 self._documents[node.descriptor.digest] = node.document
+                total += len(node.document.raw)
+                if total > _MAX_DOCUMENTS:
+                    raise LimitError(f"{self._source.name}: has manifests of more than {_MAX_DOCUMENTS >> 20} MiB")
             elif not self._destination.has_manifest(node.descriptor):
                 raise NotFoundError(
                     f"{self._source.name}: {node.descriptor.digest} ({node.descriptor.platform or 'a part of it'}) is"

@@ -73,14 +73,13 @@ def _in_registry(stack: ExitStack, place: Place, wishes: Wishes, warn: Warn, job
         with ExitStack() as inner:
             try:
                 repository = inner.enter_context(opened(location, wishes, budget=Budget(CONNECTIONS), warn=warn))
-                root = repository.manifest(reference.digest or reference.tag).descriptor
+                root = repository.manifest(reference.digest or reference.tag)
             except RegistryError as exc:
                 error = exc
                 continue
             stack.enter_context(inner.pop_all())
-        return Opened(
-            RegistrySource(repository, str(place), jobs), root, registry=reference.domain, repository=reference.path
-        )
+        found = RegistrySource(repository, str(place), root, jobs)
+        return Opened(found, root.descriptor, registry=reference.domain, repository=reference.path)
     raise error or RegistryError(f"{place}: no place is set up for its registry: see registries.conf")
 
 

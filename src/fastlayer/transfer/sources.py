@@ -13,13 +13,14 @@ from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import parse_document
 from fastlayer.oci.manifest import MAX_MANIFEST
 from fastlayer.registry.client import Repository
+from fastlayer.registry.manifests import RawManifest
 from fastlayer.transfer.ends import LayerOf, Write
 from fastlayer.transfer.forms import Form, remade
 from fastlayer.transfer.steady import steady
 
 _PIECE = 1 << 20
 _MOST_JOBS = 8  # threads of one layer that is compressed: memory goes with them
-_DOCUMENTS = mediatypes.MANIFESTS | mediatypes.INDEXES
+_DOCUMENTS = mediatypes.MANIFESTS | mediatypes.INDEXES | mediatypes.SCHEMA_1
 
 
 class _Elsewhere:
@@ -46,16 +47,19 @@ class _Elsewhere:
 
 
 class RegistrySource(_Elsewhere):
-    """A repository of a registry."""
+    """A repository of a registry. ``root``: a manifest of it that is here already."""
 
-    def __init__(self, repository: Repository, name: str, jobs: int | None = None) -> None:
+    def __init__(self, repository: Repository, name: str, root: RawManifest, jobs: int | None = None) -> None:
         super().__init__(name, jobs)
         self._repository = repository
+        self._root = root
 
     def has_manifest(self, manifest: Descriptor) -> bool:
         return self._repository.head_manifest(manifest.digest) is not None
 
     def read(self, document: Descriptor, limit: int) -> bytes:
+        if document.digest == self._root.digest:
+            return self._root.data
         if document.media_type in _DOCUMENTS:
             return self._repository.manifest(document.digest).data
         return self._repository.read_blob(document, limit)
