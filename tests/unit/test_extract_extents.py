@@ -146,9 +146,8 @@ def test_file_that_ends_before(engine: Any, target: Path, source: Path) -> None:
 
 
 def test_not_in_a_layer(engine: Any, target: Path, source: Path) -> None:
-    with directory(target) as at, opened(source) as fd:
-        with pytest.raises(UsageError, match="call begin_layer first"):
-            engine.extract.Extractor(at).feed_extent(fd, 0, 1)
+    with directory(target) as at, opened(source) as fd, pytest.raises(UsageError, match="call begin_layer first"):
+        engine.extract.Extractor(at).feed_extent(fd, 0, 1)
 
 
 def test_extents_are_shared() -> None:
