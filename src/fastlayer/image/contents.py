@@ -29,7 +29,7 @@ from fastlayer.errors import DriverError, FastlayerError
 from fastlayer.layer.chunked.blob import read_toc
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
-from fastlayer.store.collect import claim_snapshots
+from fastlayer.store.collect import claim_snapshots, contents_place
 
 if TYPE_CHECKING:
     from fastlayer.layer.chunked.toc import Toc
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _MAGIC = b"FLCONT01"
 _HEAD = 24
 _ROW = 32 + 3 * 8
+_LARGEST = (1 << 63) - 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -52,16 +53,11 @@ class Found(NamedTuple):
     size: int
 
 
-def place_of(root: Path) -> Path:
-    """Where the lists are."""
-    return root / "cache" / "contents"
-
-
 def record(store: Store, chain: str, toc: Toc) -> None:
     """Notes what the snapshot ``chain`` has. That it cannot be noted is no reason to fail."""
     if store.read_only:
         return
-    place = place_of(store.root)
+    place = contents_place(store.root)
     name = Digest(chain).encoded
     temporary = place / f".{name}-{os.getpid()}-{os.urandom(4).hex()}"
     with suppress(OSError):
@@ -72,24 +68,6 @@ def record(store: Store, chain: str, toc: Toc) -> None:
             os.rename(temporary, place / name)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def sweep(store: Store) -> None:
-    """Removes the lists of snapshots that are gone."""
-    with suppress(OSError):
-        names = os.listdir(place_of(store.root))
-        with store.database.read() as db:
-            kept = {Digest(row[0]).encoded for row in _snapshots(db)}
-        for name in names:
-            if name not in kept and not _is_recent(place_of(store.root) / name):
-                (place_of(store.root) / name).unlink(missing_ok=True)
-
-
-def _is_recent(path: Path) -> bool:
-    """It may belong to a snapshot that gets its name in a moment."""
-    import time
-
-    return time.time() - path.stat().st_mtime < 3600
 
 
 def _snapshots(db: Any) -> list[tuple[str, str]]:
@@ -148,10 +126,14 @@ class _List:
     def digest(self, row: int) -> bytes:
         return self._data[_HEAD + 32 * row : _HEAD + 32 * (row + 1)]
 
-    def found(self, tree: int, row: int) -> Found:
-        numbers = [self._number(column, row) for column in range(3)]
-        start = self._heap + numbers[2]
-        return Found(tree, self._data[start : self._data.find(b"\0", start)], numbers[0], numbers[1])
+    def found(self, tree: int, row: int) -> Found | None:
+        """None where the list is damaged."""
+        offset, size, path = (self._number(column, row) for column in range(3))
+        start = self._heap + path
+        end = self._data.find(b"\0", start) if start < len(self._data) else -1
+        if offset > _LARGEST - size or end <= start:
+            return None
+        return Found(tree, self._data[start:end], offset, size)
 
     def _number(self, column: int, row: int) -> int:
         at = _HEAD + self.count * (32 + 8 * column) + 8 * row
@@ -183,7 +165,7 @@ class Contents:
         make_missing(self._store, snapshots)
         for chain, driver in snapshots.items():
             with suppress(OSError, ValueError):
-                self._lists.append(_List(place_of(self._store.root) / Digest(chain).encoded))
+                self._lists.append(_List(contents_place(self._store.root) / Digest(chain).encoded))
                 self._trees.append(_Tree(driver, chain))
 
     def find(self, digests: Iterable[bytes]) -> dict[bytes, Found]:
@@ -202,7 +184,8 @@ class Contents:
                 digest, row = wanted[number], int(at[number])
                 while row < listed.count and listed.keys[row] == keys[number]:
                     if listed.digest(row) == digest:
-                        found.setdefault(digest, listed.found(tree, row))
+                        if digest not in found and (place := listed.found(tree, row)) is not None:
+                            found[digest] = place
                         break
                     row += 1
         return found
@@ -289,7 +272,7 @@ def _path_of(store: Store, tree: _Tree) -> str | Path:
 
 def make_missing(store: Store, snapshots: Iterable[str]) -> None:
     """The lists of those snapshots whose layers are in the store as chunked blobs."""
-    there = set(os.listdir(place)) if (place := place_of(store.root)).is_dir() else set()
+    there = set(os.listdir(place)) if (place := contents_place(store.root)).is_dir() else set()
     missing = {chain for chain in snapshots if Digest(chain).encoded not in there}
     if not missing or store.read_only:
         return

@@ -341,8 +341,8 @@ class _Tar:
         try:
             with self._there.opened(place) as fd:
                 yield Extent(fd, place.offset, place.size)
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            raise FileChangedError(f"{self.name}: a file of the store is not there any more") from exc
+        except OSError as exc:
+            raise FileChangedError(f"{self.name}: a file of the store is not to be had any more") from exc
         self.reused += place.size
 
     def _checked(self, chunk: Chunk, file: TocFile, source: Any) -> Iterator[memoryview]:
