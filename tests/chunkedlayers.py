@@ -103,11 +103,12 @@ def zstd_chunked(
     *,
     split: bool = True,
     chunk: int = 1 << 30,
+    level: int = 3,
     edit: Edit = lambda toc: None,
     edit_split: Callable[[list[dict[str, Any]]], object] = lambda lines: None,
 ) -> Layer:
     """``chunk``: bytes of the pieces of a file; ``edit``: changes the TOC, ``edit_split`` the tar-split."""
-    pack = zstandard.ZstdCompressor(write_checksum=True).compress
+    pack = zstandard.ZstdCompressor(level, write_checksum=True).compress
     out = _Writer(pack)
     entries: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []

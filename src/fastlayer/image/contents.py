@@ -6,11 +6,13 @@ is in the store, and removed with the snapshot. It is a hint and nothing else: w
 
 ::
 
-    magic, count, heap size        8 bytes, 2 numbers
-    digest offset size path        count arrays of 32 bytes and of three numbers; path: where it starts in the heap
-    heap                           paths, each with a NUL behind it
+    magic, count, heap size, blob      8 bytes, 2 numbers, 32 bytes: the digest of the blob that is in the store, or 0
+    digests                            32 bytes each
+    7 columns of numbers               see Found; path: where it starts in the heap
+    heap                               paths, each with a NUL behind it
 
-Numbers are 64 bits, little-endian.
+Numbers are 64 bits, little-endian. Where the blob is there, too, frames of it can take the place of what would have to
+be fetched: the same compressor makes the same of the same contents.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import json
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,32 +31,44 @@ from fastlayer.errors import DriverError, FastlayerError
 from fastlayer.layer.chunked.blob import read_toc
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
-from fastlayer.store.collect import claim_snapshots, contents_place
+from fastlayer.store.collect import claim_blobs, claim_snapshots, contents_place
 
 if TYPE_CHECKING:
     from fastlayer.layer.chunked.toc import Toc
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
 
-_MAGIC = b"FLCONT01"
-_HEAD = 24
-_ROW = 32 + 3 * 8
+_MAGIC = b"FLCONT02"
+_HEAD = 24 + 32
+_COLUMNS = 7
+_ROW = 32 + _COLUMNS * 8
 _LARGEST = (1 << 63) - 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Found(NamedTuple):
-    """Contents in a snapshot: ``size`` bytes of the file ``path`` from ``offset`` on. ``tree``: its number here."""
+    """Contents in a snapshot: ``size`` bytes of the file ``path`` from ``offset`` on. ``tree``: its number here.
+
+    In the blob of its layer: ``start`` to before ``end``, 0 where that is not known; what is between the file before
+    and this one begins at ``gap`` (``start``: this is no beginning of a file), and has the ``mark`` of the TOC.
+    """
 
     tree: int
     path: bytes
     offset: int
     size: int
+    start: int
+    end: int
+    gap: int
+    mark: int
 
 
-def record(store: Store, chain: str, toc: Toc) -> None:
-    """Notes what the snapshot ``chain`` has. That it cannot be noted is no reason to fail."""
+def record(store: Store, chain: str, toc: Toc, blob: Digest | None) -> None:
+    """Notes what the snapshot ``chain`` has. That it cannot be noted is no reason to fail.
+
+    ``blob``: of the layer, if it is in the store.
+    """
     if store.read_only:
         return
     place = contents_place(store.root)
@@ -64,7 +78,7 @@ def record(store: Store, chain: str, toc: Toc) -> None:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.writelines(_packed(toc))
+                file.writelines(_packed(toc, blob))
             os.rename(temporary, place / name)
         finally:
             temporary.unlink(missing_ok=True)
@@ -78,34 +92,48 @@ def _snapshots(db: Any) -> list[tuple[str, str]]:
     return [(str(row[0]), str(row[1])) for row in rows]
 
 
-def _rows(toc: Toc) -> Iterator[tuple[bytes, int, int, bytes]]:
+def _rows(toc: Toc) -> Iterator[tuple[bytes, int, int, bytes, int, int, int, int]]:
+    gap = 0
     for file in toc.files:
-        path = os.fsencode(file.path)
-        if b"\0" in path:
-            continue
-        if file.digest:
-            yield file.digest, 0, file.size, path
-        at = 0
-        for chunk in file.chunks:
-            if chunk.digest and not chunk.zeros and chunk.digest != file.digest:
-                yield chunk.digest, at, chunk.size, path
-            at += chunk.size
+        path = _path(file.path)
+        first, last = file.chunks[0], file.chunks[-1]
+        if path:
+            if file.digest:
+                yield file.digest, 0, file.size, path, first.start, last.end, gap, file.mark
+            at = 0
+            for chunk in file.chunks:
+                if chunk.digest and not chunk.zeros and chunk.digest != file.digest:
+                    before = chunk.start if at else gap
+                    yield chunk.digest, at, chunk.size, path, chunk.start, chunk.end, before, 0 if at else file.mark
+                at += chunk.size
+        gap = last.end or last.start
 
 
-def _packed(toc: Toc) -> list[bytes]:
+def _path(text: str) -> bytes:
+    """None, when no file can be called so."""
+    try:
+        path = os.fsencode(text)
+    except UnicodeEncodeError:
+        return b""
+    return b"" if b"\0" in path else path
+
+
+def _packed(toc: Toc, blob: Digest | None) -> list[bytes]:
     import numpy
 
     rows = sorted(_rows(toc))
     heap: dict[bytes, int] = {}
     size = 0
-    for _, _, _, path in rows:
-        if path not in heap:
-            heap[path] = size
-            size += len(path) + 1
-    numbers = [numpy.array([row[column] for row in rows], "<u8").tobytes() for column in (1, 2)]
-    paths = numpy.array([heap[row[3]] for row in rows], "<u8").tobytes()
+    for row in rows:
+        if row[3] not in heap:
+            heap[row[3]] = size
+            size += len(row[3]) + 1
+    columns = [[row[column] for row in rows] for column in (1, 2, 4, 5, 6, 7)]
+    columns.insert(2, [heap[row[3]] for row in rows])
     head = _MAGIC + len(rows).to_bytes(8, "little") + size.to_bytes(8, "little")
-    return [head, b"".join(row[0] for row in rows), *numbers, paths, b"".join(path + b"\0" for path in heap)]
+    head += bytes.fromhex(blob.encoded) if blob is not None else bytes(32)
+    numbers = [numpy.array(column, "<u8").tobytes() for column in columns]
+    return [head, b"".join(row[0] for row in rows), *numbers, b"".join(path + b"\0" for path in heap)]
 
 
 class _List:
@@ -120,6 +148,7 @@ class _List:
         self.count, heap = (int.from_bytes(head[at : at + 8], "little") for at in (8, 16))
         if head[:8] != _MAGIC or len(self._data) != _HEAD + self.count * _ROW + heap:
             raise ValueError("no list of contents")
+        self.blob = head[24:56]
         self._heap = _HEAD + self.count * _ROW
         self.keys: Any = numpy.frombuffer(self._data, ">u8", 4 * self.count, _HEAD)[::4].astype("=u8")
 
@@ -128,12 +157,12 @@ class _List:
 
     def found(self, tree: int, row: int) -> Found | None:
         """None where the list is damaged."""
-        offset, size, path = (self._number(column, row) for column in range(3))
+        offset, size, path, first, last, gap, mark = (self._number(column, row) for column in range(_COLUMNS))
         start = self._heap + path
         end = self._data.find(b"\0", start) if start < len(self._data) else -1
-        if offset > _LARGEST - size or end <= start:
+        if offset > _LARGEST - size or end <= start or not gap <= first < _LARGEST or not 0 <= last < _LARGEST:
             return None
-        return Found(tree, self._data[start:end], offset, size)
+        return Found(tree, self._data[start:end], offset, size, first, last, gap, mark)
 
     def _number(self, column: int, row: int) -> int:
         at = _HEAD + self.count * (32 + 8 * column) + 8 * row
@@ -154,6 +183,7 @@ class Contents:
         self._lists: list[_List] = []
         self._roots: dict[int, int] = {}  # descriptors of trees; -1: not to be had
         self._parents: dict[int, tuple[bytes, int]] = {}  # the directory that was last used of each
+        self._blobs: dict[int, int] = {}
         self._open_lists()
 
     def __bool__(self) -> bool:
@@ -190,13 +220,25 @@ class Contents:
                     row += 1
         return found
 
-    def claim(self, lease: Lease, places: Iterable[Found]) -> None:
+    def blob(self, tree: int) -> int:
+        """The blob of the layer whose snapshot it is, open, until ``close``; -1 when it is not here."""
+        if tree not in self._blobs:
+            self._blobs[tree] = -1
+            digest = Digest(f"sha256:{self._lists[tree].blob.hex()}")
+            with suppress(OSError):
+                if any(self._lists[tree].blob):
+                    self._blobs[tree] = os.open(self._store.content.path_of(digest), _FILE)
+        return self._blobs[tree]
+
+    def claim(self, lease: Lease, places: Collection[Found]) -> None:
         """Keeps the snapshots for the lease. Those that went meanwhile are not found by ``open``."""
         used: dict[str, list[str]] = {}
         for tree in {place.tree for place in places}:
             used.setdefault(self._trees[tree].driver, []).append(self._trees[tree].chain)
         for driver, chains in used.items():
             claim_snapshots(self._store, lease, driver, chains)
+        blobs = {self._lists[place.tree].blob for place in places}
+        claim_blobs(self._store, lease, [f"sha256:{blob.hex()}" for blob in blobs if any(blob)])
 
     @contextmanager
     def opened(self, place: Found) -> Iterator[int]:
@@ -246,10 +288,11 @@ class Contents:
         return self._roots[tree]
 
     def close(self) -> None:
-        for fd in (*self._roots.values(), *(fd for _, fd in self._parents.values())):
+        for fd in (*self._roots.values(), *self._blobs.values(), *(fd for _, fd in self._parents.values())):
             if fd >= 0:
                 os.close(fd)
         self._roots.clear()
+        self._blobs.clear()
         self._parents.clear()
         self._lists.clear()
 
@@ -289,4 +332,4 @@ def _make(store: Store, chain: str, digest: Digest) -> None:
     with suppress(OSError, FastlayerError):
         toc = read_toc(store.content.path_of(digest))
         if toc is not None:
-            record(store, chain, toc)
+            record(store, chain, toc, digest)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from zlib import crc32
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerFormatError, LimitError
 
 MAX_ENTRIES = 500_000  # files and chunks
 _LARGEST = (1 << 63) - 1
+_OF_THE_BLOB = frozenset(
+    ("digest", "offset", "endOffset", "innerOffset", "chunkOffset", "chunkSize", "chunkDigest", "chunkType")
+)
 _SHA256 = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 
@@ -33,12 +37,17 @@ class Chunk(NamedTuple):
 
 
 class TocFile(NamedTuple):
-    """A file that is not empty. ``chunks`` are all of it, in order; ``digest``: of all of it, or none."""
+    """A file that is not empty. ``chunks`` are all of it, in order; ``digest``: of all of it, or none.
+
+    ``mark``: a checksum of what the TOC says of the entries since the file before, and of that file's size: where it is
+    the same in two layers, so is, most probably, what the tar has between the contents of the two files.
+    """
 
     path: str
     size: int
     digest: bytes
     chunks: tuple[Chunk, ...]
+    mark: int
 
     @property
     def is_whole(self) -> bool:
@@ -54,8 +63,9 @@ class Toc(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """What matters of an object of the JSON."""
+    """What matters of an object of the JSON. ``mark``: of what does not concern the blob."""
 
+    mark: int
     kind: str
     name: str
     size: int
@@ -85,32 +95,36 @@ def parse_toc(data: bytes, tar_end: int) -> Toc:
     split = value.get("tarSplitDigest") or ""
     if split and not (isinstance(split, str) and _SHA256.fullmatch(split)):
         raise LayerFormatError("the TOC has a digest of a tar-split that is none")
-    entries = [entry for entry in value["entries"] if entry is not None]
+    entries = value["entries"]
     if not all(isinstance(entry, _Entry) for entry in entries):
         raise LayerFormatError("the TOC has entries that are none")
     return Toc(_placed(_files(entries), tar_end), split)
 
 
 def _hook(value: dict[str, Any]) -> Any:
-    """Each object as soon as it is read, so that they are not all in memory at once: what is of no use becomes None."""
+    """Each object as soon as it is read, so that they are not all in memory at once."""
     if "entries" in value:
         return value
     kind = value.get("type")
-    if kind == "chunk" or (kind == "reg" and value.get("size")):
-        return _Entry(
-            kind,
-            _text(value, "name"),
-            _number(value, "size"),
-            _digest(value, "digest"),
-            _number(value, "offset"),
-            _number(value, "endOffset"),
-            _number(value, "chunkOffset"),
-            _number(value, "chunkSize"),
-            _digest(value, "chunkDigest"),
-            value.get("chunkType") == "zeros",
-            bool(value.get("innerOffset")),
-        )
-    return None
+    if not isinstance(kind, str):
+        return str(sorted(value.items(), key=str))  # extended attributes
+    mark = crc32(str([item for item in value.items() if item[0] not in _OF_THE_BLOB]).encode("utf-8", "replace"))
+    if kind != "chunk" and not (kind == "reg" and value.get("size")):
+        return _Entry(mark, "", "", 0, b"", 0, 0, 0, 0, b"", zeros=False, inner=False)
+    return _Entry(
+        mark,
+        kind,
+        _text(value, "name"),
+        _number(value, "size"),
+        _digest(value, "digest"),
+        _number(value, "offset"),
+        _number(value, "endOffset"),
+        _number(value, "chunkOffset"),
+        _number(value, "chunkSize"),
+        _digest(value, "chunkDigest"),
+        value.get("chunkType") == "zeros",
+        bool(value.get("innerOffset")),
+    )
 
 
 def _text(value: dict[str, Any], key: str) -> str:
@@ -138,23 +152,28 @@ def _files(entries: list[_Entry]) -> list[TocFile]:
     if len(entries) > MAX_ENTRIES:
         raise LimitError(f"a TOC of more than {MAX_ENTRIES} entries")
     files = []
-    at = 0
+    at = mark = 0
     while at < len(entries):
+        mark = crc32(b"%d" % entries[at].mark, mark)
         end = at + 1
+        if not entries[at].kind:
+            at = end
+            continue
         while end < len(entries) and entries[end].kind == "chunk":
             end += 1
         group = entries[at:end]
         if group[0].kind != "reg" or any(entry.name != group[0].name for entry in group):
             raise LayerFormatError("the TOC has a chunk of no file")
         if not any(entry.inner for entry in group):  # several in one member: those are fetched as a whole
-            files.append(_file(group))
+            files.append(_file(group, mark))
+            mark = crc32(b"%d" % group[0].size)
         at = end
     return files
 
 
-def _file(group: list[_Entry]) -> TocFile:
+def _file(group: list[_Entry], mark: int) -> TocFile:
     first = group[0]
-    ends = [entry.start for entry in group[1:]] + [first.end or group[-1].end]
+    ends = [entry.start for entry in group[1:]] + [first.end]
     stops = [entry.chunk_at for entry in group[1:]] + [first.size]
     if first.chunk_at or (not first.start and len(group) > 1):
         raise _contradiction(first)
@@ -165,7 +184,7 @@ def _file(group: list[_Entry]) -> TocFile:
             raise _contradiction(first)
         digest = entry.chunk_digest or (first.digest if len(group) == 1 else b"")
         chunks.append(Chunk(entry.start, end, size, digest, entry.zeros))
-    return TocFile(first.name, first.size, first.digest, tuple(chunks))
+    return TocFile(first.name, first.size, first.digest, tuple(chunks), mark)
 
 
 def _contradiction(entry: _Entry) -> LayerFormatError:
