@@ -94,7 +94,7 @@ def test_only_what_is_new_is_fetched(store: Store, server: RegistryServer, kind:
     found = tree_of(store, "2")
     assert ("stargz.index.json" in found) == ("eStargz" in kind)
     assert files_of(NEWER) == {path: body for path, body in found.items() if path != "stargz.index.json"}
-    assert stats.fetched < 0.1 * len(second.blob)
+    assert stats.fetched < 0.02 * len(second.blob)  # of a second try it would be more
     assert stats.has_blob and store.content.has(second.descriptor["digest"])
 
 

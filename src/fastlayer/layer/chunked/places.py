@@ -122,7 +122,12 @@ def _zstd(toc: tuple[int, ...], split: tuple[int, ...], size: int, digest: str) 
         raise LayerFormatError("zstd:chunked: the TOC has no frame")
     if not split or not split[0]:
         return Announced("zstd:chunked", place, None, digest)
-    return Announced("zstd:chunked", place, _place("zstd:chunked: the tar-split", *split, size, MAX_SPLIT), digest)
+    return Announced(
+        "zstd:chunked",
+        place,
+        _place("zstd:chunked: the tar-split", split[0], split[1], split[2], size, MAX_SPLIT),
+        digest,
+    )
 
 
 def _place(what: str, start: int, length: int, expanded: int | None, size: int, most: int = MAX_TOC) -> Place:
