@@ -297,6 +297,7 @@ class Reader:
 
     def __init__(self, download: Download, *, hashed: bool) -> None:
         self.name = f"layer {download.blob.digest}"
+        self.identity = download.kept.identity
         self._download = download
         self._at = 0
         self._hasher = new_hash(download.blob.digest.algorithm) if hashed else None
