@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "fl_attrs.h"
+#include "fl_sys.h"
 
 /* ---- the object ------------------------------------------------------- */
 
@@ -140,6 +141,7 @@ static int begin(struct fl_extract *x, struct fl_error *err)
         return -1;
     fl_tar_init(&x->tar, &limits);
     x->in_layer = true;
+    x->has_donor = x->opt.donor >= 0 && (x->path.dirs[0].flags & FL_DIR_CLEAN) && fl_sys_has_openat2();
     return 0;
 }
 
@@ -197,6 +199,8 @@ static int write_data(struct fl_extract *x, const uint8_t *data, size_t len, uin
     if (w->fd < 0)
         return 0; /* the body of a marker */
     x->stats.payload += len;
+    if (w->is_donated)
+        return 0;
     while (len > 0) {
         ssize_t n = pwrite(w->fd, data, len, (off_t)pos);
 

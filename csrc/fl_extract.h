@@ -73,6 +73,7 @@ struct fl_extract_options {
     bool ignore_chown;
     bool skip_devices;
     bool fsync;             /* every file and directory, before fl_extract_end returns */
+    int donor;              /* -1, or a directory: see below                    */
     uint32_t max_pax;
     uint64_t max_entries;   /* per layer; 0 = no limit                          */
     uint64_t max_size;      /* bytes of a layer's regular files, holes included */
@@ -103,10 +104,18 @@ struct fl_extract_stats {
     uint64_t skipped_xattrs;
     uint64_t shared;    /* of placed files and extents: bytes that share their extents with the source */
     uint64_t copied;    /* bytes that were moved; holes are in neither          */
+    uint64_t donated;   /* bytes of the files that were taken from the donor    */
     bool root_is_opaque; /* on overlay, which cannot say so of a root           */
     bool needs_lower;    /* with markers: what it makes depends on lower layers */
     struct fl_extract_lost lost[FL_LOSS_KINDS];
 };
+
+/* A donor is a directory on the target's file system that an earlier extraction of the same layer was cut short in: its
+ * files are moved to the target instead of being written again, those that have the size of their entry. The caller
+ * vouches that it was fed the same bytes. Everything else - attributes, links, markers - is made as ever. Only what goes
+ * into an empty target is taken, and nothing without openat2. A layer that has two entries of one name may
+ * have left the content of another one than is asked for: what then replaces an entry fails with FL_ERR_CHANGED, and
+ * has to be extracted without the donor. */
 
 struct fl_extract;
 

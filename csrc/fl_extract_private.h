@@ -26,6 +26,7 @@ struct fl_writing {
     uint32_t dir;
     mode_t created;   /* mode it was created with */
     uint64_t end;     /* bytes up to here were written */
+    bool is_donated;  /* all bytes were there before   */
 };
 
 /* A part of a file. */
@@ -53,6 +54,7 @@ struct fl_extract {
     bool in_layer;
     bool is_ending;
     bool failed;
+    bool has_donor;                 /* for this layer                            */
     uint32_t uid, gid;              /* that new files have, if nothing is special */
     mode_t umask;
     uint64_t size;                  /* of the files of this layer so far          */
@@ -129,6 +131,16 @@ int fl_owner_dir(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *
 /* Mode to create something of `mode` with; when it differs a chmod follows. */
 int fl_owner_create_mode(struct fl_extract *x, uint32_t dir, const struct fl_tar_entry *e, mode_t *ret_mode,
                          struct fl_error *err);
+
+/* ---- fl_donor.c ---- */
+
+#define FL_DONOR_MODE ((mode_t)-1) /* of what was made before: unlike any that an entry can have */
+
+/* The file of the entry comes from the donor, to its place, which nothing has: 1 = x->writing is it, 0 = it does not, -1. */
+int fl_donor_take(struct fl_extract *x, struct fl_place at, const struct fl_tar_entry *e, struct fl_error *err);
+
+/* Something of this layer is replaced: -1 where that must not be. */
+int fl_donor_check(const struct fl_extract *x, struct fl_error *err);
 
 /* ---- fl_whiteout.c ---- */
 

@@ -35,13 +35,14 @@ static int remember(struct fl_extract *x, struct fl_place at, struct fl_error *e
 
 int fl_extract_vacate(struct fl_extract *x, struct fl_place at, struct fl_error *err)
 {
-    int fd = fl_path_fd(&x->path, at.dir, err);
+    int fd = fl_path_fd(&x->path, at.dir, err), r;
 
     if (fd < 0)
         return -1;
     touch(x, at.dir);
     fl_path_forget(&x->path, at.dir, at.name, at.len);
-    return fl_remove_at(&x->remove, fd, at.name, err);
+    r = fl_remove_at(&x->remove, fd, at.name, err);
+    return r > 0 && fl_donor_check(x, err) < 0 ? -1 : r;
 }
 
 /* After a failed attempt to make something: 0 = the place is free now, try again; else failed. */
@@ -165,11 +166,16 @@ static int make_root(struct fl_extract *x, const struct fl_tar_entry *e, struct 
 static int make_file(struct fl_extract *x, struct fl_place at, const struct fl_tar_entry *e, struct fl_error *err)
 {
     struct fl_writing *w = &x->writing;
+    int donated;
 
     if (fl_owner_create_mode(x, at.dir, e, &w->created, err) < 0)
         return -1;
     w->dir = at.dir;
     w->end = 0;
+    w->is_donated = false;
+    donated = fl_donor_take(x, at, e, err);
+    if (donated != 0)
+        return donated < 0 ? -1 : 0;
     for (int tries = TRIES; ; tries--) {
         int fd = fl_path_fd(&x->path, at.dir, err);
 

@@ -273,12 +273,22 @@ static void entry_times(const struct fl_tar_entry *e, struct timespec ret[2])
     ret[0] = ret[1] = (struct timespec){e->mtime_sec, e->mtime_nsec};
 }
 
+/* Something with an owner of its own is asked for that, and does not answer for new things. */
+static void forget_born(struct fl_extract *x, uint32_t dir)
+{
+    fl_extract_dir(x, dir)->flags &= ~FL_DIR_BORN;
+}
+
 int fl_owner_file(struct fl_extract *x, const struct fl_writing *w, const struct fl_tar_entry *e, struct fl_error *err)
 {
     struct timespec times[2];
 
+    if (w->is_donated)
+        forget_born(x, w->dir);
     if (describe(x, (struct thing){w->fd, NULL}, w->dir, w->created, e, err) < 0)
         return -1;
+    if (w->is_donated)
+        forget_born(x, w->dir);
     entry_times(e, times);
     return futimens(w->fd, times) < 0 ? fl_error_os(err, errno, "utimensat", NULL, 0) : 0;
 }

@@ -117,10 +117,18 @@ class Encoder(Protocol):
 
 
 class Extractor(Protocol):
-    """``extract.Extractor(target_fd, format=, ...)``: puts layer tars onto a tree, fed with uncompressed bytes."""
+    """``extract.Extractor(target_fd, format=, ...)``: puts layer tars onto a tree, fed with uncompressed bytes.
+
+    ``donor``: the descriptor of a directory on the target's file system that an earlier extraction of the same layer
+    was cut short in, -1 for none. Its files are moved to the target, those that have the size of their entry, instead
+    of being written again; the caller vouches that it was fed the same bytes. Only what goes into an empty target is
+    taken. Where an entry of the layer replaces another one it cannot be known what is left: ``feed`` raises
+    ``FileChangedError``, and the layer has to be extracted without the donor.
+    """
 
     entries: int
     payload: int
+    donated_bytes: int  # of the files of the latest layer that came from the donor
 
     def begin_layer(self) -> None: ...
     def feed(self, buffer: Any) -> None:

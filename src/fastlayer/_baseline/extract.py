@@ -40,6 +40,7 @@ _ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _IMPLIED_MODE = 0o755
 _STEP = 1 << 20  # bytes of a table's tar at a time
 _MAX_TARGET = 4095
+_REPLACES = "replaces another entry, of which it is not known what is left"
 _ROOT_IS_OPAQUE = "the root is opaque, which overlay cannot say: mount this layer without lower ones"
 
 
@@ -57,6 +58,7 @@ class ExtractStats(NamedTuple):
 class _OpenFile(NamedTuple):
     fd: int
     item: TarItem
+    donated: bool = False
 
 
 class Extractor:
@@ -82,9 +84,12 @@ class Extractor:
         max_file_size: int = 0,
         max_pax: int = 1 << 20,
         fsync: bool = False,
+        donor: int = -1,
     ) -> None:
         self.entries = 0
         self.payload = 0
+        self.donated_bytes = 0
+        self._donor = self._given_donor = donor
         self.shared_bytes = self.copied_bytes = 0
         self._root = target_fd
         self._storage = whiteouts.storage(format)
@@ -109,7 +114,8 @@ class Extractor:
         self._top = Node()
         self._entries_before, self._payload_before = self.entries, self.payload
         self._size = self._whiteouts = 0
-        self.shared_bytes = self.copied_bytes = 0
+        self.shared_bytes = self.copied_bytes = self.donated_bytes = 0
+        self._donor = -1 if self._given_donor < 0 or os.listdir(self._root) else self._given_donor
         self._warnings: list[str] = []
         self._needs_lower = False
         self._attributes.begin_layer()
@@ -244,7 +250,27 @@ class Extractor:
 
     def _make_file(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
         self._vacate(parent, at, name)
+        donated = self._take_donated(parent, name, item)
+        if donated is not None:
+            self.donated_bytes += item.size
+            self._out = _OpenFile(donated, item, donated=True)
+            return
         self._out = _OpenFile(os.open(name, _NEW_FILE, 0o600, dir_fd=parent), item)
+
+    def _take_donated(self, parent: int, name: bytes, item: TarItem) -> int | None:
+        """The donor's file of that name, moved to its place, if it has all of the content."""
+        if self._donor < 0 or not item.size:
+            return None
+        *above, last = paths.normalise(item.path)
+        try:
+            with Handle(paths.open_directory(self._donor, tuple(above))) as directory:
+                found = _lstat(directory.fd, last)
+                if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != item.size:
+                    return None
+                os.rename(last, name, src_dir_fd=directory.fd, dst_dir_fd=parent)
+        except OSError:
+            return None
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
 
     def _make_directory(self, parent: int, at: Node, name: bytes, item: TarItem) -> None:
         if not _is_directory(parent, name):
@@ -318,6 +344,8 @@ class Extractor:
         if self._out is None:  # the body of a marker
             return
         self.payload += len(data)
+        if self._out.donated:
+            return
         if self._placed is not None:
             if not bytes(data).strip(b"\0"):
                 return
@@ -329,8 +357,8 @@ class Extractor:
     def _finish_file(self) -> None:
         if self._out is None:
             return
-        fd, item = self._out
-        if item.sparse or self._placed is not None:
+        fd, item, donated = self._out
+        if not donated and (item.sparse or self._placed is not None):
             os.ftruncate(fd, item.size)
         self._attributes.apply(fd, item)
         os.utime(fd, ns=(item.mtime_ns, item.mtime_ns))
@@ -415,6 +443,8 @@ class Extractor:
         found = _lstat(parent, name) is not None
         if found:
             remove(parent, name, None, self._forget_lower)
+            if self.donated_bytes:
+                raise FileChangedError(f"{show_path(self._path)}: {_REPLACES}")
         at.forget(name)
         return hidden or found
 

@@ -29,6 +29,7 @@ class Extractor:
     payload: int
     shared_bytes: int
     copied_bytes: int
+    donated_bytes: int
     def __init__(
         self,
         target_fd: int,
@@ -43,6 +44,7 @@ class Extractor:
         max_file_size: int = 0,
         max_pax: int = 1 << 20,
         fsync: bool = False,
+        donor: int = -1,
     ) -> None: ...
     def begin_layer(self) -> None: ...
     def feed(self, buffer: ReadableBuffer) -> None: ...

@@ -114,7 +114,7 @@ cdef class Extractor:
 
     def __cinit__(
         self, int target_fd, *, format="dir", uid_map=None, gid_map=None, ignore_chown=False, skip_devices=False,
-        max_entries=0, max_size=0, max_file_size=0, max_pax=1 << 20, fsync=False,
+        max_entries=0, max_size=0, max_file_size=0, max_pax=1 << 20, fsync=False, int donor=-1,
     ):
         cdef fl_extract_options options
         cdef fl_id_range *uids = NULL
@@ -129,6 +129,7 @@ cdef class Extractor:
         options.ignore_chown = ignore_chown
         options.skip_devices = skip_devices
         options.fsync = fsync
+        options.donor = donor
         options.max_pax = max_pax
         options.max_entries, options.max_size, options.max_file_size = max_entries, max_size, max_file_size
         try:
@@ -283,6 +284,10 @@ cdef class Extractor:
     @property
     def copied_bytes(self):
         return 0 if self._extract is NULL else fl_extract_read_stats(self._extract).copied
+
+    @property
+    def donated_bytes(self):
+        return 0 if self._extract is NULL else fl_extract_read_stats(self._extract).donated
 
     def end_layer(self):
         cdef fl_error err

@@ -350,6 +350,7 @@ cdef extern from "fl_extract.h" nogil:
         bint ignore_chown
         bint skip_devices
         bint fsync
+        int donor
         uint32_t max_pax
         uint64_t max_entries
         uint64_t max_size
@@ -366,6 +367,7 @@ cdef extern from "fl_extract.h" nogil:
         uint64_t skipped_xattrs
         uint64_t shared
         uint64_t copied
+        uint64_t donated
         bint root_is_opaque
         bint needs_lower
         fl_extract_lost lost[5]

@@ -25,6 +25,9 @@ IMAGES = {
     "rmi": ("rmi", "Remove images."),
     "commit": ("commit", "Make an image of a writable layer."),
 }
+REGISTRIES = {
+    "pull": ("pull", "Pull images from registries."),
+}
 CONTAINERS = {
     "run": ("run", "Run a program in a new container."),
     "create": ("create", "Make a container without starting it."),
@@ -66,6 +69,7 @@ GROUPS = {
 SECTIONS = {
     "Trees and layers": TREES,
     "Images": IMAGES,
+    "Registries": REGISTRIES,
     "Containers": CONTAINERS,
     "Mounts and writable layers": MOUNTS,
     "Management": GROUPS,

@@ -106,6 +106,7 @@ def apply(
     ignore_chown: bool = False,
     skip_devices: bool = False,
     durability: Durability = "none",
+    donor: int | None = None,
     jobs: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: ProgressCallback | None = None,
@@ -122,7 +123,9 @@ def apply(
     ``(inside, outside, count)`` ranges. ``ignore_chown``: owners that may not be set are left. ``skip_devices``:
     devices that may not be made (``EPERM``, as in user namespaces) are left out, with the hard links to them in the
     same layer, and counted in a warning. ``durability``: what has reached the disk at return: nothing in particular,
-    the whole file system (``syncfs``), or each file (``fsync``).
+    the whole file system (``syncfs``), or each file (``fsync``). ``donor``: the descriptor of a directory, on the
+    target's file system, in which an earlier call was cut short with the same bytes: its files are taken, not written
+    again (``_backend.Extractor``); ``FileChangedError`` where that cannot be done: apply without it.
     """
     check(
         target=(target, DIRECTORY),
@@ -132,6 +135,7 @@ def apply(
         gid_map=(gid_map, ID_MAP),
         ignore_chown=(ignore_chown, FLAG),
         skip_devices=(skip_devices, FLAG),
+        donor=(donor, NUMBER),
         jobs=(jobs, NUMBER),
         limits=(limits, LIMITS),
         progress=(progress, CALLBACK),
@@ -159,6 +163,7 @@ def apply(
             max_file_size=limits.max_file_size,
             max_pax=limits.max_pax,
             fsync=durability == "fsync",
+            donor=-1 if donor is None else donor,
         )
         try:
             for value, (blob_digest, tar_digest) in zip(sources, wanted, strict=True):
