@@ -136,7 +136,7 @@ class Extractor:
             if not piece:
                 self._failed = True
                 raise FileChangedError(f"{show_path(self._path)}: file became shorter while it was copied")
-            if self._out is not None:
+            if self._out is not None and not self._out.donated:
                 self.copied_bytes += len(piece)
             self._take(piece)
             offset, length = offset + len(piece), length - len(piece)
