@@ -115,7 +115,7 @@ class PartialLayer:
             yield tar
             self._reused = tar.reused
             self._has_blob = out is not None and out.finish()
-        contents.record(self._store, self._chain, self._layout.toc, layer.digest if self._has_blob else None)
+        contents.record(self._store, self._chain, self._layout.toc, layer.digest, partial=True)
         self._tell("done", 0)
 
     def _tell(self, doing: Doing, coming: int) -> None:
@@ -147,7 +147,7 @@ def partial_layer(
     there = None
     try:
         found = announced(layer.annotations, layer.size)
-        if found is None or layer.size <= _SMALL:
+        if found is None or layer.size <= _SMALL or layer.digest.algorithm != "sha256":
             return None
         there = Contents(store)
         if there:
