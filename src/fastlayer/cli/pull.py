@@ -34,6 +34,7 @@ Examples:
 @declare.option(
     "--discard-blobs", is_flag=True, help="Keep no blob that can be made again, byte by byte, from its layer."
 )
+@declare.option("--whole", is_flag=True, help="All of every blob, also of layers of which a part would do.")
 @declare.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
 @declare.option(
     "--connections", type=declare.IntRange(min=1, max=64), metavar="N", help="At most so many at once (default: 8)."
@@ -63,6 +64,7 @@ def command(**given: Any) -> int:
         ignore_chown=given["ignore_chown"],
         jobs=given["jobs"],
         connections=given["connections"] or CONNECTIONS,
+        whole=given["whole"],
         wishes=registries.wishes(given),
     )
     with stores.open_store(given, create=True) as store:

@@ -6,7 +6,8 @@ is in the store, and removed with the snapshot. It is a hint and nothing else: w
 
 ::
 
-    magic, count, heap size, blob      8 bytes, 2 numbers, 32 bytes: the digest of the blob that is in the store, or 0
+    magic, count, heap size, partial   8 bytes, 3 numbers; partial: 1 for a layer that was pulled in part, else 0
+    blob                               32 bytes: the digest of the layer's blob
     digests                            32 bytes each
     7 columns of numbers               see Found; path: where it starts in the heap
     heap                               paths, each with a NUL behind it
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 _MAGIC = b"FLCONT02"
-_HEAD = 24 + 32
+_HEAD = 64
 _COLUMNS = 7
 _ROW = 32 + _COLUMNS * 8
 _LARGEST = (1 << 63) - 1
@@ -64,10 +65,10 @@ class Found(NamedTuple):
     mark: int
 
 
-def record(store: Store, chain: str, toc: Toc, blob: Digest | None) -> None:
-    """Notes what the snapshot ``chain`` has. That it cannot be noted is no reason to fail.
+def record(store: Store, chain: str, toc: Toc, blob: Digest, *, partial: bool) -> None:
+    """Notes what the snapshot ``chain`` has, of the layer ``blob``, which was pulled in part, or is here as a blob.
 
-    ``blob``: of the layer, if it is in the store.
+    That it cannot be noted is no reason to fail.
     """
     if store.read_only:
         return
@@ -78,10 +79,22 @@ def record(store: Store, chain: str, toc: Toc, blob: Digest | None) -> None:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.writelines(_packed(toc, blob))
+                file.writelines(_packed(toc, blob, partial=partial))
             os.rename(temporary, place / name)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def is_partial(store: Store, chain: str, blob: Digest) -> bool:
+    """Whether the layer was pulled in part and has no blob: its snapshot does not give it, and never has."""
+    if blob.algorithm != "sha256" or store.content.has(blob):
+        return False
+    try:
+        with open(contents_place(store.root) / Digest(chain).encoded, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return head[:8] == _MAGIC and head[24] == 1 and head[32:] == bytes.fromhex(blob.encoded)
 
 
 def _snapshots(db: Any) -> list[tuple[str, str]]:
@@ -118,7 +131,7 @@ def _path(text: str) -> bytes:
     return b"" if b"\0" in path else path
 
 
-def _packed(toc: Toc, blob: Digest | None) -> list[bytes]:
+def _packed(toc: Toc, blob: Digest, *, partial: bool) -> list[bytes]:
     import numpy
 
     rows = sorted(_rows(toc))
@@ -131,7 +144,7 @@ def _packed(toc: Toc, blob: Digest | None) -> list[bytes]:
     columns = [[row[column] for row in rows] for column in (1, 2, 4, 5, 6, 7)]
     columns.insert(2, [heap[row[3]] for row in rows])
     head = _MAGIC + len(rows).to_bytes(8, "little") + size.to_bytes(8, "little")
-    head += bytes.fromhex(blob.encoded) if blob is not None else bytes(32)
+    head += int(partial).to_bytes(8, "little") + bytes.fromhex(blob.encoded)
     numbers = [numpy.array(column, "<u8").tobytes() for column in columns]
     return [head, b"".join(row[0] for row in rows), *numbers, b"".join(path + b"\0" for path in heap)]
 
@@ -148,7 +161,7 @@ class _List:
         self.count, heap = (int.from_bytes(head[at : at + 8], "little") for at in (8, 16))
         if head[:8] != _MAGIC or len(self._data) != _HEAD + self.count * _ROW + heap:
             raise ValueError("no list of contents")
-        self.blob = head[24:56]
+        self.blob = head[32:64]
         self._heap = _HEAD + self.count * _ROW
         self.keys: Any = numpy.frombuffer(self._data, ">u8", 4 * self.count, _HEAD)[::4].astype("=u8")
 
@@ -226,8 +239,7 @@ class Contents:
             self._blobs[tree] = -1
             digest = Digest(f"sha256:{self._lists[tree].blob.hex()}")
             with suppress(OSError):
-                if any(self._lists[tree].blob):
-                    self._blobs[tree] = os.open(self._store.content.path_of(digest), _FILE)
+                self._blobs[tree] = os.open(self._store.content.path_of(digest), _FILE)
         return self._blobs[tree]
 
     def claim(self, lease: Lease, places: Collection[Found]) -> None:
@@ -238,7 +250,7 @@ class Contents:
         for driver, chains in used.items():
             claim_snapshots(self._store, lease, driver, chains)
         blobs = {self._lists[place.tree].blob for place in places}
-        claim_blobs(self._store, lease, [f"sha256:{blob.hex()}" for blob in blobs if any(blob)])
+        claim_blobs(self._store, lease, [f"sha256:{blob.hex()}" for blob in blobs])
 
     @contextmanager
     def opened(self, place: Found) -> Iterator[int]:
@@ -330,6 +342,8 @@ def make_missing(store: Store, snapshots: Iterable[str]) -> None:
 
 def _make(store: Store, chain: str, digest: Digest) -> None:
     with suppress(OSError, FastlayerError):
+        if digest.algorithm != "sha256":
+            return
         toc = read_toc(store.content.path_of(digest))
         if toc is not None:
-            record(store, chain, toc, digest)
+            record(store, chain, toc, digest, partial=False)

@@ -37,6 +37,7 @@ from fastlayer.image.contents import Contents, Found
 from fastlayer.image.unpack import LayerSource
 from fastlayer.layer.chunked.places import announced
 from fastlayer.transfer.assembling import Rebuilt, Tar
+from fastlayer.transfer.events import BlobProgress, Doing, Observer, silent
 from fastlayer.transfer.layout import Layout, make_plan
 from fastlayer.transfer.ranges import BlobParts
 
@@ -77,7 +78,9 @@ class PartialLayer:
         layout: Layout,
         there: Contents,
         full: LayerSource,
+        observe: Observer,
     ) -> None:
+        self._observe = observe
         self._store = store
         self._lease = lease
         self._blob = blob
@@ -108,10 +111,16 @@ class PartialLayer:
                 ingest = self._store.content.ingest(self._lease.id, digest=layer.digest, size=layer.size)
                 out = Rebuilt(stack.enter_context(ingest))
             tar = Tar(layer, self._layout, plan, self._blob, self._there, out)
+            self._tell("receiving", sum(span.end - span.start for span in plan.wanted))
             yield tar
             self._reused = tar.reused
             self._has_blob = out is not None and out.finish()
-        contents.record(self._store, self._chain, self._layout.toc, layer.digest if self._has_blob else None)
+        contents.record(self._store, self._chain, self._layout.toc, layer.digest, partial=True)
+        self._tell("done", 0)
+
+    def _tell(self, doing: Doing, coming: int) -> None:
+        moved, size = self._blob.received, self._layer.size
+        self._observe(BlobProgress(self._layer.digest, doing, moved, max(0, size - moved - coming), size))
 
     def close(self) -> None:
         self._there.close()
@@ -127,6 +136,7 @@ def partial_layer(
     full: LayerSource,
     *,
     warn: Callable[[str], object] = lambda line: None,
+    observe: Observer = silent,
 ) -> PartialLayer | None:
     """The layer with the chain id ``chain`` and the descriptor ``layer``, of a verified manifest, to be pulled in part.
 
@@ -137,7 +147,7 @@ def partial_layer(
     there = None
     try:
         found = announced(layer.annotations, layer.size)
-        if found is None or layer.size <= _SMALL:
+        if found is None or layer.size <= _SMALL or layer.digest.algorithm != "sha256":
             return None
         there = Contents(store)
         if there:
@@ -146,7 +156,7 @@ def partial_layer(
             places = layout.places(there)
             there.claim(lease, places.values())
             if make_plan(layout, places, there, guess=True).cost() + blob.received < _WORTH * layer.size:
-                made = PartialLayer(store, lease, blob, layer, diff_id, chain, layout, there, full)
+                made = PartialLayer(store, lease, blob, layer, diff_id, chain, layout, there, full, observe)
                 there = None
                 return made
     except RegistryDeniedError:
