@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
     from fastlayer.store.store import Store, open_store
+    from fastlayer.transfer.copy import Copied, CopyOptions, copy
+    from fastlayer.transfer.push import Pushed, PushOptions, push
     from fastlayer.volume.volumes import volumes
 
 _HOME = {
@@ -85,6 +87,8 @@ _HOME = {
     "oci.descriptor": "Descriptor",
     "oci.digest": "Digest",
     "store.store": "Store open_store",
+    "transfer.copy": "Copied CopyOptions copy",
+    "transfer.push": "PushOptions Pushed push",
     "volume.volumes": "volumes",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
@@ -101,6 +105,8 @@ __all__ = [
     "Changes",
     "CloneStats",
     "Container",
+    "Copied",
+    "CopyOptions",
     "CorruptStoreError",
     "Descriptor",
     "DiffStat",
@@ -122,6 +128,8 @@ __all__ = [
     "NotFoundError",
     "OperandError",
     "Progress",
+    "PushOptions",
+    "Pushed",
     "ReferenceFormatError",
     "RegistryDeniedError",
     "RegistryError",
@@ -139,6 +147,7 @@ __all__ = [
     "build",
     "chunks",
     "clone",
+    "copy",
     "copy_up",
     "create",
     "diff",
@@ -146,6 +155,7 @@ __all__ = [
     "index",
     "mount",
     "open_store",
+    "push",
     "run",
     "volumes",
 ]

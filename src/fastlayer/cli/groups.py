@@ -13,6 +13,7 @@ _IMAGE = {
     "pull": ("pull", "Pull images from registries."),
     "load": ("load", "Load images from a layout or archive."),
     "save": ("save", "Save images to a layout or archive."),
+    "push": ("push", "Push an image to a registry."),
     "import": ("import_image", "Make an image of a directory or tar."),
     "tag": ("tag", "Give an image another name."),
     "rm": ("rmi", "Remove images."),

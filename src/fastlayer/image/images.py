@@ -117,6 +117,12 @@ class Images:
         wanted = [image for image in found if text in (image.id, image.manifest) or _is_prefix(text, image)]
         return _choose(text, wanted or found, platform, demanded=platform is not None)
 
+    def platforms(self, text: str) -> list[Image]:
+        """All that a name, digest or id names: an image per platform, of those that are there. Raises as ``find``."""
+        target, names = self.target_of(text)
+        with self.store.database.read() as db:
+            return list(_images(db, target, names))
+
     def find_stack(self, text: str, platform: Platform | None = None) -> Image:
         """As ``find``, and by the chain id of lower layers: an image of those alone, to be looked at."""
         try:
