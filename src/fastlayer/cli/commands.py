@@ -25,6 +25,12 @@ IMAGES = {
     "rmi": ("rmi", "Remove images."),
     "commit": ("commit", "Make an image of a writable layer."),
 }
+REGISTRIES = {
+    "login": ("login", "Log in to a registry."),
+    "logout": ("login:logout", "Forget the login for a registry."),
+    "search": ("search", "List what a registry has: tags, repositories, what refers to an image."),
+    "manifest": ("manifest", "Look at manifests; make indexes of images and push them."),
+}
 CONTAINERS = {
     "run": ("run", "Run a program in a new container."),
     "create": ("create", "Make a container without starting it."),
@@ -66,6 +72,7 @@ GROUPS = {
 SECTIONS = {
     "Trees and layers": TREES,
     "Images": IMAGES,
+    "Registries": REGISTRIES,
     "Containers": CONTAINERS,
     "Mounts and writable layers": MOUNTS,
     "Management": GROUPS,
