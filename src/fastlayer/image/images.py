@@ -113,9 +113,17 @@ class Images:
         with self.store.database.read() as db:
             found = list(_images(db, target, names))
             if not found:
-                raise CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
+                raise self._without_images(text, target)
         wanted = [image for image in found if text in (image.id, image.manifest) or _is_prefix(text, image)]
         return _choose(text, wanted or found, platform, demanded=platform is not None)
+
+    def _without_images(self, text: str, target: Descriptor) -> StoreError:
+        """An index may name images that are elsewhere; else the database is wrong."""
+        if target.media_type in mediatypes.INDEXES and self.store.content.has(target.digest):
+            return NotFoundError(
+                f"{text}: an index of which no image is in the store: pull it, or see `fastlayer manifest inspect {text}`"
+            )
+        return CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
 
     def find_stack(self, text: str, platform: Platform | None = None) -> Image:
         """As ``find``, and by the chain id of lower layers: an image of those alone, to be looked at."""
