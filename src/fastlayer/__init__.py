@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from fastlayer.oci.digest import Digest
     from fastlayer.registry.login import LoggedIn, login, logout
     from fastlayer.store.store import Store, open_store
+    from fastlayer.transfer.push import Pushed, PushOptions, push
     from fastlayer.volume.volumes import volumes
 
 _HOME = {
@@ -88,6 +89,7 @@ _HOME = {
     "oci.digest": "Digest",
     "registry.login": "LoggedIn login logout",
     "store.store": "Store open_store",
+    "transfer.push": "PushOptions Pushed push",
     "volume.volumes": "volumes",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
@@ -126,6 +128,8 @@ __all__ = [
     "NotFoundError",
     "OperandError",
     "Progress",
+    "PushOptions",
+    "Pushed",
     "ReferenceFormatError",
     "RegistryDeniedError",
     "RegistryError",
@@ -152,6 +156,7 @@ __all__ = [
     "logout",
     "mount",
     "open_store",
+    "push",
     "run",
     "volumes",
 ]

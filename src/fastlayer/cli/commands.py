@@ -20,6 +20,7 @@ IMAGES = {
     "inspect": ("inspect", "Show everything about images, containers, mounts and writable layers, as JSON."),
     "load": ("load", "Load images from a layout or archive."),
     "save": ("save", "Save images to a layout or archive."),
+    "push": ("push", "Push an image to a registry."),
     "import": ("import_image", "Make an image of a directory or tar."),
     "tag": ("tag", "Give an image another name."),
     "rmi": ("rmi", "Remove images."),

@@ -12,6 +12,7 @@ _IMAGE = {
     "inspect": ("inspect", "Show everything about an image, as JSON."),
     "load": ("load", "Load images from a layout or archive."),
     "save": ("save", "Save images to a layout or archive."),
+    "push": ("push", "Push an image to a registry."),
     "import": ("import_image", "Make an image of a directory or tar."),
     "tag": ("tag", "Give an image another name."),
     "rm": ("rmi", "Remove images."),

@@ -60,7 +60,7 @@ def holding(store: Store, digest: Digest, name: str) -> list[Snapshotter]:
     return found
 
 
-def _first_that_gives(found: list[Snapshotter], diff_id: Digest, name: str) -> Snapshotter:
+def first_that_gives(found: list[Snapshotter], diff_id: Digest, name: str) -> Snapshotter:
     """The oldest whose tar is the layer's. One alone is not tried: who reads the tar finds out."""
     for snapshotter in found[:-1]:
         try:
@@ -79,7 +79,7 @@ def tar_of(store: Store, digest: Digest, diff_id: Digest, name: str) -> Iterator
     Where several drivers have it, of one that gives it. Raises what ``holding`` raises, and ``CorruptStoreError`` when
     the block found that it is not ``diff_id``.
     """
-    snapshotter = _first_that_gives(holding(store, digest, name), diff_id, name)
+    snapshotter = first_that_gives(holding(store, digest, name), diff_id, name)
     with snapshotter.changes(name) as changes:
         try:
             with piped(lambda sink: changes.write(sink, compression="none")) as source:

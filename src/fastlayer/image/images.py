@@ -117,13 +117,29 @@ class Images:
         wanted = [image for image in found if text in (image.id, image.manifest) or _is_prefix(text, image)]
         return _choose(text, wanted or found, platform, demanded=platform is not None)
 
+    def platforms(self, text: str) -> list[Image]:
+        """All that a name, digest or id names: an image per platform, of those that are there. Raises as ``find``."""
+        target, names = self.target_of(text)
+        with self.store.database.read() as db:
+            return list(_images(db, target, names))
+
     def _without_images(self, text: str, target: Descriptor) -> StoreError:
         """An index may name images that are elsewhere; else the database is wrong."""
-        if target.media_type in mediatypes.INDEXES and self.store.content.has(target.digest):
+        if self.is_of_others(target):
             return NotFoundError(
                 f"{text}: an index of which no image is in the store: pull it, or see `fastlayer manifest inspect {text}`"
             )
         return CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
+
+    def is_of_others(self, target: Descriptor) -> bool:
+        """Whether it is an index that is in the store, of images that are elsewhere."""
+        from fastlayer.oci.image_index import parse_index
+
+        content = self.store.content
+        if target.media_type not in mediatypes.INDEXES or not content.has(target.digest):
+            return False
+        index = parse_index(content.read(target.digest), target.media_type, str(target.digest))
+        return not any(content.has(child.digest) for child in index.manifests)
 
     def find_stack(self, text: str, platform: Platform | None = None) -> Image:
         """As ``find``, and by the chain id of lower layers: an image of those alone, to be looked at."""

@@ -212,4 +212,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_ns INTEGER NOT NULL
         ) WITHOUT ROWID""",
     ),
+    (
+        # In which repositories of a registry a blob is, because it came from there or went there: from them it is
+        # mounted into others (transfer/known.py).
+        """CREATE TABLE blob_sources (
+            digest TEXT NOT NULL,
+            registry TEXT NOT NULL,
+            repository TEXT NOT NULL,
+            used_ns INTEGER NOT NULL,
+            PRIMARY KEY (digest, registry, repository)
+        ) WITHOUT ROWID""",
+        # What a layer came to when it was compressed on its way to somebody else, and kept nowhere here. form: codec
+        # and level, "gzip:1"; annotations: JSON object, those of its descriptor.
+        """CREATE TABLE layer_forms (
+            diff_id TEXT NOT NULL,
+            form TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            annotations TEXT NOT NULL,
+            PRIMARY KEY (diff_id, form)
+        ) WITHOUT ROWID""",
+    ),
 )

@@ -206,5 +206,9 @@ def _forget(store: Store, db: sqlite3.Connection, blobs: list[Digest]) -> None:
     db.execute("DELETE FROM manifests WHERE digest NOT IN (SELECT digest FROM temp.reachable_blobs)")
     db.execute("DELETE FROM layers WHERE digest NOT IN (SELECT digest FROM temp.reachable_blobs)")
     db.execute("DELETE FROM blob_refs WHERE parent NOT IN (SELECT digest FROM temp.reachable_blobs)")
+    db.execute("DELETE FROM layer_forms WHERE diff_id NOT IN (SELECT diff_id FROM layers)")
+    db.execute(
+        "DELETE FROM blob_sources WHERE digest NOT IN (SELECT digest FROM layers UNION SELECT digest FROM layer_forms)"
+    )
     for digest in blobs:
         store.content.remove(digest)

@@ -1,0 +1,121 @@
+"""The forms that a layer can be sent in: codec, level, and what its descriptor says then."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from fastlayer._values import NamedTuple
+from fastlayer.errors import DigestMismatchError, UsageError
+from fastlayer.image.pipe import piped
+from fastlayer.layer.expand import Expansion
+from fastlayer.layer.source import Source
+from fastlayer.oci import mediatypes
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fastlayer.layer.writer import TarSource
+
+Compression = Literal["none", "gzip", "zstd"]
+COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip", "zstd")
+
+
+class Made(NamedTuple):
+    """The blob of a layer that was made: ``size`` in bytes; ``annotations`` are for its descriptor."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    diff_id: Digest
+    annotations: Mapping[str, str] = {}
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(self.media_type, self.digest, self.size, self.annotations)
+
+
+class Form(NamedTuple):
+    """A compression, and the level that was asked for (None: its own)."""
+
+    compression: Compression
+    level: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``gzip:1``: what the store remembers the result by."""
+        return self.compression if self.level is None else f"{self.compression}:{self.level}"
+
+    @property
+    def media_type(self) -> str:
+        return mediatypes.layer_media_type(self.compression)
+
+    def write(self, source: TarSource, output: Any, jobs: int) -> Made:
+        """Writes the blob of a tar to a binary file."""
+        from fastlayer.layer.compression import codec
+        from fastlayer.layer.output import Output
+        from fastlayer.layer.progress import Reporter
+        from fastlayer.layer.writer import write_tar
+
+        with Output(output) as target:
+            made = write_tar(source, target, codec(self.compression, self.level), jobs=jobs, report=Reporter(None))
+        return Made(self.media_type, made.digest, made.size, made.diff_id)
+
+
+def form_of(compression: str, level: int | None) -> Form:
+    """The form that was asked for. Raises ``UsageError``."""
+    from fastlayer.layer.compression import check_level
+
+    for known in COMPRESSIONS:
+        if compression == known:
+            check_level(known, level)
+            return Form(known, level)
+    raise UsageError(f"unknown compression {compression!a}: use {', '.join(COMPRESSIONS[:-1])} or {COMPRESSIONS[-1]}")
+
+
+def remade(
+    blob: Descriptor, data: Callable[[], Iterable[bytes | memoryview]], form: Form, jobs: int
+) -> Callable[[Any], Made]:
+    """What makes a layer of its blob in another form: inflated, verified and compressed as it goes by."""
+
+    def tar(sink: int) -> None:
+        with Source(_Stream(data(), str(blob.digest))) as source:
+            expansion = Expansion(source, jobs=jobs)
+            expansion.run(lambda piece: _write_all(sink, piece))
+        if expansion.digest != blob.digest:
+            raise DigestMismatchError(f"{blob.digest}: the bytes hash to {expansion.digest}: fetch it again")
+
+    def write(output: Any) -> Made:
+        with piped(tar) as source, Source(source) as inflated:
+            return form.write(inflated, output, jobs)
+
+    return write
+
+
+class _Stream:
+    """Pieces as a file to read from."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview], name: str) -> None:
+        self.name = name
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def readinto(self, buffer: Any) -> int:
+        while not len(self._rest):
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece).cast("B")
+        count = min(len(self._rest), len(buffer))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _write_all(fd: int, data: Any) -> None:
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,59 @@
+"""What the store remembers of registries: in which repositories a blob is, and what a layer came to when compressed.
+
+Both are hints. A repository may have lost a blob, so the registry has the last word: a mount that it refuses is an
+upload. Garbage collection forgets what is said of layers that are gone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_MOST = 5  # repositories of one registry that are remembered for a blob
+
+
+def remember(db: sqlite3.Connection, digest: str, registry: str, repository: str) -> None:
+    """Within a write transaction: the blob of a layer is in ``repository`` of ``registry`` (``HOST[:PORT]``)."""
+    db.execute(
+        "INSERT OR REPLACE INTO blob_sources (digest, registry, repository, used_ns) VALUES (?, ?, ?, ?)",
+        (digest, registry, repository, time.time_ns()),
+    )
+    db.execute(
+        "DELETE FROM blob_sources WHERE digest = ?1 AND registry = ?2 AND repository NOT IN (SELECT repository"
+        f" FROM blob_sources WHERE digest = ?1 AND registry = ?2 ORDER BY used_ns DESC LIMIT {_MOST})",
+        (digest, registry),
+    )
+
+
+def repositories(db: sqlite3.Connection, digest: str, registry: str) -> list[str]:
+    """The repositories of ``registry`` that a blob may be mounted from, first the one that was used last."""
+    rows = db.execute(
+        "SELECT repository FROM blob_sources WHERE digest = ? AND registry = ? ORDER BY used_ns DESC, repository",
+        (digest, registry),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def remember_form(db: sqlite3.Connection, diff_id: str, form: str, blob: Descriptor) -> None:
+    """Within a write transaction: what a layer came to in a form, such as ``gzip:1``."""
+    db.execute(
+        "INSERT OR REPLACE INTO layer_forms (diff_id, form, digest, size, annotations) VALUES (?, ?, ?, ?, ?)",
+        (diff_id, form, blob.digest, blob.size, json.dumps(dict(blob.annotations))),
+    )
+
+
+def form_of(db: sqlite3.Connection, diff_id: str, form: str, media_type: str) -> Descriptor | None:
+    """What a layer came to in that form when it was last made."""
+    row = db.execute(
+        "SELECT digest, size, annotations FROM layer_forms WHERE diff_id = ? AND form = ?", (diff_id, form)
+    ).fetchone()
+    if row is None:
+        return None
+    return Descriptor(media_type, Digest(row["digest"]), row["size"], json.loads(row["annotations"]))
