@@ -310,3 +310,80 @@ def test_an_index_that_steers_a_terminal_is_shown(server: RegistryServer, run: R
     server.add_manifest("app", "odd", {"schemaVersion": 2, "x": "\x1b[2J\u202e"})
     out = run("inspect", f"{server.host}/app:odd")[1]
     assert out.isascii() and "\x1b" not in out and parse_index(b'{"schemaVersion":2}').manifests == ()
+
+
+# ---- push ----------------------------------------------------------------------------------------------
+
+
+def test_pushing(store: Store, server: RegistryServer, run: Run, tmp_path: Path) -> None:
+    """Its images are there before it is, and nobody sees where they came from."""
+    with RegistryServer() as target:
+        name = f"{target.host}/all:1"
+        indexes.create_index(store, name, ["one:amd", f"{server.host}/app:s390x"], annotations={"a": "b"})
+        code, out, err = run("push", "--digestfile", str(tmp_path / "digest"), name)
+        assert code == 0, err
+        data, media_type = target.manifests["all", "1"]
+        assert out.strip() == (tmp_path / "digest").read_text().strip() == digest_of(data)
+        value = json.loads(data)
+        assert media_type == mediatypes.INDEX and value["annotations"] == {"a": "b"} and SOURCE not in data.decode()
+        amd, other = index_named(store, name).manifests
+        assert [entry["digest"] for entry in value["manifests"]] == [amd.digest, other.digest]
+        assert target.manifests["all", other.digest][0] == server.manifests["app", "s390x"][0]
+        blobs = {str(digest) for (_, digest) in target.blobs}
+        for entry in value["manifests"]:
+            document = json.loads(target.manifests["all", entry["digest"]][0])
+            assert {part["digest"] for part in (document["config"], *document["layers"])} <= blobs
+        puts = target.calls("PUT .*manifests")
+        assert puts[-1].endswith("/1") and len(puts) == 3
+        sent = len(target.calls("PATCH|PUT .*blobs"))
+        assert run("push", "-q", name)[0] == 0 and len(target.calls("PATCH|PUT .*blobs")) == sent
+        assert run("push", "--purge", name, f"{target.host}/else:2")[0] == 0
+        assert target.manifests["else", "2"][0] == data and run("push", name)[0] == 1
+
+
+def test_what_is_in_the_registry_is_mounted(store: Store, server: RegistryServer, run: Run) -> None:
+    name = f"{server.host}/all:1"
+    indexes.create_index(store, name, [f"{server.host}/app:both"], which=Which(all=True))
+    before = len(server.seen)
+    assert run("push", name)[0] == 0
+    calls = [f"{one.method} {one.path}" for one in server.seen[before:]]
+    assert len([call for call in calls if "mount=" in call and "from=app" in call]) == 4
+    assert not [call for call in calls if call.startswith(("PATCH", "GET /v2/app/blobs/sha256")) and "config" in call]
+    assert server.manifests["all", "1"][0] == index_bytes(store, name)
+
+
+def index_bytes(store: Store, name: str) -> bytes:
+    from fastlayer.oci.image_index import new_index
+
+    return new_index(map(indexes.without_source, index_named(store, name).manifests)).raw
+
+
+def test_a_source_that_breaks_goes_on(store: Store, server: RegistryServer, run: Run) -> None:
+    (layer,) = json.loads(server.manifests["app", "s390x"][0])["layers"]
+    server.fail(f"GET .*{layer['digest']}", 1, cut=3000)
+    with RegistryServer() as target:
+        indexes.create_index(store, f"{target.host}/all:1", [f"{server.host}/app:s390x"])
+        code, _, err = run("push", f"{target.host}/all:1")
+        assert code == 0, err
+        assert ("all", "1") in target.manifests
+    assert server.last(f"GET .*{layer['digest']}").headers["Range"] == "bytes=3000-"
+
+
+@pytest.mark.parametrize("spoil", [True, False])
+def test_what_cannot_be_pushed_gets_no_name(store: Store, server: RegistryServer, run: Run, spoil: bool) -> None:
+    with RegistryServer() as target:
+        name = f"{target.host}/all:1"
+        indexes.create_index(store, name, ["one:amd", f"{server.host}/app:s390x"])
+        if spoil:
+            (layer,) = json.loads(server.manifests["app", "s390x"][0])["layers"]
+            server.fail(f"GET .*{layer['digest']}", spoil=True)
+        else:
+            del server.manifests["app", digest(server, "s390x")]
+        code, out, err = run("push", "-q", "--retry-times", "0", name)
+        assert (code, out) == (1, "") and err.count("\n") == 1, err
+        assert ("all", "1") not in target.manifests
+        if spoil:
+            server.faults.clear()
+            assert run("push", name)[0] == 0
+    for words in ((name, "oci:x"), (name, f"{server.host}/a@{digest(server, 'both')}")):
+        assert run("push", *words)[0] == 2

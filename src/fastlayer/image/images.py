@@ -127,7 +127,7 @@ class Images:
         """An index may name images that are elsewhere; else the database is wrong."""
         if self.is_of_others(target):
             return NotFoundError(
-                f"{text}: an index of which no image is in the store: pull it, or see `fastlayer manifest inspect {text}`"
+                f"{text}: an index of which no image is in the store: pull it (`fastlayer manifest inspect` shows it)"
             )
         return CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
 

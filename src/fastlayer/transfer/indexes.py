@@ -163,15 +163,8 @@ def without_source(entry: Descriptor) -> Descriptor:
 def changed(entry: Descriptor, change: Change) -> Descriptor:
     """The entry with other properties."""
     old = entry.platform or Platform("", "")
-    new = Platform(
-        *(
-            before if after is None else after
-            for before, after in zip(
-                old, (change.os, change.architecture, change.variant, change.os_version), strict=False
-            )
-        ),
-        old.os_features if change.os_features is None else change.os_features,
-    )
+    given = {name: value for name, value in change._asdict().items() if name != "annotations" and value is not None}
+    new = old._replace(**given)
     try:
         new.check()
     except ValueError as exc:
