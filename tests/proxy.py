@@ -320,7 +320,7 @@ class _Rule:
 class HttpFaults:
     """An HTTP server at ``port`` that asks the one at ``target``, but for what the rules say of ``METHOD PATH``.
 
-    ``requests``: what came in, as ``METHOD PATH``; ``statuses``: what was answered, in the order of its end.
+    ``requests``: what came in, as ``METHOD PATH``; ``statuses``: what is answered to what, in that order.
     """
 
     def __init__(self, target: int) -> None:
@@ -407,17 +407,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def _serve(self) -> None:
-        text = f"{self.command} {self.path}"
-        found = self.owner.rule(text)
+        found = self.owner.rule(f"{self.command} {self.path}")
         if isinstance(found, Answer):
             for _ in self._body():
                 pass
             self._send(found.status, [("Content-Type", "application/json"), *found.headers.items()], found.body)
-            status = found.status
         else:
-            status = self._pass_on(found or Change())
-        with self.owner.lock:
-            self.owner.statuses.append((text, status))
+            self._pass_on(found or Change())
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _serve
 
@@ -433,7 +429,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             left -= len(data)
             yield data
 
-    def _pass_on(self, change: Change) -> int:
+    def _pass_on(self, change: Change) -> None:
         server = http.client.HTTPConnection("127.0.0.1", self.to)
         try:
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -443,11 +439,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
             server.endheaders(self._body(), encode_chunked=chunked)
             with server.getresponse() as answer:
-                return self._relay(answer, change)
+                self._relay(answer, change)
         finally:
             server.close()
 
-    def _relay(self, answer: http.client.HTTPResponse, change: Change) -> int:
+    def _relay(self, answer: http.client.HTTPResponse, change: Change) -> None:
         body = answer.read() if change.body is None else change.body
         if change.flip is not None and body:
             at = change.flip % len(body)
@@ -455,9 +451,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         replaced = {name.lower() for name in change.headers} | {"connection", "transfer-encoding"}
         headers = [pair for pair in answer.getheaders() if pair[0].lower() not in replaced]
         headers += [(name, value) for name, value in change.headers.items() if value is not None]
-        status = change.status or answer.status
-        self._send(status, headers, body, length=change.length, cut=change.cut)
-        return status
+        self._send(change.status or answer.status, headers, body, length=change.length, cut=change.cut)
 
     def _send(
         self,
@@ -468,6 +462,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         length: int | None = None,
         cut: int | None = None,
     ) -> None:
+        with self.owner.lock:
+            self.owner.statuses.append((f"{self.command} {self.path}", status))
         head = self.command == "HEAD"
         known = next((value for name, value in headers if name.lower() == "content-length"), None)
         size = str(length if length is not None else known if head and known is not None else len(body))
