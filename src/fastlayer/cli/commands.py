@@ -29,6 +29,7 @@ IMAGES = {
 REGISTRIES = {
     "login": ("login", "Log in to a registry."),
     "logout": ("login:logout", "Forget the login for a registry."),
+    "pull": ("pull", "Pull images from registries."),
     "search": ("search", "List what a registry has: tags, repositories, what refers to an image."),
     "manifest": ("manifest", "Look at manifests; make indexes of images and push them."),
 }

@@ -10,6 +10,7 @@ _IMAGE = {
     "ls": ("images", "List images."),
     "history": ("history", "Show how an image came to be, with the size of each layer."),
     "inspect": ("inspect", "Show everything about an image, as JSON."),
+    "pull": ("pull", "Pull images from registries."),
     "load": ("load", "Load images from a layout or archive."),
     "save": ("save", "Save images to a layout or archive."),
     "push": ("push", "Push an image to a registry."),

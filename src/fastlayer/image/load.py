@@ -11,18 +11,21 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import ManifestError, NotFoundError, ReferenceFormatError, show_path
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.archive import open_images
 from fastlayer.image.formats.scan import StoreSink, scan
+from fastlayer.image.formats.source import Documents
 from fastlayer.image.images import Images, LayerInfo, full_name, looks_like_id
 from fastlayer.image.record import of_applied
 from fastlayer.image.tee import Tee
 from fastlayer.image.unpack import LayerSource, of_blob, unpack
 from fastlayer.image.verify import is_known, is_tar, verify
+from fastlayer.layer.source import Source
+from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -32,6 +35,8 @@ from fastlayer.oci.reference import is_tag
 from fastlayer.store.collect import claim_blobs
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from fastlayer.image.formats.source import ArchivedImage, Blobs
     from fastlayer.layer.progress import ProgressCallback
     from fastlayer.metadata.leases import Lease
@@ -66,6 +71,23 @@ class Options(NamedTuple):
 DEFAULTS = Options()
 
 
+class Arrivals(Documents, Protocol):
+    """Where the blobs of images come from. ``costly``: what the store can make again is better not taken."""
+
+    costly: bool
+
+    def expect(self, blobs: Sequence[Descriptor]) -> None:
+        """These will be taken soon, most of them in this order."""
+        ...
+
+    def taking(self, blob: Descriptor, *, trusted: bool = False) -> AbstractContextManager[Any]:
+        """A blob for the block, as ``fastlayer.apply`` takes it, which reads it to its end; then it is in the store.
+
+        ``trusted``: the block verifies its digest.
+        """
+        ...
+
+
 def load(
     store: Store, source: Any, options: Options = DEFAULTS, *, progress: ProgressCallback | None = None
 ) -> list[Loaded]:
@@ -77,13 +99,25 @@ def load(
     with store.lease("load") as lease:
         if not _stays(source):
             archive = scan(source, StoreSink(store.content, lease.id))
-            return _Loading(store, lease, store.content, options, progress).all(archive.images)
+            return load_images(store, lease, Passing(store, lease, store.content), archive.images, options, progress)
         if not options.repository:
             options = options._replace(
                 repository=os.path.basename(os.path.abspath(os.fsdecode(source))).partition(".")[0]
             )
         with _opened(source) as found:
-            return _Loading(store, lease, found, options, progress).all(found.images)
+            return load_images(store, lease, Passing(store, lease, found), found.images, options, progress)
+
+
+def load_images(
+    store: Store,
+    lease: Lease,
+    arrivals: Arrivals,
+    images: Sequence[ArchivedImage],
+    options: Options,
+    progress: ProgressCallback | None = None,
+) -> list[Loaded]:
+    """Loads images from wherever their blobs come from; see ``load``."""
+    return _Loading(store, lease, arrivals, options, progress).all(images)
 
 
 def _stays(source: Any) -> bool:
@@ -113,7 +147,7 @@ def _opened(source: Any) -> Iterator[Any]:
 
 class _Loading:
     def __init__(
-        self, store: Store, lease: Lease, blobs: Blobs, options: Options, progress: ProgressCallback | None
+        self, store: Store, lease: Lease, blobs: Arrivals, options: Options, progress: ProgressCallback | None
     ) -> None:
         self._store = store
         self._lease = lease
@@ -203,6 +237,7 @@ class _Loading:
         manifest.require_image(str(manifest.digest))
         digests = [layer.digest for layer in manifest.layers]
         present = claim_blobs(self._store, self._lease, digests)
+        self._expect(manifest, config, present)
         sources = [
             self._source(layer, diff_id, present)
             for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
@@ -216,7 +251,7 @@ class _Loading:
             progress=self._progress,
         )
         for layer, diff_id, applied in zip(manifest.layers, config.diff_ids, found.layers, strict=True):
-            if applied is None:
+            if applied is None and not (self._blobs.costly and is_known(self._store, layer.digest, diff_id)):
                 self._keep_layer(layer, diff_id)  # its snapshot was there already
             present_now = self._store.content.has(layer.digest)
             if applied is not None:
@@ -228,9 +263,14 @@ class _Loading:
     def _source(self, layer: Descriptor, diff_id: Digest, present: set[str]) -> LayerSource:
         if layer.digest in present:
             return of_blob(self._store, diff_id, layer.digest, layer.size)
-        return LayerSource(
-            diff_id, layer.digest, layer.size, lambda: _kept(self._store, self._lease, self._blobs, layer, trusted=True)
-        )
+        return LayerSource(diff_id, layer.digest, layer.size, lambda: self._blobs.taking(layer, trusted=True))
+
+    def _expect(self, manifest: Manifest, config: ImageConfig, present: set[str]) -> None:
+        """The layers that are going to be extracted."""
+        exists = self._store.snapshotter.exists
+        names = chain_ids(config.diff_ids)
+        first = max((number + 1 for number, name in enumerate(names) if exists(str(name))), default=0)
+        self._blobs.expect([layer for layer in manifest.layers[first:] if layer.digest not in present])
 
     def _remembered(self, layer: Descriptor, diff_id: Digest, *, present: bool) -> LayerInfo:
         """What is known of a layer whose snapshot was there: from another image, perhaps compressed in another way."""
@@ -246,6 +286,7 @@ class _Loading:
         named = (manifest.config, *manifest.layers)
         present = claim_blobs(self._store, self._lease, [part.digest for part in named])
         parts = [part for part in named if part.digest in present or self._blobs.has(part.digest)]
+        self._blobs.expect([part for part in parts if part.digest not in present])
         config = self._config(manifest)
         pairs = list(zip(manifest.layers, config.diff_ids, strict=True)) if config else []
         tars = [(layer, diff_id) for layer, diff_id in pairs if is_tar(layer)]
@@ -265,35 +306,45 @@ class _Loading:
         elif self._store.content.has(layer.digest):
             verify(self._store.content.path_of(layer.digest), layer.digest, diff_id, self._options.jobs)
         else:
-            with _kept(self._store, self._lease, self._blobs, layer) as blob:
+            with self._blobs.taking(layer) as blob:
                 verify(blob, layer.digest, diff_id, self._options.jobs)
         self._verified.add((layer.digest, diff_id))
 
     def _keep_blob(self, part: Descriptor) -> None:
         if self._store.content.has(part.digest):
             return
-        with (
-            self._blobs.open(part.digest) as file,
-            self._store.content.ingest(self._lease.id, digest=part.digest, size=part.size) as blob,
-        ):
-            while piece := file.read(1 << 20):
-                blob.write(piece)
-            blob.commit()
+        with self._blobs.taking(part) as blob, Source(blob) as source:
+            buffer = memoryview(bytearray(1 << 20))
+            while source.readinto(buffer):
+                pass
 
     def _keep_small(self, digest: Digest, data: bytes) -> None:
         claim_blobs(self._store, self._lease, [digest])
         self._store.content.put(data, self._lease.id, digest=digest)
 
 
-@contextmanager
-def _kept(store: Store, lease: Lease, blobs: Blobs, layer: Descriptor, *, trusted: bool = False) -> Iterator[Tee]:
-    """A layer read once, by the caller, and written into the store. ``trusted``: the caller verifies its digest."""
-    if not blobs.has(layer.digest):
-        raise NotFoundError(f"{layer.digest}: the layer is not in the archive: it is incomplete")
-    with (
-        blobs.open(layer.digest) as file,
-        store.content.ingest(lease.id, digest=layer.digest, size=layer.size, trusted=trusted) as blob,
-        Tee(file, blob) as tee,
-    ):
-        yield tee
-        blob.commit()
+class Passing:
+    """The blobs of an archive or layout: each is read once and written into the store meanwhile."""
+
+    costly = False
+
+    def __init__(self, store: Store, lease: Lease, blobs: Blobs) -> None:
+        self._store = store
+        self._lease = lease
+        self._blobs = blobs
+        self.has, self.read = blobs.has, blobs.read
+
+    def expect(self, blobs: Sequence[Descriptor]) -> None:
+        """They are here."""
+
+    @contextmanager
+    def taking(self, blob: Descriptor, *, trusted: bool = False) -> Iterator[Tee]:
+        if not self._blobs.has(blob.digest):
+            raise NotFoundError(f"{blob.digest}: the layer is not in the archive: it is incomplete")
+        with (
+            self._blobs.open(blob.digest) as file,
+            self._store.content.ingest(self._lease.id, digest=blob.digest, size=blob.size, trusted=trusted) as written,
+            Tee(file, written) as tee,
+        ):
+            yield tee
+            written.commit()

@@ -23,7 +23,7 @@ from fastlayer.content.store import (
 )
 from fastlayer.errors import ManifestError, NotFoundError, OperandError, ReferenceFormatError, show_path
 from fastlayer.image.formats.members import Members
-from fastlayer.image.formats.source import ArchivedImage, Blobs, Format, Sink
+from fastlayer.image.formats.source import ArchivedImage, Blobs, Documents, Format, Sink
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -163,7 +163,7 @@ class OciLayout(LayoutBlobs):
 # ---- what belongs to an image ------------------------------------------------------------------------
 
 
-def nodes(image: Descriptor, blobs: Blobs) -> list[Node]:
+def nodes(image: Descriptor, blobs: Documents) -> list[Node]:
     """The manifests and indexes of an image. Platforms that are not there are left out, but one has to be.
 
     Raises ``ManifestError``, ``NotFoundError``.

@@ -23,10 +23,18 @@ class ArchivedImage(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-class Blobs(Protocol):
-    """Blobs by digest; a ``ContentStore`` is one."""
+class Documents(Protocol):
+    """Manifests, indexes and configurations by digest."""
 
     def has(self, digest: str) -> bool: ...
+
+    def read(self, digest: str, limit: int = ...) -> bytes:
+        """A small blob, verified. Raises ``NotFoundError``, ``CorruptStoreError``, ``DigestMismatchError``."""
+        ...
+
+
+class Blobs(Documents, Protocol):
+    """Blobs by digest; a ``ContentStore`` is one."""
 
     def size(self, digest: str) -> int:
         """Bytes. Raises ``NotFoundError``."""
@@ -34,10 +42,6 @@ class Blobs(Protocol):
 
     def open(self, digest: str) -> BinaryIO:
         """For reading, from its beginning, any number of times. Raises ``NotFoundError``."""
-        ...
-
-    def read(self, digest: str, limit: int = ...) -> bytes:
-        """A small one, verified. Raises ``NotFoundError``, ``CorruptStoreError``, ``DigestMismatchError``."""
         ...
 
 
