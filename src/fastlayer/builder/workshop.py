@@ -50,6 +50,7 @@ class Workshop:
         self.journal = journal
         self.stop = threading.Event()
         self.warnings: list[str] = []
+        self.late: list[str] = []  # warnings that come after the image is complete
         self.steps: list[tuple[Step, bool]] = []  # and whether the cache had it
         self.bases: dict[str, str] = {}  # names of images that were looked up, and what they named
         self.repeatable = True  # whether all that was looked at is in the store and the context

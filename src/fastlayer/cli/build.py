@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.cli import build_memos as memos
-from fastlayer.cli import build_options, build_others, options, output, stores
+from fastlayer.cli import build_options, build_others, options, output, registries, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
 
@@ -26,6 +26,7 @@ Examples:
   fastlayer build -o type=oci,dest=app.tar,compression=zstd .
   git archive HEAD | fastlayer build -t app:1 -
   fastlayer build --cache-from type=local,src=cache --cache-to type=local,dest=cache,mode=max .
+  fastlayer build --cache-from HOST/app:cache --cache-to type=registry,ref=HOST/app:cache,mode=max .
   fastlayer build --check .
 """
 
@@ -56,16 +57,31 @@ Examples:
 @declare.option("--call", type=declare.Choice(["build", "check"]), hidden=True)
 @declare.option("--no-cache", is_flag=True, help="Do every step, whatever the cache has.")
 @declare.option("--no-cache-filter", multiple=True, metavar="STAGE", help="The same for steps of this stage.")
-@declare.option("--pull", "--always-pull", is_flag=True, help="Accepted: images come from the store.")
+@declare.option(
+    "--pull",
+    "--always-pull",
+    "pull",
+    bare="always",
+    default="missing",
+    envvar="FASTLAYER_PULL",
+    metavar="[=always|missing|newer|never]",
+    help="When registries are asked for images (default: missing, or FASTLAYER_PULL; alone: always).",
+)
 @declare.option("--explain", is_flag=True, help="Say of each step that is done why the cache had nothing for it.")
 @declare.option(
     "--cache-mode", type=declare.Choice(["content", "git"]), default="content", help="git: modes as git has them."
 )
 @declare.option(
-    "--cache-from", multiple=True, metavar="type=local,src=DIR[,tag=TAG...]", help="Also use this cache; or DIR."
+    "--cache-from",
+    multiple=True,
+    metavar="type=registry,ref=NAME|type=local,src=DIR...",
+    help="Also use this cache; or NAME, or DIR.",
 )
 @declare.option(
-    "--cache-to", multiple=True, metavar="type=local,dest=DIR[,mode=min|max...]", help="Write a cache there; or DIR."
+    "--cache-to",
+    multiple=True,
+    metavar="type=registry,ref=NAME|type=local,dest=DIR|type=inline[,mode=min|max...]",
+    help="Write a cache there, or into the image; or NAME, or DIR.",
 )
 @declare.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For RUN --mount.")
 @declare.option("--ssh", multiple=True, metavar="default|ID[=SOCKET]", help="For RUN --mount=type=ssh.")
@@ -113,6 +129,7 @@ Examples:
 )
 @declare.option("--format", "format_", type=declare.Choice(["table", "json"]), default="table", help="Of the summary.")
 @stores.platform_option("What it is for (default: this machine).")
+@registries.registry_options
 @options.jobs_option
 @stores.store_options
 @build_others.other_options
