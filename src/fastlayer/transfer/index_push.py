@@ -26,7 +26,8 @@ from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Form, form_of
 from fastlayer.transfer.indexes import index_named, source_of, without_source
 from fastlayer.transfer.moving import Wanted, move
-from fastlayer.transfer.push import CONNECTIONS, DEFAULTS, Pushed, PushOptions
+from fastlayer.transfer.opening import CONNECTIONS
+from fastlayer.transfer.push import DEFAULTS, Pushed, PushOptions
 from fastlayer.transfer.registry_destination import RegistryDestination
 from fastlayer.transfer.store_source import StoreSource, mounts_of
 

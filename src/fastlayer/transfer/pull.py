@@ -37,6 +37,7 @@ from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer.downloads import Downloads
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.kept import sweep
+from fastlayer.transfer.opening import CONNECTIONS
 from fastlayer.transfer.remote import Remote
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 Policy = Literal["always", "missing", "newer", "never"]
 POLICIES: tuple[Policy, ...] = ("always", "missing", "newer", "never")
-CONNECTIONS = 8
 
 
 class PullOptions(NamedTuple):
