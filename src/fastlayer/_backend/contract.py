@@ -2,8 +2,8 @@
 
 Both packages export modules of the same names (``changes upper encode extract tarread merge chunk clone scan mountapi
 subvolume usage sha256 crc64 run``) with the same classes and functions. Everything is batched: one call handles
-thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a root descriptor, without a leading slash; the root itself is
-``b""``. No call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a root descriptor, without a leading slash; the
+root itself is ``b""``. No call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
@@ -156,6 +156,23 @@ class Extractor(Protocol):
         ...
 
     def abort(self) -> None: ...
+
+
+class TarItem(Protocol):
+    """``tarread.TarItem``: an entry of a tar; _native/tarread.pyi explains the fields."""
+
+    type: str
+    path: bytes
+    link: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    rdev: tuple[int, int]
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    data_offset: int
+    sparse: bool
 
 
 class TarScanner(Protocol):

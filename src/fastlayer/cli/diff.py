@@ -67,7 +67,11 @@ Examples:
     help="--upper's marks are user.overlay.* or trusted.overlay.* (default: trusted for root, else user).",
 )
 @declare.option("-o", "--output", metavar="FILE|-", type=options.WORD, help="Write the layer; print its descriptor.")
-@declare.option("--compression", type=declare.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
+@declare.option(
+    "--compression",
+    type=declare.Choice(["none", "gzip", "zstd", "zstd:chunked", "estargz"]),
+    help="Of -o; default by its extension.",
+)
 @declare.option("--level", type=declare.IntRange(0, 22), help="Compression level.")
 @declare.option(
     "--compare",

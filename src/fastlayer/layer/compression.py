@@ -215,11 +215,19 @@ def check_level(compression: str, level: int | None) -> int:
     return level
 
 
-def codec(compression: str, level: int | None = None) -> Codec | Chunked:
+def layer_codec(compression: str, level: int | None = None) -> Codec | Chunked:
+    """What a layer can be written with: ``codec``, ``zstd:chunked``, ``estargz``."""
+    if compression not in CHUNKED:
+        return codec(compression, level)
+    check_level(compression, level)
+    return Chunked(compression, CHUNKED[compression], level)
+
+
+def codec(compression: str, level: int | None = None) -> Codec:
     """The codec of that name and level (None: its default)."""
     checked = check_level(compression, level)
     if compression in CHUNKED:
-        return Chunked(compression, CHUNKED[compression], level)
+        raise UsageError(f"{compression} is for layers of images: use none, gzip or zstd")
     if compression == "gzip":
         return Gzip(checked)
     if compression == "zstd":

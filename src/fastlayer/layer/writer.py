@@ -33,7 +33,8 @@ class Layer(NamedTuple):
     """A written layer. ``size`` and ``digest`` are of the blob, ``tar_size`` and ``diff_id`` of the tar inside.
 
     ``entries`` counts tar entries (whiteouts and parent directories included), ``payload`` bytes of file content.
-    ``annotations`` belong to the blob: those of zstd:chunked and eStargz tell readers where its files are.
+    ``annotations`` belong to the blob: those of zstd:chunked and eStargz tell readers where its files are. ``made_of``:
+    the diff id of the tar that was given, where the one inside is another (eStargz).
     """
 
     media_type: str
@@ -45,6 +46,12 @@ class Layer(NamedTuple):
     payload: int
     warnings: tuple[str, ...] = ()
     annotations: Mapping[str, str] = {}
+    made_of: Digest | None = None
+
+    @property
+    def source_id(self) -> Digest:
+        """The diff id of the tar that was given."""
+        return self.made_of or self.diff_id
 
     @property
     def descriptor(self) -> Descriptor:
@@ -142,9 +149,9 @@ def write_layer(
 def write_tar(source: TarSource, output: Output, codec: Codec | Chunked, *, jobs: int, report: Reporter) -> Layer:
     """Compresses a tar into ``output`` (which the caller commits); its entries are not counted.
 
-    ``codec``: as ``compression.codec`` gives it. With ``estargz`` the ``diff_id`` is not that of the source, and with
-    ``zstd:chunked``, too, ``warnings`` may say that it came out as an ordinary blob (``chunked.writer``).
-    Raises what the source and the output raise.
+    ``codec``: as ``compression.layer_codec`` gives it. With ``estargz`` the ``diff_id`` is not that of the source;
+    ``warnings`` may say that it, or a ``zstd:chunked``, came out as an ordinary blob (``chunked.writer``). Raises what
+    the source and the output raise.
     """
     if isinstance(codec, Chunked):
         from fastlayer.layer.chunked.writer import write_chunked

@@ -102,6 +102,10 @@ class StargzContents(Contents):
         for number, chunk in enumerate(chunks):
             size = f',"chunkSize":{chunk.size}' if number < len(chunks) - 1 else ""
             begin = f',"chunkOffset":{chunk.begin}' if chunk.begin else ""
-            text = f'{entry.text},"digest":"sha256:{chunks[-1].sum.file}"' if not number else f'"type":"chunk","name":{name}'
+            text = (
+                f'{entry.text},"digest":"sha256:{chunks[-1].sum.file}"'
+                if not number
+                else f'"type":"chunk","name":{name}'
+            )
             found.append(f'{text},"offset":{chunk.offset}{begin}{size},"chunkDigest":"sha256:{chunk.sum.chunk}"')
         return found

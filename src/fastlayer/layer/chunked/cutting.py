@@ -17,7 +17,7 @@ from fastlayer._values import NamedTuple
 from fastlayer.layer.chunked.entries import BLOCK, Untold, clean, described, padding
 
 if TYPE_CHECKING:
-    from fastlayer._native.tarread import TarItem
+    from fastlayer._backend.contract import TarItem
 
 BATCH = 2 << 20
 HEADERS = 256 << 10  # the longest frame of headers
@@ -66,7 +66,7 @@ class Cutter:
         self.problem = ""
         self.entries = self.payload = self.ending = 0
         self._reserved = reserved
-        self._own_end = own_end
+        self.own_end = own_end
         self._scanner = _backend.engine().tarread.TarScanner()
         self._new_chunker = _backend.engine().chunk.Chunker
         self._chunker: Any = None
@@ -95,7 +95,7 @@ class Cutter:
             elif self._sparse:
                 self._follow(event, self._base + fresh)
         end = self._base + len(view)
-        if self._own_end and self._scanner.ended:
+        if self.own_end and self._scanner.ended:
             self._close(end)
         else:
             self._advance(end)
@@ -106,7 +106,7 @@ class Cutter:
         self._scanner.finish()
         self._view, self._frames, self._found = view, [], []
         end = self._base + len(view)
-        if self._own_end:
+        if self.own_end:
             self._close(end)
         elif end > self._frame:
             self._cut(HEAD, end)
@@ -161,7 +161,7 @@ class Cutter:
             if name in self._reserved:
                 raise Untold(f"a name of the format: {name.decode()}")
             self._names.add(name)
-            if item.type == "1" and self._own_end:
+            if item.type == "1" and self.own_end:
                 self._links.append(clean(item.link))
             return described(item, blocks)
         except Untold as exc:
@@ -196,7 +196,7 @@ class Cutter:
             return b""
         tail = b"".join(self._header)
         self._header.clear()
-        if not self._own_end and tail.count(0) != len(tail):
+        if not self.own_end and tail.count(0) != len(tail):
             self.problem = self.problem or "bytes behind the end of the archive"
         return tail
 

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring as quoted
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastlayer._native.tarread import TarItem
+    from fastlayer._backend.contract import TarItem
 
 BLOCK = 512
 _TYPES = {"0": "reg", "1": "hardlink", "2": "symlink", "3": "char", "4": "block", "5": "dir", "6": "fifo"}
@@ -79,7 +79,7 @@ def described(item: TarItem, header: bytes) -> str:
     fields += [f'"{key}":"{value}"' for key, value in extra.items()]
     fields += _devices(item, block)
     if item.xattrs:
-        pairs = (f"{_text(key, 'attribute')}:\"{b64encode(value).decode()}\"" for key, value in item.xattrs)
+        pairs = (f'{_text(key, "attribute")}:"{b64encode(value).decode()}"' for key, value in item.xattrs)
         fields.append(f'"xattrs":{{{",".join(pairs)}}}')
     return ",".join(fields)
 
@@ -119,7 +119,7 @@ def _mode(item: TarItem, block: bytes) -> int:
 def _devices(item: TarItem, block: bytes) -> list[str]:
     major, minor = item.rdev
     if item.type not in ("3", "4"):
-        if block[_MAJOR] in _NOTHING and block[_MINOR] in _NOTHING or not block.startswith(b"ustar", 257):
+        if (block[_MAJOR] in _NOTHING and block[_MINOR] in _NOTHING) or not block.startswith(b"ustar", 257):
             return []
         try:
             major, minor = _number(block[_MAJOR]), _number(block[_MINOR])
@@ -137,7 +137,7 @@ def _extended(item: TarItem, blocks: bytes, name: str) -> dict[str, str]:
         body = blocks[at + BLOCK : at + BLOCK + size]
         if flag == b"g":
             raise Untold("a global header")
-        if flag == b"x" and (b"time=" in body or b"LIBARCHIVE" in body):
+        if flag == b"x" and (b"atime=" in body or b"ctime=" in body or b"LIBARCHIVE" in body):
             found = _times(item, body, name)
         at += BLOCK + size + padding(size)
     return found
@@ -188,9 +188,9 @@ def moment(ns: int) -> str:
 @lru_cache(maxsize=4096)
 def _second(seconds: int) -> str:
     try:
-        parts = time.gmtime(seconds)[:6]
+        year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
     except (OverflowError, OSError, ValueError):
-        parts = (10000,)
-    if not 0 <= parts[0] <= 9999:
+        year = -1
+    if not 0 <= year <= 9999:
         raise Untold("a time beyond the year 9999")
-    return "%04d-%02d-%02dT%02d:%02d:%02d" % parts
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"

@@ -41,7 +41,7 @@ def _packed_at_once(compressor: Any, view: memoryview, frames: Sequence[Frame]) 
     import zstandard
 
     bounds = array("Q", [number for frame in frames for number in (frame.start, frame.stop - frame.start)])
-    found = compressor.multi_compress_to_buffer(zstandard.BufferWithSegments(view, bounds), threads=1)
+    found = compressor.multi_compress_to_buffer(zstandard.BufferWithSegments(view, memoryview(bounds)), threads=1)
     pieces = [found[number] for number in range(len(found))]
     return b"".join(pieces), [len(piece) for piece in pieces]
 

@@ -13,7 +13,7 @@ written as an ordinary blob, with a warning. Memory: the buffers of the ring, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from fastlayer.layer.chunked import estargz, zstdchunked
@@ -36,9 +36,10 @@ class Format(Protocol):
 
     with_crc: bool  # whether sums have one
     annotations: dict[str, str]  # of the layer, after ``ending``
-    packer: Packer
     cutter: Cutter
 
+    @property
+    def packer(self) -> Packer: ...
     def begin(self, entry: Entry) -> None: ...
     def chunk(self, offset: int, size: int, end: int, found: Sum) -> None: ...
     def tail(self, data: bytes) -> None:
@@ -65,10 +66,11 @@ def write_chunked(source: TarSource, output: Output, codec: Chunked, *, jobs: in
     form: Format = zstdchunked.ZstdChunked(codec.level) if codec.base == "zstd" else estargz.Stargz(codec.level)
     work = _Work(Tar(source, report), Blob(output), form)
     keep_freed_pieces()
-    with hashing(2) as (tar_stream, blob_stream):
-        work.run(tar_stream, blob_stream, jobs)
+    with hashing(3 if form.cutter.own_end else 2) as streams:
+        tar_stream, blob_stream, *source_stream = streams
+        work.run(tar_stream, blob_stream, source_stream, jobs)
         warnings = work.end(codec.name, tar_stream, blob_stream)
-        diff_id, digest = tar_stream.finish(), blob_stream.finish()
+        diff_id, digest, *made_of = (stream.finish() for stream in streams)
     report.end("write", work.cutter.entries, work.tar_size, work.tar_size)
     if codec.base == "gzip" and form.annotations:
         form.annotations[estargz.UNCOMPRESSED_SIZE] = str(work.tar_size)
@@ -82,6 +84,7 @@ def write_chunked(source: TarSource, output: Output, codec: Chunked, *, jobs: in
         work.cutter.payload,
         warnings,
         form.annotations,
+        *made_of,
     )
 
 
@@ -94,9 +97,11 @@ class _Work:
         self._form = form
         self._tells = True  # the table is being written
 
-    def run(self, tar_stream: HashStream, blob_stream: HashStream, jobs: int) -> None:
+    def run(
+        self, tar_stream: HashStream, blob_stream: HashStream, source_stream: Sequence[HashStream], jobs: int
+    ) -> None:
         with Pipeline() as pipeline:
-            stages = _Stages(self._tar, self._form, pipeline, tar_stream, jobs)
+            stages = _Stages(self._tar, self._form, pipeline, (tar_stream, *source_stream), jobs)
             for batch, packed, lengths, back in in_order(stages.done):
                 self._note(batch, lengths, stages.sums.get())
                 blob_stream.put(packed)
@@ -146,12 +151,13 @@ class _Stages:
     """The threads before the last one. ``done`` has (number, (batch, packed, lengths, back)), ``sums`` those of each
     batch, in order."""
 
-    def __init__(self, tar: Tar, form: Format, pipeline: Pipeline, tar_stream: HashStream, jobs: int) -> None:
+    def __init__(self, tar: Tar, form: Format, pipeline: Pipeline, streams: Sequence[HashStream], jobs: int) -> None:
+        """``streams``: of the tar that comes out and, if it is another one, of that which goes in."""
         self.done, self.sums = pipeline.channel(), pipeline.channel()
         self._tar = tar
         self._form = form
         self._pipeline = pipeline
-        self._tar_stream = tar_stream
+        self._streams = streams
         self._ring = Ring(pipeline, jobs + _AHEAD, BATCH)
         self._work, self._to_sum = pipeline.channel(), pipeline.channel()
         self._number = 0
@@ -165,22 +171,25 @@ class _Stages:
         while True:
             count = self._tar.fill(buffer[left:], self._pipeline)
             view = buffer[: left + count]
-            back = self._give(cutter.feed(view, count), buffer)
+            back = self._give(cutter.feed(view, count), buffer, view[left:])
             rest = view[len(view) - cutter.left :]
             ended, left, buffer = len(view) < BATCH, len(rest), self._ring.take()
             buffer[:left] = rest
             back()
             if ended:
                 break
-        self._give(cutter.finish(buffer[:left]), buffer)()
+        self._give(cutter.finish(buffer[:left]), buffer, buffer[:0])()
         self.done.put((self._number, None))
 
-    def _give(self, batch: Batch, buffer: memoryview) -> Any:
+    def _give(self, batch: Batch, buffer: memoryview, new: memoryview) -> Any:
         """To the other stages. Returns what is to be called when the cutter needs the buffer no more."""
+        tar_stream, *source_stream = self._streams
         runs = _kept(batch)
-        back = self._ring.returns(buffer, 3 + len(runs))
+        back = self._ring.returns(buffer, 3 + len(runs) + len(source_stream))
         for start, stop in runs:
-            self._tar_stream.put(batch.view[start:stop], back)
+            tar_stream.put(batch.view[start:stop], back)
+        for stream in source_stream:
+            stream.put(new, back)
         self._to_sum.put((batch, back))
         self._work.put((self._number, batch, back))
         self._number += 1

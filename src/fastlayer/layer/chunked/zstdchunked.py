@@ -1,8 +1,8 @@
 """zstd:chunked: a zstd blob with a table of contents behind it, as containers/storage reads it (docs/formats.md).
 
-The tar is cut into frames and stays what it is. Behind it are three skippable frames, which decompressors pass over: the
-table, the stream of tar-split, and a footer that tells where they are. The annotations of the layer tell the same, and
-the digest of the table, which is what makes the rest trustworthy.
+The tar is cut into frames and stays what it is. Behind it are three skippable frames, which decompressors pass over:
+the table, the stream of tar-split, and a footer that tells where they are. The annotations of the layer tell the same,
+and the digest of the table, which is what makes the rest trustworthy.
 """
 
 from __future__ import annotations
