@@ -72,6 +72,7 @@ GOOD = {
     "nothing": bytes(1024),
     "one file": made(lambda add: add("f", b"x")),
     "padded": made(lambda add: add("f", b"x")) + bytes(700_000),
+    "huge attribute": made(lambda add: add("f", b"x", pax_headers={"SCHILY.xattr.user.a": "v" * 900_000})),
     "no end": made(lambda add: add("f", b"x" * 10))[:1024],
     "no padding": made(lambda add: add("f", b"x" * 10))[:522],
     "directories": made(lambda add: [add(f"d{n:05}", type=tarfile.DIRTYPE) for n in range(3000)]),

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,7 @@ import pytest
 import fastlayer
 from fastlayer import _backend
 from fastlayer.errors import LayerFormatError, StorageError, UsageError
-from fastlayer.layer.chunked import frames
+from fastlayer.layer.chunked import cutting, frames
 from fastlayer.layer.compression import codec, layer_codec
 from fastlayer.layer.expand import Expansion
 from fastlayer.layer.output import Output
@@ -26,7 +27,7 @@ from fastlayer.layer.progress import Reporter
 from fastlayer.layer.source import Source
 from fastlayer.layer.writer import Layer, write_tar
 from tests.chunkedblobs import check_estargz, check_zstd_chunked, sha256, unzstd
-from tests.oddtars import BEHIND, GOOD, WITHOUT_TABLE, made
+from tests.oddtars import BEHIND, GOOD, WITHOUT_TABLE, Add, made
 
 FORMATS = ("zstd:chunked", "estargz")
 
@@ -173,6 +174,32 @@ def test_levels(name: str, level: int) -> None:
     tar = made(lambda add: add("text", b"some text that compresses well\n" * 20_000))
     blob, layer = packed(tar, name, level=level)
     (check_zstd_chunked if name == "zstd:chunked" else check_estargz)(blob, layer.annotations)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_sizes_meet_any_borders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small buffers and frames, every kind of border falls onto every other sooner or later."""
+    monkeypatch.setattr("fastlayer.layer.chunked.writer.BATCH", 16384)
+    monkeypatch.setattr(cutting, "HEADERS", 2048)
+    monkeypatch.setattr(cutting, "CHUNKS", (512, 1024, 4096))
+    check = check_zstd_chunked if name == "zstd:chunked" else check_estargz
+    for seed in range(40):
+        tar = random_tar(random.Random(seed))
+        blob, layer = packed(tar, name, step=5000)
+        assert (layer.warnings, str(layer.source_id)) == ((), sha256(tar)), seed
+        assert members(check(blob, layer.annotations)[0])[: layer.entries] == members(tar), seed
+
+
+def random_tar(rng: random.Random) -> bytes:
+    def fill(add: Add) -> None:
+        for number in range(rng.randrange(60)):
+            if rng.random() < 0.5:
+                add(f"{number}", type=tarfile.DIRTYPE, mtime=rng.choice((1, 1.5)))
+                continue
+            size = rng.choice((0, 1, 511, 512, 513, 1024, 4096, 4097, 9000, 16384, rng.randrange(20_000)))
+            add(f"{number}", rng.choice((rng.randbytes, bytes))(size), mtime=rng.choice((1, 1.5)))
+
+    return made(fill) + bytes(rng.choice((0, 512, 9000, 40_000)))
 
 
 # ---- tars without a table ----------------------------------------------------------------------------------
