@@ -51,12 +51,12 @@ class Contents:
 
     def close(self, members: str = "") -> Spool:
         """``members``: of the table itself, behind its entries."""
-        self.spool.add(f"{self._separator if self._separator != _NEXT else ''}\n]{members}}}\n")
+        self.spool.add(f"{self._separator if self._separator != _NEXT else ''}\n]{members}}}\n".encode())
         self.spool.close()
         return self.spool
 
     def _add(self, text: str) -> None:
-        self.spool.add(f"{self._separator}{{{text}}}")
+        self.spool.add(f"{self._separator}{{{text}}}".encode())
         self._separator = _NEXT
 
     def _of_file(self, entry: Entry, chunks: list[Chunk], end: int) -> list[str]:
