@@ -111,9 +111,8 @@ def _wanted(place: Place, options: PushOptions) -> Wanted:
 
 
 def _pushed(place: Place, moved: Moved, warnings: list[str]) -> Pushed:
-    return Pushed(
-        str(place), moved.root, moved.sent, moved.uploaded, moved.mounted, moved.present, tuple(dict.fromkeys(warnings))
-    )
+    counts = (moved.sent, moved.uploaded, moved.mounted, moved.present)
+    return Pushed(str(place), moved.root, *counts, tuple(dict.fromkeys([*warnings, *moved.warnings])))
 
 
 def push_all_tags(
