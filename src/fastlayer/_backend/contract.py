@@ -139,7 +139,15 @@ class Extractor(Protocol):
         """
         ...
 
-    shared_bytes: int  # of the files of the latest layer that were placed: what shares its extents with the source
+    def feed_extent(self, fd: int, offset: int, length: int) -> None:
+        """Like ``feed`` of ``length`` bytes of the open file ``fd``, which go into the body of the file at hand.
+
+        Extents are shared where the file system can. Raises ``LayerFormatError`` where that many bytes of a body do not
+        come next, ``FileChangedError`` when the file ends before. The descriptor stays open. Signals: see ``feed``.
+        """
+        ...
+
+    shared_bytes: int  # of the files of the latest layer that were placed, and of extents: what shares its extents
     copied_bytes: int  # and what was moved; holes are in neither
 
     def place(self, table: ChangeTable, roots: Sequence[int], clamp_mtime: int | None = None, *, jobs: int = 1) -> bool:

@@ -377,6 +377,7 @@ cdef extern from "fl_extract.h" nogil:
     void fl_extract_free(fl_extract *x)
     int fl_extract_begin(fl_extract *x, fl_error *err)
     int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, fl_error *err)
+    int fl_extract_feed_extent(fl_extract *x, int fd, uint64_t offset, uint64_t len, unsigned wait_ms, fl_error *err)
     int fl_extract_end(fl_extract *x, unsigned wait_ms, fl_error *err)
     int fl_extract_wait(fl_extract *x, unsigned wait_ms, fl_error *err)
     int fl_extract_place_begin(fl_extract *x, const fl_changes *table, const int *roots, uint32_t root_count,

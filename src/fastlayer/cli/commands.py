@@ -28,7 +28,11 @@ IMAGES = {
     "commit": ("commit", "Make an image of a writable layer."),
 }
 REGISTRIES = {
+    "login": ("login", "Log in to a registry."),
+    "logout": ("login:logout", "Forget the login for a registry."),
     "pull": ("pull", "Pull images from registries."),
+    "search": ("search", "List what a registry has: tags, repositories, what refers to an image."),
+    "manifest": ("manifest", "Look at manifests; make indexes of images and push them."),
 }
 CONTAINERS = {
     "run": ("run", "Run a program in a new container."),

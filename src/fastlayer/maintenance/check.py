@@ -304,7 +304,8 @@ class _Checker:
         with self.store.database.read() as db:
             unknown = [str(row[0]) for row in db.execute("SELECT name, digest FROM images") if row[1] not in seen]
         for name in sorted(unknown):
-            self._find("image", name, "what it names is not known", self._record_again(images, name))
+            if not _is_of_others(images, name):
+                self._find("image", name, "what it names is not known", self._record_again(images, name))
 
     def _image(self, images: Images, image: Image) -> Iterator[tuple[str, bool]]:
         try:
@@ -405,3 +406,11 @@ class _Checker:
 
     def _find(self, what: str, subject: str, why: str, repaired: bool = False, *, note: bool = False) -> None:
         self.findings.append(Finding(what, str(subject), why, repaired, note))
+
+
+def _is_of_others(images: Images, name: str) -> bool:
+    """An index of images that are elsewhere is known for what it is."""
+    try:
+        return images.is_of_others(images.target_of(name)[0])
+    except FastlayerError:
+        return False
