@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.registry_server import RegistryServer, error
-from tests.shell import Shell
-from tests.stores import tree
+from tests.shell import COMMAND, Shell
+from tests.stores import Layout, tree
 from tests.transfers import complete
 
 INSECURE = ("--tls-verify", "false", "--retry-times", "0")
@@ -89,3 +92,32 @@ def test_what_is_refused(shell: Shell, server: RegistryServer, tmp_path: Path) -
         "copy", "--all", "--platform", "linux/amd64", f"docker://{there}", f"dir:{tmp_path}/d", code=2
     )
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("kind", ["oci", "dir"])
+def test_a_killed_copy_goes_on(shell: Shell, server: RegistryServer, tmp_path: Path, kind: str) -> None:
+    layout = Layout(tmp_path / "source")
+    old = layout.image("old", [{"a": b"1"}])
+    new = layout.image("new", [{"b": b"2"}, {"c": b"3" * 300_000}])
+    place = tmp_path / "out"
+    there = f"{kind}:{place}" + (":v" if kind == "oci" else "")
+    shell.good("copy", "-q", f"oci:{layout.path}:old", there)
+    shell.good("copy", "-q", *INSECURE, f"oci:{layout.path}:new", f"docker://{server.host}/a/b:1")
+    server.fail(f"GET .*blobs/{new.layers[1].digest}", times=1, wait=30.0)
+    words = ["copy", *INSECURE, f"docker://{server.host}/a/b:1", there]
+    first = new.layers[0].digest.encoded
+    blob = place / "blobs/sha256" / first if kind == "oci" else place / first
+    with subprocess.Popen([*COMMAND, *words], env=shell.env, stderr=subprocess.DEVNULL) as process:
+        while not blob.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    checked = json.loads(shell.good("copy", "-q", "--format", "json", there, f"dir:{tmp_path}/checked"))
+    assert checked["descriptor"]["digest"] == old.digest  # it is what it was
+    found = json.loads(shell.good(*words, "-q", "--format", "json"))
+    assert found["present"] == 1 and found["descriptor"]["digest"] == new.digest
+    if kind == "oci":
+        for path in (place / "ingest").glob("*"):
+            os.utime(path, (0, 0))
+        shell.good("copy", "-q", *INSECURE, *words[-2:])
+        assert not (place / "ingest").exists()
