@@ -453,3 +453,14 @@ def test_frame_walker_sees_every_border() -> None:
         while walker.readinto(bytearray(4096)):
             pass
         walker.check_end()
+
+
+def test_a_block_that_level_0_makes_longer_is_stored() -> None:
+    """The compressor is of no use after such a block: the next ones must be what they are without it."""
+    data = random.Random(1).randbytes(GZIP_MEMBER)
+    text = bytes(97 + byte % 7 for byte in data)
+    wanted = codec("gzip", 0).compress(text)
+    used = codec("gzip", 0)
+    for block in (*(bytes(60 + byte % count for byte in data) for count in (20, 26, 80)), data):
+        assert gzip.decompress(used.compress(block)) == block
+        assert used.compress(text) == wanted

@@ -137,6 +137,7 @@ def _isal_deflate(level: int) -> Deflate:
     from isal import isal_zlib
 
     local = threading.local()  # a compressor must not be shared between threads
+    stored = _zlib_deflate(0)
 
     def deflate(block: Any) -> tuple[bytes, int]:
         compressor = getattr(local, "compressor", None)
@@ -144,7 +145,11 @@ def _isal_deflate(level: int) -> Deflate:
             # What isal.igzip_threaded works with: it keeps its state and its output buffer from block to block, where
             # isal_zlib.compress allocates both anew and spends a third of its time in page faults.
             compressor = local.compressor = isal_zlib._ParallelCompress(_DEFLATE_BOUND, level)
-        return cast(tuple[bytes, int], compressor.compress_and_crc(block, b""))
+        try:
+            return cast(tuple[bytes, int], compressor.compress_and_crc(block, b""))
+        except OverflowError:  # level 0 makes some blocks longer than the room there is; the compressor is lost then
+            local.compressor = None
+            return stored(block)
 
     return deflate
 
