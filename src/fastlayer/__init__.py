@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from fastlayer.oci.digest import Digest
     from fastlayer.registry.login import LoggedIn, login, logout
     from fastlayer.store.store import Store, open_store
+    from fastlayer.transfer.copy import Copied, CopyOptions, copy
     from fastlayer.transfer.push import Pushed, PushOptions, push
     from fastlayer.volume.volumes import volumes
 
@@ -89,6 +90,7 @@ _HOME = {
     "oci.digest": "Digest",
     "registry.login": "LoggedIn login logout",
     "store.store": "Store open_store",
+    "transfer.copy": "Copied CopyOptions copy",
     "transfer.push": "PushOptions Pushed push",
     "volume.volumes": "volumes",
 }
@@ -106,6 +108,8 @@ __all__ = [
     "Changes",
     "CloneStats",
     "Container",
+    "Copied",
+    "CopyOptions",
     "CorruptStoreError",
     "Descriptor",
     "DiffStat",
@@ -147,6 +151,7 @@ __all__ = [
     "build",
     "chunks",
     "clone",
+    "copy",
     "copy_up",
     "create",
     "diff",

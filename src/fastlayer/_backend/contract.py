@@ -1,9 +1,9 @@
 """The contract of the boundary: what the modules of an engine have, as protocols. Nothing here runs.
 
 Both packages export modules of the same names (``changes upper encode extract tarread merge chunk clone scan mountapi
-subvolume usage sha256 run``) with the same classes and functions. Everything is batched: one call handles thousands of
-entries or about 1 MiB. Paths are ``bytes`` relative to a root descriptor, without a leading slash; the root itself is
-``b""``. No call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+subvolume usage sha256 crc64 run``) with the same classes and functions. Everything is batched: one call handles
+thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a root descriptor, without a leading slash; the
+root itself is ``b""``. No call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
@@ -166,6 +166,23 @@ class Extractor(Protocol):
     def abort(self) -> None: ...
 
 
+class TarItem(Protocol):
+    """``tarread.TarItem``: an entry of a tar; _native/tarread.pyi explains the fields."""
+
+    type: str
+    path: bytes
+    link: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    rdev: tuple[int, int]
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    data_offset: int
+    sparse: bool
+
+
 class TarScanner(Protocol):
     """``tarread.TarScanner(max_pax=1 << 20)``: reads a layer tar as it goes by, without putting it anywhere.
 
@@ -300,11 +317,26 @@ class Chunker(Protocol):
 class Sha256(Protocol):
     """``sha256.Sha256()``: one stream (csrc/fl_sha256.h); ``sha256.update_both(a, data_a, b, data_b)``: two at once.
 
+    ``sha256.digests(data, bounds)``: of many pieces, data[bounds[2i]:bounds[2i+1]], one behind the other; ``bounds`` is
+    an array of unsigned 64-bit numbers.
+
     ``sha256.AVAILABLE`` is false where the native engine has nothing for this processor; see ``hashing``.
     """
 
     def update(self, data: Any) -> None: ...
     def hexdigest(self) -> str: ...
+
+
+class Crc64(Protocol):
+    """The module ``crc64``: the sum that tar-split keeps of a file (csrc/fl_crc64.h)."""
+
+    def update(self, crc: int, data: Any) -> int:
+        """``crc``: 0 at first, then what the last call returned."""
+        ...
+
+    def many(self, data: Any, bounds: Any) -> list[int]:
+        """Of many pieces, as ``sha256.digests`` takes them."""
+        ...
 
 
 class TreeUsage(Protocol):
@@ -401,4 +433,5 @@ class Engine(Protocol):
     subvolume: Any  # btrfs: see csrc/fl_btrfs.h and _native/subvolume.pyi
     usage: Any
     sha256: Any
+    crc64: Crc64
     run: RunApi

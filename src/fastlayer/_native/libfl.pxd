@@ -505,6 +505,12 @@ cdef extern from "fl_sha256.h" nogil:
     void fl_sha256_update(fl_sha256 *s, const uint8_t *data, size_t n)
     void fl_sha256_update2(fl_sha256 *a, const uint8_t *data_a, size_t n_a, fl_sha256 *b, const uint8_t *data_b, size_t n_b)
     void fl_sha256_digest(const fl_sha256 *s, uint8_t *out)
+    void fl_sha256_many(const uint8_t *data, const uint64_t *bounds, size_t n, uint8_t *out)
+
+# ---- fl_crc64.h -------------------------------------------------------------------------------
+cdef extern from "fl_crc64.h" nogil:
+    uint64_t fl_crc64_update(uint64_t crc, const uint8_t *data, size_t n)
+    uint64_t fl_crc64_bitwise(uint64_t crc, const uint8_t *data, size_t n)
 
 # ---- fl_run.h ---------------------------------------------------------------------------------
 cdef extern from "linux/filter.h" nogil:

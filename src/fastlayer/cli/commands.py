@@ -21,6 +21,7 @@ IMAGES = {
     "load": ("load", "Load images from a layout or archive."),
     "save": ("save", "Save images to a layout or archive."),
     "push": ("push", "Push an image to a registry."),
+    "copy": ("copy", "Copy an image between registries, layouts, archives and the store."),
     "import": ("import_image", "Make an image of a directory or tar."),
     "tag": ("tag", "Give an image another name."),
     "rmi": ("rmi", "Remove images."),

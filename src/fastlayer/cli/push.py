@@ -27,7 +27,7 @@ Examples:
 @declare.option("-a", "--all-tags", is_flag=True, help="Push every tag of the repository NAME.")
 @declare.option(
     "--compression",
-    type=declare.Choice(["none", "gzip", "zstd"]),
+    type=declare.Choice(["none", "gzip", "zstd", "zstd:chunked", "estargz"]),
     default="gzip",
     show_default=True,
     help="Of layers that are not compressed; others stay as they are.",
@@ -40,6 +40,7 @@ Examples:
     type=declare.Choice(["oci", "v2s2"]),
     help="Write manifests of OCI's or Docker's kind (default: as they are).",
 )
+@declare.option("--preserve-digests", is_flag=True, help="Fail rather than push a manifest with another digest.")
 @declare.option(
     "--chunk-size",
     metavar="SIZE",
@@ -77,14 +78,20 @@ def command(**given: Any) -> int:
             )
             return 0
         pushed = push(store, given["image"], given["destination"], wanted, observe=shown.observe)
-    if given["digestfile"]:
-        from fastlayer.layer.output import Output
-
-        with Output(given["digestfile"]) as file:
-            file.write(f"{pushed.descriptor.digest}\n".encode())
-            file.commit()
+    write_digest(given["digestfile"], pushed.descriptor.digest)
     _tell(pushed, given)
     return 0
+
+
+def write_digest(path: bytes | None, digest: str) -> None:
+    """--digestfile."""
+    if path is None:
+        return
+    from fastlayer.layer.output import Output
+
+    with Output(path) as file:
+        file.write(f"{digest}\n".encode())
+        file.commit()
 
 
 def _options(given: dict[str, Any]) -> PushOptions:
@@ -96,6 +103,7 @@ def _options(given: dict[str, Any]) -> PushOptions:
         level=given["compression_level"],
         force=given["force_compression"],
         manifest_format=given["manifest_format"] or "",
+        preserve_digests=given["preserve_digests"],
         chunk=options.memory("--chunk-size", given["chunk_size"]) or 0,
         jobs=given["jobs"],
         wishes=registries.wishes(given),

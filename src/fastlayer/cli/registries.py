@@ -51,6 +51,36 @@ def connection_options(function: F) -> F:
     return function
 
 
+SIDES = ("src", "dest")
+
+
+def two_registries_options(function: F) -> F:
+    """--src-creds, --dest-creds and their like, and --authfile and --retry-times for both; as skopeo copy has them."""
+    for side in reversed(SIDES):
+        what = "source" if side == "src" else "destination"
+        for option in (
+            declare.option(
+                f"--{side}-tls-verify", type=declare.BOOL, metavar="BOOL", help=f"As --tls-verify, of the {what}."
+            ),
+            declare.option(f"--{side}-creds", metavar="USER[:PASSWORD]", help=f"The login for the {what}."),
+            declare.option(
+                f"--{side}-cert-dir", type=options.WORD, metavar="DIR", help=f"As --cert-dir, of the {what}."
+            ),
+            declare.option(
+                f"--{side}-authfile", type=options.WORD, metavar="FILE", help=f"As --authfile, of the {what}."
+            ),
+        ):
+            function = option(function)
+    return registry_options(function)
+
+
+def wishes_of(side: str, given: dict[str, Any]) -> Wishes:
+    """Those of one of two registries; what is not said of it is what is said of both."""
+    names = ("tls_verify", "creds", "cert_dir", "authfile")
+    own = {name: given[f"{side}_{name}"] for name in names if given[f"{side}_{name}"] is not None}
+    return wishes({**given, **own})
+
+
 def authfile_option(function: F) -> F:
     """--authfile."""
     return declare.option(

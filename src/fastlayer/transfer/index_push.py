@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import FastlayerError, NotFoundError, RegistryError, RegistryMissingError, UsageError
+from fastlayer.errors import FastlayerError, RegistryError, RegistryMissingError, UsageError
 from fastlayer.image.images import Images, full_name
 from fastlayer.layer.pipeline import default_jobs
 from fastlayer.oci import mediatypes
@@ -26,8 +26,10 @@ from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Form, form_of
 from fastlayer.transfer.indexes import index_named, source_of, without_source
 from fastlayer.transfer.moving import Wanted, move
-from fastlayer.transfer.push import CONNECTIONS, DEFAULTS, Pushed, PushOptions
+from fastlayer.transfer.opening import CONNECTIONS
+from fastlayer.transfer.push import DEFAULTS, Pushed, PushOptions
 from fastlayer.transfer.registry_destination import RegistryDestination
+from fastlayer.transfer.steady import steady
 from fastlayer.transfer.store_source import StoreSource, mounts_of
 
 if TYPE_CHECKING:
@@ -154,7 +156,7 @@ class _IndexSource(StoreSource):
 
     def open(self, blob: Descriptor, offset: int = 0) -> Iterator[bytes]:
         away = self._found.get(blob.digest)
-        return super().open(blob, offset) if away is None else streamed(away.repository, blob, offset)
+        return super().open(blob, offset) if away is None else steady(away.repository, blob, offset)
 
     def writer(self, layer: LayerOf, form: Form | None) -> Write | None:
         """What is in a registry stays as it is: people know it by its digest."""
@@ -203,26 +205,3 @@ class _Repositories:
 def _parts(document: Descriptor, data: bytes) -> Iterable[Descriptor]:
     found = parse_document(document, data)
     return found.manifests if isinstance(found, ImageIndex) else (found.config, *found.layers)
-
-
-def streamed(
-    repository: Repository, blob: Descriptor, offset: int = 0, moved: Callable[[int], object] = lambda count: None
-) -> Iterator[bytes]:
-    """The bytes of a blob from an offset on, not verified; where a connection breaks, another goes on from there."""
-    at, tries = offset, 0
-    while at < blob.size or not blob.size:
-        try:
-            with repository.blob(blob.digest, offset=at, size=blob.size) as stream:
-                skip = at - stream.offset
-                for data in stream:
-                    piece, skip = data[skip:], max(0, skip - len(data))
-                    if piece:
-                        at, tries = at + len(piece), 0
-                        moved(len(piece))
-                        yield piece
-            return
-        except NotFoundError:
-            raise
-        except RegistryError as exc:
-            repository.calls.calls.wait(tries, exc)
-            tries += 1

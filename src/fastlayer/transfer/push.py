@@ -16,15 +16,13 @@ from fastlayer.oci.image_index import parse_index
 from fastlayer.oci.mediatypes import INDEXES
 from fastlayer.oci.platform import Platform
 from fastlayer.oci.reference import Reference, parse_reference
-from fastlayer.registry.http import Budget
-from fastlayer.registry.opening import Wishes, opened
-from fastlayer.registry.opening import destination as location_of
+from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer import known
 from fastlayer.transfer.events import Observer, silent
-from fastlayer.transfer.forms import Compression, form_of
+from fastlayer.transfer.forms import Compression, Form, form_of
 from fastlayer.transfer.moving import Moved, Wanted, move
-from fastlayer.transfer.registry_destination import RegistryDestination
+from fastlayer.transfer.opening import narrowed, opened_destination
 from fastlayer.transfer.rewriting import ManifestFormat
 from fastlayer.transfer.store_source import StoreSource, mounts_of
 
@@ -34,17 +32,16 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
     from fastlayer.transfer.ends import Destination
 
-CONNECTIONS = 8  # to the registry, at the same time
 _MOST_JOBS = 8  # threads of one layer that is compressed: memory goes with them
-_OTHER_TRANSPORTS = "docker://, oci:, oci-archive:, docker-archive: or dir:"
 
 
 class PushOptions(NamedTuple):
     """How images are pushed.
 
     ``platform``: only that image of an index. ``compression``, ``level``: of layers that are not compressed; with
-    ``force`` those that are compressed otherwise are compressed anew. ``manifest_format``: empty for that of the image.
-    ``chunk``: bytes of one request of an upload, 0 for all of a blob in one. ``jobs``: threads that compress.
+    ``force`` those that are compressed otherwise are compressed anew. ``manifest_format``: empty for that of the image;
+    ``preserve_digests``: an error where the manifest would become another. ``chunk``: bytes of one request of an
+    upload, 0 for all of a blob in one. ``jobs``: threads that compress.
     """
 
     platform: Platform | None = None
@@ -52,6 +49,7 @@ class PushOptions(NamedTuple):
     level: int | None = None
     force: bool = False
     manifest_format: ManifestFormat = ""
+    preserve_digests: bool = False
     chunk: int = 0
     jobs: int | None = None
     wishes: Wishes = Wishes()
@@ -91,20 +89,30 @@ def push(
     ``StorageError``; nothing that is not complete gets a name then.
     """
     place = _place(name, destination)
-    wanted = Wanted(form_of(options.compression, options.level), options.force, options.manifest_format)
+    wanted = _wanted(place, options)
     warnings: list[str] = []
     with store.lease(f"push {name}") as lease, ExitStack() as stack:
         root = _hold(store, lease, name, options.platform, warnings.append)
         source = StoreSource(store, name, min(default_jobs(options.jobs), _MOST_JOBS))
+        if place.transport == "docker-archive":  # which is for one platform
+            root = narrowed(source, root, options.platform)
         target = stack.enter_context(_opened(store, place, options, warnings.append))
         moved = move(source, target, root, wanted, observe=observe)
     return _pushed(place, moved, warnings)
 
 
+def _wanted(place: Place, options: PushOptions) -> Wanted:
+    form: Form | None = form_of(options.compression, options.level)
+    if place.transport == "docker-archive":  # has no manifest to say how its layers are compressed
+        form = None
+    if place.transport == "store":
+        raise UsageError(f"{place}: is a name in the store: use `fastlayer tag`")
+    return Wanted(form, options.force, options.manifest_format, options.preserve_digests)
+
+
 def _pushed(place: Place, moved: Moved, warnings: list[str]) -> Pushed:
-    return Pushed(
-        str(place), moved.root, moved.sent, moved.uploaded, moved.mounted, moved.present, tuple(dict.fromkeys(warnings))
-    )
+    counts = (moved.sent, moved.uploaded, moved.mounted, moved.present)
+    return Pushed(str(place), moved.root, *counts, tuple(dict.fromkeys([*warnings, *moved.warnings])))
 
 
 def push_all_tags(
@@ -199,21 +207,17 @@ def _keep(store: Store, lease: Lease, root: Descriptor, images: Sequence[Image])
 
 @contextmanager
 def _opened(store: Store, place: Place, options: PushOptions, warn: Callable[[str], object]) -> Iterator[Destination]:
-    if place.reference is None or not place.is_registry:
-        raise UsageError(f"{place}: give {_OTHER_TRANSPORTS}")
-    location = location_of(place.reference, options.wishes)
-    registry, path = location.reference.domain, location.reference.path
-
-    def went(digest: Digest) -> None:
+    def went(registry: str, repository: str, digest: Digest) -> None:
         if not store.read_only:
             with store.database.write() as db:
-                known.remember(db, digest, registry, path)
+                known.remember(db, digest, registry, repository)
 
-    with opened(location, options.wishes, budget=Budget(CONNECTIONS), warn=warn) as repository:
-        yield RegistryDestination(
-            repository,
-            location.reference.digest or location.reference.tag,
-            chunk=options.chunk,
-            mounts=mounts_of(store, registry, path),
-            went=went,
-        )
+    with opened_destination(
+        place,
+        options.wishes,
+        warn,
+        chunk=options.chunk,
+        mounts=lambda registry, repository: mounts_of(store, registry, repository),
+        went=went,
+    ) as found:
+        yield found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
-from fastlayer.errors import DigestMismatchError, RegistryError
+from fastlayer.errors import RegistryError
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.registry.blobs import blob_size, short
+from fastlayer.registry.blobs import blob_size
 from fastlayer.registry.client import Repository
 from fastlayer.registry.uploads import How
 from fastlayer.transfer.ends import Bytes, LayerOf, Moved, Write
 from fastlayer.transfer.forms import Made
 from fastlayer.transfer.streaming import CHUNK, push_stream
+from fastlayer.transfer.verified import Verified
 
 _ACTIONS = ("pull", "push")
 _TOO_LARGE = 413
@@ -75,7 +76,7 @@ class RegistryDestination:
 
     def put(self, layer: LayerOf, data: Bytes, moved: Moved) -> How:
         blob, chunk = layer.blob, self._chunk
-        source = _Verified(blob, data, moved)
+        source = Verified(blob, data, moved)
         while True:
             try:
                 how = self._repository.push_blob(
@@ -108,45 +109,3 @@ class RegistryDestination:
 
     def give_up(self) -> None:
         self._repository.calls.calls.connections.give_up()
-
-
-class _Verified:
-    """The bytes of a blob, verified: the last piece is held back until all of it is known to be right.
-
-    What is read a second time, after a failure, is verified by the registry only.
-    """
-
-    def __init__(self, blob: Descriptor, data: Bytes, moved: Moved) -> None:
-        from fastlayer.content.ingest import new_hash
-
-        self._blob = blob
-        self._data = data
-        self._moved = moved
-        self._hash = new_hash(blob.digest.algorithm)
-        self._hashed = 0
-
-    def __call__(self, offset: int) -> Iterator[bytes | memoryview]:
-        held: bytes | memoryview = b""
-        for piece in self._data(offset):
-            if len(held):
-                yield held
-                offset += len(held)
-                self._moved(offset)
-            held = piece if isinstance(piece, bytes) else bytes(piece)
-            self._take(held, offset)
-        self._require(offset + len(held))
-        yield held
-        self._moved(offset + len(held))
-
-    def _take(self, piece: bytes, offset: int) -> None:
-        new = memoryview(piece)[max(0, self._hashed - offset) :]
-        self._hash.update(new)
-        self._hashed += len(new)
-
-    def _require(self, size: int) -> None:
-        digest = self._blob.digest
-        if size != self._blob.size:
-            raise DigestMismatchError(f"{short(digest)}: has {size} bytes instead of {self._blob.size}: fetch it again")
-        if self._hash.hexdigest() != digest.encoded:
-            found = f"{digest.algorithm}:{self._hash.hexdigest()}"
-            raise DigestMismatchError(f"{digest}: the bytes hash to {found}: fetch it again")

@@ -23,6 +23,7 @@ from fastlayer.layer.source import Source
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
 from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, new_manifest
 from fastlayer.oci.platform import Platform, choose, host_platform
 from fastlayer.oci.reference import Reference, parse_reference
@@ -161,9 +162,8 @@ def save_docker_archive(
     chosen = singles(images, blobs, platform)
     with Output(value) as output:
         tar = TarWriter(output)
-        tar.file("manifest.json", _manifest_json(chosen, _config_name, _layer_name))
-        if repositories := _repositories(chosen):
-            tar.file("repositories", jsontext.write(repositories))
+        for member, data in documents(chosen).items():
+            tar.file(member, data)
         written: set[str] = set()
         for single in chosen:
             _write_image(tar, single, blobs, expand, written)
@@ -172,11 +172,29 @@ def save_docker_archive(
 
 
 def _config_name(single: Single) -> str:
-    return f"{single.config.digest.encoded}.json"
+    return config_member(single.config.digest)
 
 
 def _layer_name(single: Single, number: int) -> str:
-    return f"{single.config.diff_ids[number].encoded}/layer.tar"
+    return layer_member(single.config.diff_ids[number])
+
+
+def config_member(digest: Digest) -> str:
+    """The name that a configuration has in a docker-archive."""
+    return f"{digest.encoded}.json"
+
+
+def layer_member(diff_id: Digest) -> str:
+    """The name that a layer has in one."""
+    return f"{diff_id.encoded}/layer.tar"
+
+
+def documents(chosen: Sequence[Single]) -> dict[str, bytes]:
+    """What says which members are which images, by name of member."""
+    found = {"manifest.json": _manifest_json(chosen, _config_name, _layer_name)}
+    if repositories := _repositories(chosen):
+        found["repositories"] = jsontext.write(repositories)
+    return found
 
 
 def compatible_manifest_json(chosen: Sequence[Single]) -> bytes:
