@@ -53,26 +53,30 @@ static int fail_changed(struct fl_error *err)
     return fl_error_set(err, FL_ERR_CHANGED, NULL, 0, "file became shorter while it was copied");
 }
 
-/* 1 = done, 0 = another way is needed. */
-static int try_clone(bool *never, int src, int dst, struct fl_error *err)
+/* What the answer r of an attempt to share extents means: 1 = done, 0 = another way is needed. */
+static int judge_clone(bool *never, int r, const char *op, struct fl_error *err)
 {
-    if (*never)
-        return 0;
-    if (fl_sys_ficlone(dst, src) == 0)
+    if (r == 0)
         return 1;
     if (never_works(errno))
         *never = true;
     else if (!not_this_one(errno))
-        return fl_error_os(err, errno, "FICLONE", NULL, 0);
+        return fl_error_os(err, errno, op, NULL, 0);
     return 0;
 }
 
-/* Moves [*off, end) inside the kernel and advances *off; stops short where that does not work. */
-static int copy_range(struct fl_copy *c, struct fl_copy_pair *p, int src, int dst, off_t *off, off_t end,
+static int try_clone(bool *never, int src, int dst, struct fl_error *err)
+{
+    return *never ? 0 : judge_clone(never, fl_sys_ficlone(dst, src), "FICLONE", err);
+}
+
+/* Moves [*off, end) inside the kernel, `shift` bytes further on in dst, and advances *off; stops short where that does
+ * not work. */
+static int copy_range(struct fl_copy *c, struct fl_copy_pair *p, int src, int dst, off_t *off, off_t end, off_t shift,
                       struct fl_error *err)
 {
     while (*off < end && !p->no_range && !stopped(c)) {
-        int64_t in = *off, out = *off;
+        int64_t in = *off, out = *off + shift;
         size_t want = end - *off > RANGE_SIZE ? RANGE_SIZE : (size_t)(end - *off);
         ssize_t n = fl_sys_copy_file_range(src, &in, dst, &out, want);
 
@@ -102,8 +106,8 @@ static int write_all(int dst, const uint8_t *data, size_t n, off_t off, struct f
     return 0;
 }
 
-/* Moves [*off, end) through memory and advances *off; stops short at the end of a file that became shorter. */
-static int copy_plain(struct fl_copy *c, int src, int dst, off_t *off, off_t end, struct fl_error *err)
+/* The same through memory; stops short at the end of a file that became shorter. */
+static int copy_plain(struct fl_copy *c, int src, int dst, off_t *off, off_t end, off_t shift, struct fl_error *err)
 {
     if (*off < end && c->buf == NULL && (c->buf = malloc(BUF_SIZE)) == NULL)
         return fl_error_memory(err);
@@ -115,19 +119,19 @@ static int copy_plain(struct fl_copy *c, int src, int dst, off_t *off, off_t end
             return fl_error_os(err, errno, "read", NULL, 0);
         if (n == 0)
             return c->live ? 0 : fail_changed(err);
-        if (write_all(dst, c->buf, (size_t)n, *off, err) < 0)
+        if (write_all(dst, c->buf, (size_t)n, *off + shift, err) < 0)
             return -1;
         *off += n;
     }
     return 0;
 }
 
-static int copy_segment(struct fl_copy *c, struct fl_copy_pair *p, int src, int dst, off_t off, off_t end,
+static int copy_segment(struct fl_copy *c, struct fl_copy_pair *p, int src, int dst, off_t off, off_t end, off_t shift,
                         struct fl_error *err)
 {
     off_t start = off;
 
-    if (copy_range(c, p, src, dst, &off, end, err) < 0 || copy_plain(c, src, dst, &off, end, err) < 0)
+    if (copy_range(c, p, src, dst, &off, end, shift, err) < 0 || copy_plain(c, src, dst, &off, end, shift, err) < 0)
         return -1;
     if (stopped(c))
         return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "stopped");
@@ -183,7 +187,7 @@ static off_t end_of(const struct fl_copy *c, int src, off_t size)
 static int copy_sparse(struct fl_copy *c, struct fl_copy_pair *p, int src, off_t size, int dst, struct fl_error *err)
 {
     for (off_t off = 0, end; next_data(src, &off, size, &end); off = end)
-        if (copy_segment(c, p, src, dst, off, end, err) < 0)
+        if (copy_segment(c, p, src, dst, off, end, 0, err) < 0)
             return -1;
     if (ftruncate(dst, end_of(c, src, size)) < 0)
         return fl_error_os(err, errno, "ftruncate", NULL, 0);
@@ -221,5 +225,26 @@ int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, str
         return done < 0 ? -1 : 0;
     if (!is_dense(src, st->st_size))
         return copy_sparse(c, p, src, st->st_size, dst, err);
-    return copy_segment(c, p, src, dst, 0, st->st_size, err);
+    return copy_segment(c, p, src, dst, 0, st->st_size, 0, err);
+}
+
+int fl_copy_extent(struct fl_copy *c, int src, uint64_t off, int dst, uint64_t pos, uint64_t len, struct fl_error *err)
+{
+    struct fl_copy_pair *p;
+    struct stat st;
+    int done = 0;
+
+    if (off > INT64_MAX - len || pos > INT64_MAX - len)
+        return fl_error_set(err, FL_ERR_USAGE, NULL, 0, "no file is that long");
+    if (fstat(src, &st) < 0)
+        return fl_error_os(err, errno, "fstat", NULL, 0);
+    p = find_pair(c, st.st_dev);
+    if (!p->no_clone)
+        done = judge_clone(&p->no_clone, fl_sys_ficlonerange(dst, (int64_t)pos, src, (int64_t)off, len),
+                           "FICLONERANGE", err);
+    if (done > 0)
+        c->shared += len;
+    if (done != 0)
+        return done < 0 ? -1 : 0;
+    return copy_segment(c, p, src, dst, (off_t)off, (off_t)(off + len), (off_t)pos - (off_t)off, err);
 }

@@ -51,6 +51,11 @@ int fl_copy_behind(struct fl_copy *c, int src, const struct stat *st, int dst, i
                    struct fl_error *err);
 
 int fl_copy_data(struct fl_copy *c, int src, const struct stat *st, int dst, struct fl_error *err);
+
+/* `len` bytes, not 0, from `off` of src to `pos` of dst, which may have something already and ends there or before.
+ * Whole blocks, and what goes to the end of src, can share extents. Holes are filled. FL_ERR_CHANGED when src ends
+ * before. */
+int fl_copy_extent(struct fl_copy *c, int src, uint64_t off, int dst, uint64_t pos, uint64_t len, struct fl_error *err);
 void fl_copy_free(struct fl_copy *c);
 
 #endif

@@ -49,6 +49,7 @@ struct fl_extract *fl_extract_new(int target, const struct fl_extract_options *o
     x->opt = *options;
     x->writing.fd = -1;
     x->remove.stop = &x->work.stop;
+    x->copy.stop = &x->work.stop;
     set_format(x);
     if (copy_maps(x, err) < 0 || fl_path_init(&x->path, target, err) < 0) {
         fl_extract_free(x);
@@ -81,6 +82,7 @@ void fl_extract_free(struct fl_extract *x)
     fl_name_free(&x->name);
     fl_name_free(&x->link);
     fl_remove_free(&x->remove);
+    fl_copy_free(&x->copy);
     fl_buf_free(&x->list);
     fl_buf_free(&x->stack);
     free(x->ranges);
@@ -133,6 +135,7 @@ static int begin(struct fl_extract *x, struct fl_error *err)
     x->gid = mine.gid;
     x->umask = mine.umask;
     x->size = 0;
+    x->copy.shared = x->copy.copied = 0;
     forget_losses(x);
     if (fl_path_reset(&x->path, err) < 0 || look_whether_empty(x, err) < 0)
         return -1;
@@ -273,6 +276,40 @@ static int feed(void *arg, struct fl_error *err)
     return r;
 }
 
+/* A run of the extent goes to `pos` of the file at hand. */
+static int copy_extent(struct fl_extract *x, uint64_t pos, uint64_t len, struct fl_error *err)
+{
+    if (x->writing.fd < 0)
+        return 0; /* the body of a marker */
+    x->stats.payload += len;
+    if (x->writing.is_donated)
+        return 0;
+    if (fl_copy_extent(&x->copy, x->extent.fd, x->extent.offset, x->writing.fd, pos, len, err) < 0) {
+        fl_error_path(err, x->tar.entry.path, x->tar.entry.path_len);
+        return -1;
+    }
+    x->stats.shared = x->copy.shared;
+    x->stats.copied = x->copy.copied;
+    x->writing.end = pos + len;
+    return 0;
+}
+
+static int feed_extent(void *arg, struct fl_error *err)
+{
+    struct fl_extract *x = arg;
+    uint64_t pos, run;
+
+    if (x->extent.len > fl_tar_body_left(&x->tar))
+        return fl_error_format(err, x->tar.pos, "a part of a file stands where it does not belong");
+    while ((run = fl_tar_take_body(&x->tar, x->extent.len, &pos)) > 0) {
+        if (copy_extent(x, pos, run, err) < 0)
+            return -1;
+        x->extent.offset += run;
+        x->extent.len -= run;
+    }
+    return feed(x, err); /* the end of the file is an event */
+}
+
 static int end(void *arg, struct fl_error *err)
 {
     struct fl_extract *x = arg;
@@ -304,6 +341,20 @@ int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsig
     x->input = data;
     x->input_len = len;
     state = fl_work_run(&x->work, feed, x, wait_ms, &result, err);
+    return answer(x, state, result);
+}
+
+int fl_extract_feed_extent(struct fl_extract *x, int fd, uint64_t offset, uint64_t len, unsigned wait_ms,
+                           struct fl_error *err)
+{
+    int result = 0, state;
+
+    if (check_usable(x, true, err) < 0 || check_not_placing(x, err) < 0)
+        return -1;
+    x->input = (const uint8_t *)"";
+    x->input_len = 0;
+    x->extent = (struct fl_extent){fd, offset, len};
+    state = fl_work_run(&x->work, feed_extent, x, wait_ms, &result, err);
     return answer(x, state, result);
 }
 

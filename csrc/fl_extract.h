@@ -102,7 +102,7 @@ struct fl_extract_stats {
     uint64_t payload;   /* bytes of file content, holes not counted             */
     uint64_t whiteouts; /* markers                                              */
     uint64_t skipped_xattrs;
-    uint64_t shared;    /* of placed files: bytes that share their extents with the source */
+    uint64_t shared;    /* of placed files and extents: bytes that share their extents with the source */
     uint64_t copied;    /* bytes that were moved; holes are in neither          */
     uint64_t donated;   /* bytes of the files that were taken from the donor    */
     bool root_is_opaque; /* on overlay, which cannot say so of a root           */
@@ -133,6 +133,12 @@ int fl_extract_begin(struct fl_extract *x, struct fl_error *err);
 int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, struct fl_error *err);
 int fl_extract_end(struct fl_extract *x, unsigned wait_ms, struct fl_error *err);
 int fl_extract_wait(struct fl_extract *x, unsigned wait_ms, struct fl_error *err);
+
+/* Feeds the len bytes from `offset` of the file fd, which belong into the body of the file at hand and are no more than
+ * the rest of it (else FL_ERR_FORMAT): copied as fl_copy_extent does. FL_ERR_CHANGED when that file ends before. The
+ * descriptor stays the caller's and must stay open until the answer is not FL_EXTRACT_RUNNING. */
+int fl_extract_feed_extent(struct fl_extract *x, int fd, uint64_t offset, uint64_t len, unsigned wait_ms,
+                           struct fl_error *err);
 
 /* The other way to feed a layer: a finished change table (fl_changes.h) and the descriptors of its files, without the
  * tar in between. The result is that of the tar that fl_encode makes of them, but contents are copied as fl_copy.h

@@ -5,6 +5,7 @@
 #ifndef FL_EXTRACT_PRIVATE_H
 #define FL_EXTRACT_PRIVATE_H
 
+#include "fl_copy.h"
 #include "fl_extract.h"
 #include "fl_name.h"
 #include "fl_path.h"
@@ -28,6 +29,13 @@ struct fl_writing {
     bool is_donated;  /* all bytes were there before   */
 };
 
+/* A part of a file. */
+struct fl_extent {
+    int fd;
+    uint64_t offset;
+    uint64_t len;
+};
+
 struct fl_placing;
 
 struct fl_extract {
@@ -36,6 +44,8 @@ struct fl_extract {
     struct fl_work work;            /* runs feed and end */
     const uint8_t *input;           /* of the feed that is at work */
     size_t input_len;
+    struct fl_extent extent;        /* the same of fl_extract_feed_extent */
+    struct fl_copy copy;
     const char *xattr_prefix;       /* attributes of the storage format, or NULL */
     const char *xattr_opaque;
     const char *xattr_whiteout;

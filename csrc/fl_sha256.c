@@ -294,3 +294,21 @@ void fl_sha256_digest(const struct fl_sha256 *s, uint8_t out[FL_SHA256_SIZE])
         out[4 * i + 3] = (uint8_t)end.state[i];
     }
 }
+
+void fl_sha256_many(const uint8_t *data, const uint64_t *bounds, size_t n, uint8_t *out)
+{
+    struct fl_sha256 a, b;
+
+    for (; n >= 2; n -= 2, bounds += 4, out += 2 * FL_SHA256_SIZE) {
+        fl_sha256_init(&a);
+        fl_sha256_init(&b);
+        fl_sha256_update2(&a, data + bounds[0], bounds[1] - bounds[0], &b, data + bounds[2], bounds[3] - bounds[2]);
+        fl_sha256_digest(&a, out);
+        fl_sha256_digest(&b, out + FL_SHA256_SIZE);
+    }
+    if (n) {
+        fl_sha256_init(&a);
+        fl_sha256_update(&a, data + bounds[0], bounds[1] - bounds[0]);
+        fl_sha256_digest(&a, out);
+    }
+}

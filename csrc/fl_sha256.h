@@ -30,6 +30,10 @@ void fl_sha256_update(struct fl_sha256 *s, const uint8_t *data, size_t n);
 void fl_sha256_update2(struct fl_sha256 *a, const uint8_t *data_a, size_t n_a,
                        struct fl_sha256 *b, const uint8_t *data_b, size_t n_b);
 
+/* The digests of n pieces of data, one behind the other in out (n * FL_SHA256_SIZE bytes), two at a time. Piece i is
+ * data[bounds[2 * i] .. bounds[2 * i + 1]); the caller has checked that they are inside. */
+void fl_sha256_many(const uint8_t *data, const uint64_t *bounds, size_t n, uint8_t *out);
+
 /* The digest of what was taken so far; the stream can go on. */
 void fl_sha256_digest(const struct fl_sha256 *s, uint8_t out[FL_SHA256_SIZE]);
 

@@ -254,6 +254,13 @@ int fl_sys_ficlone(int dst, int src)
     return ioctl(dst, FICLONE, src);
 }
 
+int fl_sys_ficlonerange(int dst, int64_t dst_off, int src, int64_t src_off, uint64_t len)
+{
+    struct file_clone_range range = {src, (uint64_t)src_off, len, (uint64_t)dst_off};
+
+    return ioctl(dst, FICLONERANGE, &range);
+}
+
 ssize_t fl_sys_copy_file_range(int in, int64_t *in_pos, int out,
                                int64_t *out_pos, size_t len)
 {

@@ -49,6 +49,9 @@ bool fl_sys_overrides_permissions(void);
 /* ioctl FICLONE: dst gets all of src's extents, shared. */
 int fl_sys_ficlone(int dst, int src);
 
+/* ioctl FICLONERANGE: len bytes, not 0, of src from src_off are at dst_off of dst, too. Whole blocks, or up to src's end. */
+int fl_sys_ficlonerange(int dst, int64_t dst_off, int src, int64_t src_off, uint64_t len);
+
 ssize_t fl_sys_copy_file_range(int in, int64_t *in_pos, int out,
                                int64_t *out_pos, size_t len);
 

@@ -327,6 +327,26 @@ int fl_tar_next(struct fl_tar *t, const uint8_t **buf, size_t *len,
     return r;
 }
 
+uint64_t fl_tar_body_left(const struct fl_tar *t)
+{
+    return t->state == ST_DATA ? t->left : 0;
+}
+
+uint64_t fl_tar_take_body(struct fl_tar *t, uint64_t len, uint64_t *ret_pos)
+{
+    uint64_t run;
+
+    if (len == 0 || fl_tar_body_left(t) == 0)
+        return 0;
+    run = next_run(t, ret_pos);
+    if (run > len)
+        run = len;
+    t->left -= run;
+    t->segment_done += run;
+    t->pos += (int64_t)run;
+    return run;
+}
+
 int fl_tar_finish(const struct fl_tar *t, struct fl_error *err)
 {
     bool is_between = t->state == ST_PADDING || (t->state == ST_HEADER && t->have == 0);

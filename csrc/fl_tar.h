@@ -152,6 +152,13 @@ void fl_tar_free(struct fl_tar *t);
 int fl_tar_next(struct fl_tar *t, const uint8_t **buf, size_t *len,
                 struct fl_tar_event *ev, struct fl_error *err);
 
+/* Inside the body of a regular file: stored bytes that are still to come; else 0. */
+uint64_t fl_tar_body_left(const struct fl_tar *t);
+
+/* For bytes that somebody else puts into the file: takes up to len bytes of the body as if they had been given, and
+ * returns how many, which belong at *ret_pos in one run; 0 outside of a body. FL_TAR_FILE_END comes with fl_tar_next. */
+uint64_t fl_tar_take_body(struct fl_tar *t, uint64_t len, uint64_t *ret_pos);
+
 /* The input ended. Refuses an archive cut inside a header, a body or between an
  * extended header and its entry; the last padding may be missing. Call only
  * after fl_tar_next returned 0. */

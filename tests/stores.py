@@ -137,4 +137,4 @@ def content(store: Store, name: str) -> dict[str, bytes]:
 
 def sound(store: Store) -> None:
     report = check(store)
-    assert not report.findings
+    assert not report.findings, report.findings

@@ -3,7 +3,8 @@
 ``diff`` turns the difference of two trees into an OCI layer, ``apply`` puts layers onto a tree, ``index`` remembers
 what a tree looks like, ``clone`` and ``copy_up`` copy trees exactly, ``chunks`` cuts data where its content says.
 ``open_store`` opens a store of images, ``mount`` shows one of its images as a directory, ``build`` makes one of a
-Dockerfile, ``run`` and ``create`` make containers of them; ``volumes`` are data that outlives containers.
+Dockerfile, ``run`` and ``create`` make containers of them; ``volumes`` are data that outlives containers. ``login`` and
+``logout`` are for registries.
 Every name below is imported when it is first used, so ``import fastlayer`` costs next to nothing.
 """
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from fastlayer.layer.writer import Layer
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
+    from fastlayer.registry.login import LoggedIn, login, logout
     from fastlayer.store.store import Store, open_store
     from fastlayer.transfer.copy import Copied, CopyOptions, copy
     from fastlayer.transfer.push import Pushed, PushOptions, push
@@ -86,6 +88,7 @@ _HOME = {
     "layer.writer": "Layer",
     "oci.descriptor": "Descriptor",
     "oci.digest": "Digest",
+    "registry.login": "LoggedIn login logout",
     "store.store": "Store open_store",
     "transfer.copy": "Copied CopyOptions copy",
     "transfer.push": "PushOptions Pushed push",
@@ -123,6 +126,7 @@ __all__ = [
     "LayerFormatError",
     "LimitError",
     "Limits",
+    "LoggedIn",
     "ManifestError",
     "NoSpaceError",
     "NotFoundError",
@@ -153,6 +157,8 @@ __all__ = [
     "diff",
     "diff_upper",
     "index",
+    "login",
+    "logout",
     "mount",
     "open_store",
     "push",

@@ -28,7 +28,12 @@ class DockerRegistry:
     """``host``: localhost:PORT; ``url``: with its scheme; ``storage``: its files."""
 
     def __init__(
-        self, place: Path, *, tls: tuple[Path, Path] | None = None, auth: dict[str, Any] | None = None
+        self,
+        place: Path,
+        *,
+        tls: tuple[Path, Path] | None = None,
+        auth: dict[str, Any] | None = None,
+        deletes: bool = True,
     ) -> None:
         require("docker-registry")
         self.storage = place / "storage"
@@ -38,7 +43,7 @@ class DockerRegistry:
         settings: dict[str, Any] = {
             "version": 0.1,
             "log": {"level": "error", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(self.storage)}, "delete": {"enabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(self.storage)}, "delete": {"enabled": deletes}},
             "http": {"addr": f"127.0.0.1:{self.port}", "secret": secrets.token_hex(8)},
         }
         if tls is not None:

@@ -25,7 +25,12 @@ from tests.integration.test_registry_client import JANE, Setup
 from tests.stores import LAYERS, Layout, imported, vfs_store
 
 KINDS = ("plain", "tls", "token")
-FORMS = ({"compression": "gzip"}, {"compression": "zstd"}, {"compression": "none", "manifest_format": "v2s2"})
+FORMS = (
+    {"compression": "gzip"},
+    {"compression": "zstd"},
+    {"compression": "none", "manifest_format": "v2s2"},
+    {"compression": "zstd:chunked"},
+)
 
 
 class Judged(Setup):

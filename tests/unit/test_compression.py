@@ -234,12 +234,24 @@ def test_a_bomb_of_xz_or_bzip2(inline: bool, pack: Callable[[bytes], bytes], mon
 # ---- damage --------------------------------------------------------------------------------------
 
 
+def small_pieces(name: str, content: bytes) -> bytes:
+    """As in zstd:chunked and eStargz: a piece for every file, some of them empty."""
+    maker, rng, at, pieces = codec(name), random.Random(3), 0, []
+    while at < len(content):
+        size = rng.choice((0, 1, 600, 7000, 90_000))
+        pieces.append(maker.compress(content[at : at + size]))
+        at += size
+    return b"".join(pieces)
+
+
 def _blobs() -> Iterator[Any]:
     content = data(2 * MIB + 100)
     yield pytest.param(compress("gzip", content), id="gzip-own")
     yield pytest.param(gzip.compress(content), id="gzip-foreign")
     yield pytest.param(compress("zstd", content), id="zstd-own")
     yield pytest.param(zstandard.ZstdCompressor(write_content_size=False).compress(content), id="zstd-unsized")
+    yield pytest.param(small_pieces("gzip", content), id="gzip-small")
+    yield pytest.param(small_pieces("zstd", content), id="zstd-small")
     yield pytest.param(bz2.compress(content), id="bzip2")
     yield pytest.param(lzma.compress(content), id="xz")
 
@@ -266,7 +278,7 @@ def test_truncated_header_is_refused(blob: bytes, keep: int, inline: bool) -> No
 
 
 @both
-@pytest.mark.parametrize("blob", BLOBS[:3] + BLOBS[4:])  # that one carries no checksum
+@pytest.mark.parametrize("blob", BLOBS[:3] + BLOBS[4:])  # the fourth carries no checksum
 def test_flipped_bits_are_refused(blob: bytes, inline: bool) -> None:
     content = data(2 * MIB + 100)
     rng = random.Random(7)
@@ -286,6 +298,33 @@ def test_flipped_bits_are_refused(blob: bytes, inline: bool) -> None:
 def test_trailing_garbage_is_refused(blob: bytes, tail: bytes, inline: bool) -> None:
     with pytest.raises(LayerFormatError):
         expand(blob + tail, inline=inline)
+
+
+@both
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_many_small_pieces_are_few_jobs(name: str, inline: bool) -> None:
+    content = data(9 * MIB)
+    blob = small_pieces(name, content)
+    assert expand(blob, inline=inline) == content
+    jobs = list(decompress.open_pieces(name, Lookahead(io.BytesIO(blob))))  # type: ignore[arg-type]
+    assert len(jobs) < len(blob) // 100_000
+    buffer = memoryview(bytearray(decompress.PIECE_SIZE[name]))  # type: ignore[index]
+    assert b"".join(bytes(buffer[: job(buffer)]) for job in jobs) == content  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+@pytest.mark.parametrize("claim", [0, 1, 500, 2_000_000])
+def test_small_pieces_that_lie_about_their_content(name: str, claim: int) -> None:
+    piece = bytearray(codec(name).compress(b"x" * 300 + b"y" * 300))
+    if name == "gzip":
+        piece[-4:] = claim.to_bytes(4, "little")
+    else:
+        assert piece[4] >> 6 == 1 and piece[4] & 0x20  # two bytes of content size, which begin at 256
+        piece[4] = piece[4] & 0x3F | 0x80
+        piece[5:7] = claim.to_bytes(4, "little")
+    blob = codec(name).compress(b"a" * 300) + bytes(piece) + codec(name).compress(b"b" * 300)
+    with pytest.raises((LayerFormatError, LimitError)):
+        expand(blob, inline=False)
 
 
 @both
@@ -414,3 +453,14 @@ def test_frame_walker_sees_every_border() -> None:
         while walker.readinto(bytearray(4096)):
             pass
         walker.check_end()
+
+
+def test_a_block_that_level_0_makes_longer_is_stored() -> None:
+    """The compressor is of no use after such a block: the next ones must be what they are without it."""
+    data = random.Random(1).randbytes(GZIP_MEMBER)
+    text = bytes(97 + byte % 7 for byte in data)
+    wanted = codec("gzip", 0).compress(text)
+    used = codec("gzip", 0)
+    for block in (*(bytes(60 + byte % count for byte in data) for count in (20, 26, 80)), data):
+        assert gzip.decompress(used.compress(block)) == block
+        assert used.compress(text) == wanted

@@ -39,6 +39,7 @@ from fastlayer.image.load import load
 from fastlayer.oci.config import parse_config
 from fastlayer.oci.manifest import Manifest, parse_manifest
 from fastlayer.store.store import Store
+from tests.chunkedblobs import check_estargz, check_zstd_chunked
 from tests.stores import LAYERS, Layout, content, sound, vfs_store
 
 NAME = "app:1"
@@ -129,6 +130,23 @@ def test_layers_are_compressed_as_wanted(
     kept = [layer.digest for layer in manifest.layers[:2]] == [layer.digest for layer in base.layers]
     assert kept == ("force" not in options)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["base", "out", "store"]
+
+
+@pytest.mark.parametrize("name,check", [("zstd:chunked", check_zstd_chunked), ("estargz", check_estargz)])
+@pytest.mark.parametrize("force", [False, True])
+def test_layers_whose_files_can_be_fetched_one_by_one(
+    store: Store, image: Image, tmp_path: Path, name: str, check: Callable[..., Any], force: bool
+) -> None:
+    """Those of snapshots and, where that is forced, of blobs; an eStargz is another tar and so another image."""
+    options = f"compression={name},force-compression={str(force).lower()}"
+    manifest = written(store, image, f"type=oci,tar=false,dest={tmp_path / 'out'},{options}")
+    assert [bool(layer.annotations) for layer in manifest.layers] == [force, force, True]
+    for layer in manifest.layers[0 if force else 2 :]:
+        check((tmp_path / "out/blobs/sha256" / layer.digest.split(":")[1]).read_bytes(), layer.annotations)
+    assert (manifest.config.digest == image.id) == (name == "zstd:chunked")
+    with vfs_store(tmp_path / "other") as other:
+        load(other, tmp_path / "out")
+        assert len(Images(other).find(NAME).layers) == 3
 
 
 def test_gzip_again_where_a_level_is_forced(store: Store, image: Image, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from fastlayer.oci.platform import Platform
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store
 from fastlayer.transfer import known, streaming
+from fastlayer.transfer.copy import CopyOptions, copy
 from fastlayer.transfer.push import PushOptions, push, push_all_tags
 from tests.registry_server import RegistryServer, digest, error
 from tests.stores import LAYERS, Layout, imported, tree, vfs_store
@@ -165,6 +166,30 @@ def test_blobs_are_compressed_anew_when_that_is_asked_for(
     plain = push(store, "app:1", there(server, "a/b:2"), options._replace(compression="none", level=None))
     assert {layer["mediaType"] for layer in complete(server, "a/b", "2")["layers"]} == {mediatypes.LAYER}
     assert plain.uploaded == 2
+
+
+@pytest.mark.parametrize("compression", ["zstd:chunked", "estargz"])
+@pytest.mark.parametrize("blobs", [False, True])
+def test_chunked_layers(server: RegistryServer, store: Store, tmp_path: Path, compression: str, blobs: bool) -> None:
+    if blobs:
+        layout = Layout(tmp_path / "layout")
+        layout.image("app:1", LAYERS)
+        load(store, layout.path)
+    else:
+        imported(store, tmp_path / "tree", "app:1")
+    options = OPTIONS._replace(compression=compression, force=blobs)
+    first = push(store, "app:1", there(server), options)
+    value = complete(server, "a/b", "1")
+    prefix = "io.github.containers.zstd-chunked." if compression == "zstd:chunked" else "containerd.io/snapshot/stargz/"
+    assert all(any(key.startswith(prefix) for key in layer["annotations"]) for layer in value["layers"])
+    same = value["config"]["digest"] == Images(store).find("app:1").id
+    assert same == (compression == "zstd:chunked")  # the tar of an eStargz is another one
+    second = push(store, "app:1", there(server), options)
+    assert second.descriptor == first.descriptor and second.sent == 0
+    with RegistryServer() as other:
+        wanted = CopyOptions(source=QUICK, destination=QUICK, compression=options.compression, force=True)
+        copied = copy(f"docker://{there(server)}", f"docker://{there(other)}", wanted)
+        assert copied.descriptor == first.descriptor  # it is what is wanted already
 
 
 @pytest.mark.parametrize("written", [False, True])

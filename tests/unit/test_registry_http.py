@@ -407,6 +407,19 @@ def test_tls(authority: Authority, other: RegistryServer) -> None:
         ping(ca_files=("/nothing.crt",))
 
 
+def test_authorities_are_read_where_they_count(
+    server: RegistryServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the system's takes longer than a small answer."""
+    monkeypatch.setattr("ssl.create_default_context", lambda: pytest.fail("they are read"))
+    with Connections(Endpoint(server.url), environ={}) as connections:
+        assert connections.request("GET", server.url + "/v2/").status == 200
+    with RegistryServer(tls=authority.server()) as secure:
+        insecure = Endpoint(secure.url, True)
+        with Connections(insecure, environ={}) as connections:
+            assert connections.request("GET", secure.url + "/v2/").status == 200
+
+
 def test_plain_where_tls_is_expected(server: RegistryServer) -> None:
     url = server.url.replace("http:", "https:")
     with Connections(Endpoint(url), environ={}) as connections:

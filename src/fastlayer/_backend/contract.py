@@ -1,9 +1,9 @@
 """The contract of the boundary: what the modules of an engine have, as protocols. Nothing here runs.
 
 Both packages export modules of the same names (``changes upper encode extract tarread merge chunk clone scan mountapi
-subvolume usage sha256 run``) with the same classes and functions. Everything is batched: one call handles thousands of
-entries or about 1 MiB. Paths are ``bytes`` relative to a root descriptor, without a leading slash; the root itself is
-``b""``. No call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
+subvolume usage sha256 crc64 run``) with the same classes and functions. Everything is batched: one call handles
+thousands of entries or about 1 MiB. Paths are ``bytes`` relative to a root descriptor, without a leading slash; the
+root itself is ``b""``. No call follows a symbolic link out of its root. Errors are exceptions of ``fastlayer.errors``.
 """
 
 from __future__ import annotations
@@ -139,7 +139,15 @@ class Extractor(Protocol):
         """
         ...
 
-    shared_bytes: int  # of the files of the latest layer that were placed: what shares its extents with the source
+    def feed_extent(self, fd: int, offset: int, length: int) -> None:
+        """Like ``feed`` of ``length`` bytes of the open file ``fd``, which go into the body of the file at hand.
+
+        Extents are shared where the file system can. Raises ``LayerFormatError`` where that many bytes of a body do not
+        come next, ``FileChangedError`` when the file ends before. The descriptor stays open. Signals: see ``feed``.
+        """
+        ...
+
+    shared_bytes: int  # of the files of the latest layer that were placed, and of extents: what shares its extents
     copied_bytes: int  # and what was moved; holes are in neither
 
     def place(self, table: ChangeTable, roots: Sequence[int], clamp_mtime: int | None = None, *, jobs: int = 1) -> bool:
@@ -156,6 +164,23 @@ class Extractor(Protocol):
         ...
 
     def abort(self) -> None: ...
+
+
+class TarItem(Protocol):
+    """``tarread.TarItem``: an entry of a tar; _native/tarread.pyi explains the fields."""
+
+    type: str
+    path: bytes
+    link: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    rdev: tuple[int, int]
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    data_offset: int
+    sparse: bool
 
 
 class TarScanner(Protocol):
@@ -292,11 +317,26 @@ class Chunker(Protocol):
 class Sha256(Protocol):
     """``sha256.Sha256()``: one stream (csrc/fl_sha256.h); ``sha256.update_both(a, data_a, b, data_b)``: two at once.
 
+    ``sha256.digests(data, bounds)``: of many pieces, data[bounds[2i]:bounds[2i+1]], one behind the other; ``bounds`` is
+    an array of unsigned 64-bit numbers.
+
     ``sha256.AVAILABLE`` is false where the native engine has nothing for this processor; see ``hashing``.
     """
 
     def update(self, data: Any) -> None: ...
     def hexdigest(self) -> str: ...
+
+
+class Crc64(Protocol):
+    """The module ``crc64``: the sum that tar-split keeps of a file (csrc/fl_crc64.h)."""
+
+    def update(self, crc: int, data: Any) -> int:
+        """``crc``: 0 at first, then what the last call returned."""
+        ...
+
+    def many(self, data: Any, bounds: Any) -> list[int]:
+        """Of many pieces, as ``sha256.digests`` takes them."""
+        ...
 
 
 class TreeUsage(Protocol):
@@ -393,4 +433,5 @@ class Engine(Protocol):
     subvolume: Any  # btrfs: see csrc/fl_btrfs.h and _native/subvolume.pyi
     usage: Any
     sha256: Any
+    crc64: Crc64
     run: RunApi

@@ -25,7 +25,15 @@ from fastlayer._baseline.paths import Handle, Parts, overrides_permissions, proc
 from fastlayer._baseline.remove import remove, remove_children
 from fastlayer._baseline.tarread import TarItem, TarParser
 from fastlayer._values import NamedTuple
-from fastlayer.errors import FileChangedError, LimitError, StorageError, UnsafeEntryError, UsageError, show_path
+from fastlayer.errors import (
+    FileChangedError,
+    LayerFormatError,
+    LimitError,
+    StorageError,
+    UnsafeEntryError,
+    UsageError,
+    show_path,
+)
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -116,6 +124,22 @@ class Extractor:
     def feed(self, buffer: Any) -> None:
         self._refuse_placing()
         self._take(buffer)
+
+    def feed_extent(self, fd: int, offset: int, length: int) -> None:
+        """The definition: what is there is read, and fed."""
+        self._refuse_placing()
+        with self._in_layer() as parser:
+            if length > parser.body_left:
+                raise LayerFormatError(f"a part of a file stands where it does not belong (at byte {parser.offset})")
+        while length:
+            piece = os.pread(fd, min(length, _STEP), offset)
+            if not piece:
+                self._failed = True
+                raise FileChangedError(f"{show_path(self._path)}: file became shorter while it was copied")
+            if self._out is not None and not self._out.donated:
+                self.copied_bytes += len(piece)
+            self._take(piece)
+            offset, length = offset + len(piece), length - len(piece)
 
     def place(self, table: Any, roots: Sequence[int], clamp_mtime: int | None = None, *, jobs: int = 1) -> bool:
         """The definition: what the encoder makes of the table is taken. Blocks of zeros become holes, though."""

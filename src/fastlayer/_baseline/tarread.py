@@ -94,6 +94,7 @@ class TarParser:
     def __init__(self, max_pax: int = 1 << 20) -> None:
         self.offset = 0
         self.ended = False
+        self.body_left = 0  # stored bytes of the file at hand that are still to come
         self._max_pax = max_pax
         self._buffer = memoryview(b"")
         self._at = 0  # bytes of _buffer already taken
@@ -264,6 +265,7 @@ class TarParser:
             raise _Refused("regular file with a body and the name of a directory")
 
     def _body(self, segments: list[sparse.Segment], stored: int) -> _Machine:
+        self.body_left = sum(length for _, length in segments)
         for position, length in segments:
             done = 0
             while done < length:
@@ -273,6 +275,7 @@ class TarParser:
                     yield None
                     continue
                 self._advance(step)
+                self.body_left -= step
                 yield ("data", start, start + step, position + done)
                 done += step
         yield ("end",)

@@ -12,6 +12,7 @@ from fastlayer._native.errors cimport raise_error
 from fastlayer._native.libfl cimport (
     FL_FORMAT_AUFS, FL_FORMAT_DIR, FL_FORMAT_OVERLAY, FL_FORMAT_OVERLAY_USERXATTR, FL_LOSS_DEVICE, FL_LOSS_ENOTSUP,
     FL_LOSS_EPERM, FL_LOSS_POLICY, FL_LOSS_SETID, fl_error, fl_extract, fl_extract_begin, fl_extract_end, fl_extract_feed,
+    fl_extract_feed_extent,
     fl_extract_free, fl_extract_lost, fl_extract_new, fl_extract_options, fl_extract_read_stats, fl_extract_stats,
     fl_extract_is_placing, fl_extract_place, fl_extract_place_begin, fl_extract_stop, fl_extract_wait, fl_id_map,
     fl_id_range,
@@ -216,6 +217,20 @@ cdef class Extractor:
                 data += n
                 left -= n
                 PyErr_CheckSignals()
+        finally:
+            self._busy = False
+
+    def feed_extent(self, int fd, unsigned long long offset, unsigned long long length):
+        cdef fl_error err
+        cdef int r
+
+        self._check()
+        self._busy = True
+        try:
+            with nogil:
+                r = fl_extract_feed_extent(self._extract, fd, offset, length, WAIT_MS, &err)
+            self._finish(r, &err)
+            PyErr_CheckSignals()
         finally:
             self._busy = False
 

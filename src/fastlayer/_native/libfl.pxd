@@ -377,6 +377,7 @@ cdef extern from "fl_extract.h" nogil:
     void fl_extract_free(fl_extract *x)
     int fl_extract_begin(fl_extract *x, fl_error *err)
     int fl_extract_feed(fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, fl_error *err)
+    int fl_extract_feed_extent(fl_extract *x, int fd, uint64_t offset, uint64_t len, unsigned wait_ms, fl_error *err)
     int fl_extract_end(fl_extract *x, unsigned wait_ms, fl_error *err)
     int fl_extract_wait(fl_extract *x, unsigned wait_ms, fl_error *err)
     int fl_extract_place_begin(fl_extract *x, const fl_changes *table, const int *roots, uint32_t root_count,
@@ -504,6 +505,12 @@ cdef extern from "fl_sha256.h" nogil:
     void fl_sha256_update(fl_sha256 *s, const uint8_t *data, size_t n)
     void fl_sha256_update2(fl_sha256 *a, const uint8_t *data_a, size_t n_a, fl_sha256 *b, const uint8_t *data_b, size_t n_b)
     void fl_sha256_digest(const fl_sha256 *s, uint8_t *out)
+    void fl_sha256_many(const uint8_t *data, const uint64_t *bounds, size_t n, uint8_t *out)
+
+# ---- fl_crc64.h -------------------------------------------------------------------------------
+cdef extern from "fl_crc64.h" nogil:
+    uint64_t fl_crc64_update(uint64_t crc, const uint8_t *data, size_t n)
+    uint64_t fl_crc64_bitwise(uint64_t crc, const uint8_t *data, size_t n)
 
 # ---- fl_run.h ---------------------------------------------------------------------------------
 cdef extern from "linux/filter.h" nogil:

@@ -28,7 +28,7 @@ Examples:
 @declare.option("-a", "--all", "all_", is_flag=True, help="The images for all platforms, and their index.")
 @declare.option(
     "--compression",
-    type=declare.Choice(["none", "gzip", "zstd"]),
+    type=declare.Choice(["none", "gzip", "zstd", "zstd:chunked", "estargz"]),
     help="Compress layers that are not compressed (default: as they are).",
 )
 @declare.option("--compression-level", type=declare.IntRange(0, 22), metavar="N", help="gzip: 0 to 9; zstd: 1 to 22.")

@@ -67,7 +67,11 @@ Examples:
     help="--upper's marks are user.overlay.* or trusted.overlay.* (default: trusted for root, else user).",
 )
 @declare.option("-o", "--output", metavar="FILE|-", type=options.WORD, help="Write the layer; print its descriptor.")
-@declare.option("--compression", type=declare.Choice(["none", "gzip", "zstd"]), help="Of -o; default by its extension.")
+@declare.option(
+    "--compression",
+    type=declare.Choice(["none", "gzip", "zstd", "zstd:chunked", "estargz"]),
+    help="Of -o; default by its extension.",
+)
 @declare.option("--level", type=declare.IntRange(0, 22), help="Compression level.")
 @declare.option(
     "--compare",
@@ -369,6 +373,7 @@ def _print_layer(layer: Layer, given: dict[str, Any]) -> None:
             ("entries", str(layer.entries)),
             ("tar size", f"{layer.tar_size} ({output.human(layer.tar_size)})"),
             ("file bytes", f"{layer.payload} ({output.human(layer.payload)})"),
+            *(("annotation", f"{key}={value}") for key, value in layer.annotations),
         ],
         file,
     )

@@ -27,7 +27,7 @@ Examples:
 @declare.option("-a", "--all-tags", is_flag=True, help="Push every tag of the repository NAME.")
 @declare.option(
     "--compression",
-    type=declare.Choice(["none", "gzip", "zstd"]),
+    type=declare.Choice(["none", "gzip", "zstd", "zstd:chunked", "estargz"]),
     default="gzip",
     show_default=True,
     help="Of layers that are not compressed; others stay as they are.",

@@ -18,7 +18,15 @@ NAMES = ("authfile", "cert_dir", "creds", "tls_verify", "retry_times")  # of the
 
 
 def registry_options(function: F) -> F:
-    """--authfile, --cert-dir, --creds, --tls-verify, --retry-times; spelled as skopeo and podman do."""
+    """--creds and the ``connection_options``; spelled as skopeo and podman do."""
+    function = declare.option(
+        "--creds", metavar="USER[:PASSWORD]", help="The login for the registry, instead of one that is kept."
+    )(function)
+    return connection_options(function)
+
+
+def connection_options(function: F) -> F:
+    """--authfile, --cert-dir, --tls-verify, --retry-times."""
     for option in (
         declare.option(
             "--retry-times",
@@ -33,20 +41,12 @@ def registry_options(function: F) -> F:
             help="Whether certificates are looked at, and plain HTTP is refused (default: as registries.conf says).",
         ),
         declare.option(
-            "--creds", metavar="USER[:PASSWORD]", help="The login for the registry, instead of one that is kept."
-        ),
-        declare.option(
             "--cert-dir",
             type=options.WORD,
             metavar="DIR",
             help="Where the certificates for the registry are (default: certs.d).",
         ),
-        declare.option(
-            "--authfile",
-            type=options.WORD,
-            metavar="FILE",
-            help="The file with logins (default: REGISTRY_AUTH_FILE, auth.json, Docker's config.json).",
-        ),
+        authfile_option,
     ):
         function = option(function)
     return function
@@ -82,17 +82,27 @@ def wishes_of(side: str, given: dict[str, Any]) -> Wishes:
     return wishes({**given, **own})
 
 
+def authfile_option(function: F) -> F:
+    """--authfile."""
+    return declare.option(
+        "--authfile",
+        type=options.WORD,
+        metavar="FILE",
+        help="The file with logins (default: REGISTRY_AUTH_FILE, auth.json, Docker's config.json).",
+    )(function)
+
+
 def wishes(given: dict[str, Any]) -> Wishes:
     """The options as a value. Asks for a password that --creds leaves out."""
     from fastlayer.registry.opening import Wishes
     from fastlayer.registry.pauses import Policy
 
-    times = given["retry_times"]
+    times, creds = given["retry_times"], given.get("creds")
     return Wishes(
         authfile=given["authfile"] or "",
         cert_dir=given["cert_dir"] or "",
         verify=given["tls_verify"],
-        credential=credential(given["creds"]) if given["creds"] else None,
+        credential=credential(creds) if creds else None,
         policy=Policy() if times is None else Policy(tries=times + 1),
     )
 

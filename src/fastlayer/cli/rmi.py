@@ -1,26 +1,48 @@
-"""``fastlayer rmi``: names go, and with the last name what only this image used."""
+"""``fastlayer rmi``: names go, and with the last name what only this image used. ``--remote``: in a registry."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastlayer.cli import stores
+from fastlayer.cli import output, registries, stores
 from fastlayer.cli.line import declare
 
 EPILOG = """\b
 Examples:
   fastlayer rmi debian:12               the name; the layers go when no other image has them
   fastlayer rmi -f 3f2a9c0d1e5b         all names of an image
+  fastlayer rmi --remote registry.example.com/app:1     from the registry, with all its tags there
 """
+_REGISTRY = ("authfile", "cert_dir", "creds", "tls_verify", "retry_times")
+_STORE = ("force", "no_prune", "root", "driver")
 
 
 @declare.command("rmi", epilog=EPILOG)
 @declare.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @declare.option("-f", "--force", is_flag=True, help="Also with several names, or when writable layers are made of it.")
 @declare.option("--no-prune", is_flag=True, help="Keep the layers until `fastlayer image prune`.")
+@declare.option("--remote", is_flag=True, help="From the registry that the name says, not from the store.")
+@registries.registry_options
 @stores.store_options
 def command(**given: Any) -> int:
-    """Remove IMAGEs by name or id."""
+    """Remove IMAGEs by name or id; with --remote, by name and tag or digest, from their registries."""
+    _check(given)
+    return _remove_remote(given) if given["remote"] else _remove(given)
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Options of the other kind would do nothing."""
+    remote = given["remote"]
+    for name in _STORE if remote else _REGISTRY:
+        if given[name] not in (None, False):
+            word = "--" + name.replace("_", "-")
+            advice = "leave one of them out" if remote else "give --remote, too, or leave it out"
+            raise declare.LineError(
+                f"{word} {'and --remote exclude each other' if remote else 'is for registries'}: {advice}"
+            )
+
+
+def _remove(given: dict[str, Any]) -> int:
     from fastlayer.container.mounted import all_mounts
     from fastlayer.errors import FastlayerError
     from fastlayer.image.images import Images
@@ -38,4 +60,23 @@ def command(**given: Any) -> int:
             all_mounts(store)  # forgets those that are gone, and what only they kept
             for digest in collect(store).blobs:
                 print(f"Deleted: {digest}")
+    return stores.all_failed(failed)
+
+
+def _remove_remote(given: dict[str, Any]) -> int:
+    from fastlayer.errors import FastlayerError, UsageError
+    from fastlayer.oci.reference import parse_reference
+    from fastlayer.registry.looking import delete_image
+
+    failed: list[FastlayerError] = []
+    wishes = registries.wishes(given)
+    for text in given["images"]:
+        try:
+            reference = parse_reference(text.removeprefix("docker://"))
+            if not (reference.tag or reference.digest):  # what is gone there is gone for everybody
+                raise UsageError(f"{text}: says neither tag nor digest, which have to be given to delete an image")
+            digest = delete_image(reference, wishes, lambda line: output.warn([line]))
+            print(f"Deleted: {reference.familiar_name}@{digest}")
+        except FastlayerError as exc:
+            failed.append(exc)
     return stores.all_failed(failed)

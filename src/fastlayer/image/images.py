@@ -113,7 +113,7 @@ class Images:
         with self.store.database.read() as db:
             found = list(_images(db, target, names))
             if not found:
-                raise CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
+                raise self._without_images(text, target)
         wanted = [image for image in found if text in (image.id, image.manifest) or _is_prefix(text, image)]
         return _choose(text, wanted or found, platform, demanded=platform is not None)
 
@@ -122,6 +122,24 @@ class Images:
         target, names = self.target_of(text)
         with self.store.database.read() as db:
             return list(_images(db, target, names))
+
+    def _without_images(self, text: str, target: Descriptor) -> StoreError:
+        """An index may name images that are elsewhere; else the database is wrong."""
+        if self.is_of_others(target):
+            return NotFoundError(
+                f"{text}: an index of which no image is in the store: pull it (`fastlayer manifest inspect` shows it)"
+            )
+        return CorruptStoreError(f"{text}: {target.digest} is not known: run `fastlayer store check --repair`")
+
+    def is_of_others(self, target: Descriptor) -> bool:
+        """Whether it is an index that is in the store, of images that are elsewhere."""
+        from fastlayer.oci.image_index import parse_index
+
+        content = self.store.content
+        if target.media_type not in mediatypes.INDEXES or not content.has(target.digest):
+            return False
+        index = parse_index(content.read(target.digest), target.media_type, str(target.digest))
+        return not any(content.has(child.digest) for child in index.manifests)
 
     def find_stack(self, text: str, platform: Platform | None = None) -> Image:
         """As ``find``, and by the chain id of lower layers: an image of those alone, to be looked at."""

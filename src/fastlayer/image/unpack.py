@@ -15,7 +15,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import AlreadyExistsError, LayerError, NotFoundError, UnsafeEntryError
+from fastlayer.errors import (
+    AlreadyExistsError,
+    DigestMismatchError,
+    FastlayerError,
+    FileChangedError,
+    LayerError,
+    LayerFormatError,
+    NotFoundError,
+    RegistryError,
+    UnsafeEntryError,
+)
+from fastlayer.image import cutshort
 from fastlayer.image.holders import tar_of
 from fastlayer.layer.apply import ROOT_IS_OPAQUE, AppliedLayer, ApplyStats, apply
 from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
@@ -37,13 +48,15 @@ if TYPE_CHECKING:
 class LayerSource(NamedTuple):
     """A layer to be unpacked. ``open`` gives its blob to ``fastlayer.apply`` (a path, descriptor or file object).
 
-    It is left without an exception when the layer was extracted and verified.
+    It is left without an exception when the layer was extracted and verified. ``instead``: the same layer from
+    somewhere else, for when what ``open`` gives turns out to be another; the last of them is told in a warning.
     """
 
     diff_id: Digest
     digest: Digest | None
     size: int
     open: Callable[[], AbstractContextManager[Any]]
+    instead: LayerSource | None = None
 
 
 class Unpacked(NamedTuple):
@@ -142,6 +155,9 @@ def unpack(
     return Unpacked(tuple(work.applied), tuple(work.warnings))
 
 
+_NOT_THE_LAYER = (DigestMismatchError, LayerFormatError, FileChangedError, RegistryError)
+
+
 class _Unpacking:
     def __init__(
         self,
@@ -159,7 +175,7 @@ class _Unpacking:
         self._needs_lower: set[int] = set()
         self._snapshotter = snapshotter
         self._lease = lease
-        self._layers = layers
+        self._layers = list(layers)
         self._chain = chain
         self._ignore_chown = ignore_chown
         self._skip_devices = skip_devices
@@ -188,15 +204,15 @@ class _Unpacking:
             pipeline.stop()
 
     def extract(self, number: int) -> None:
-        layer, key = self._layers[number], self._key(number)
         independent = self._snapshotter.driver.independent
-        self._snapshotter.prepare(key, None if independent else self._below(number), lease=self._lease)
-        place, parents = self._snapshotter.number(key)
         try:
-            with self._snapshotter.driver.layer_target(place, parents) as target:
-                stats = self._apply(layer, target.path, target.format)
-        except LayerError as exc:
-            if not (independent and number) or isinstance(exc, _NotInThisFormatError):
+            stats = self._extract(number)
+        except (LayerError, FileChangedError, RegistryError) as exc:
+            if self._take_instead(number, exc):
+                self._snapshotter.remove(self._key(number))
+                self.extract(number)
+                return
+            if not (independent and number) or isinstance(exc, (_NotInThisFormatError, *_NOT_THE_LAYER)):
                 raise
             self._needs_lower.add(number)  # a hard link may be to a file below; anything else we shall hear again
             return
@@ -206,12 +222,46 @@ class _Unpacking:
         else:
             self._done(number, stats)
 
+    def _extract(self, number: int) -> ApplyStats:
+        try:
+            return self._extract_apart(number)
+        except _UselessError:
+            self._snapshotter.remove(self._key(number))
+            return self._extract_apart(number, inherit=False)
+
+    def _extract_apart(self, number: int, *, inherit: bool = True) -> ApplyStats:
+        key, independent = self._key(number), self._snapshotter.driver.independent
+        self._snapshotter.prepare(key, None if independent else self._below(number), lease=self._lease)
+        place, parents = self._snapshotter.number(key)
+        with self._snapshotter.driver.layer_target(place, parents) as target:
+            return self._apply(self._layers[number], target.path, target.format, key=key if inherit else "")
+
+    def _take_instead(self, number: int, exc: FastlayerError, *, final: bool = False) -> bool:
+        """Whether a layer that was not what it should be is now taken from somewhere else.
+
+        What is refused in a layer that is extracted by itself may do on the layers below, unless ``final``.
+        """
+        layer = self._layers[number]
+        alone = self._snapshotter.driver.independent and number and not final
+        if layer.instead is None or (alone and not isinstance(exc, _NOT_THE_LAYER)):
+            return False
+        self._layers[number] = layer.instead
+        if layer.instead.instead is None:
+            self.warnings.append(f"{layer.digest or layer.diff_id}: all of it is taken, because {exc}")
+        return True
+
     def _below(self, number: int) -> str | None:
         return self._chain[number - 1] if number else None
 
-    def _apply(self, layer: LayerSource, target: Path, format: Format) -> ApplyStats:
-        with layer.open() as blob, _naming(blob, layer) as named, _next_step():
-            return apply(
+    def _apply(self, layer: LayerSource, target: Path, format: Format, *, key: str = "") -> ApplyStats:
+        """``key``: of the snapshot, where files of one that was cut short may be taken."""
+        with (
+            layer.open() as blob,
+            _naming(blob, layer) as named,
+            _next_step(),
+            self._donor(blob, layer, key) as donor,
+        ):
+            stats = apply(
                 [named],
                 target,
                 format=format,
@@ -219,8 +269,29 @@ class _Unpacking:
                 diff_id=[layer.diff_id],
                 ignore_chown=self._ignore_chown,
                 skip_devices=self._skip_devices,
+                donor=donor,
                 progress=self._report,
             )
+        if key and layer.digest is not None and _identity(blob):
+            cutshort.note(self._snapshotter, key, layer.digest)
+        return stats
+
+    @contextmanager
+    def _donor(self, blob: Any, layer: LayerSource, key: str) -> Iterator[int | None]:
+        """What an extraction of the same bytes has left that was cut short."""
+        if not key or layer.digest is None:
+            yield None
+            return
+        identity = _identity(blob)
+        if identity:
+            cutshort.note(self._snapshotter, key, identity)
+        with cutshort.inherited(
+            self._snapshotter, self._lease, f"donor-{key}", [identity] if identity else [layer.digest]
+        ) as donor:
+            try:
+                yield donor
+            except FileChangedError as exc:
+                raise exc if donor is None else _UselessError from exc
 
     def _done(self, number: int, stats: ApplyStats) -> None:
         self.applied[number] = stats.layers[0]
@@ -229,6 +300,14 @@ class _Unpacking:
 
     def _extract_on_top(self, number: int) -> None:
         """Onto the layers below as they are seen; the kernel notes what it takes from them."""
+        try:
+            self._extract_mounted(number)
+        except (LayerError, FileChangedError, RegistryError) as exc:
+            if not self._take_instead(number, exc, final=True):
+                raise
+            self._extract_mounted(number)
+
+    def _extract_mounted(self, number: int) -> None:
         from fastlayer.mounts.mounting import private
 
         key = self._key(number)
@@ -257,6 +336,15 @@ class _Unpacking:
         checkpoint()  # another layer failed, or Ctrl-C
         if self._progress is not None:
             self._progress(progress)
+
+
+class _UselessError(Exception):
+    """What an extraction has left that was cut short cannot be used: the layer has several entries of one name."""
+
+
+def _identity(blob: Any) -> str:
+    """The name that stands for the bytes of a blob on its way, and for no others."""
+    return str(getattr(blob, "identity", ""))
 
 
 @contextmanager

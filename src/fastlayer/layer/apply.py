@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastlayer import _backend
 from fastlayer._values import NamedTuple
 from fastlayer.errors import DigestMismatchError, LayerError, StorageError, UsageError
 from fastlayer.layer.arguments import CALLBACK, DIGESTS, DIRECTORY, FLAG, ID_MAP, LIMITS, NUMBER, check
+from fastlayer.layer.assembled import Assembled, Assembly, is_assembled
 from fastlayer.layer.expand import Expansion
 from fastlayer.layer.limits import DEFAULT_LIMITS, Limits, check_limits
 from fastlayer.layer.operands import check_descriptors
@@ -140,7 +141,7 @@ def apply(
         progress=(progress, CALLBACK),
     )
     sources = _as_list(layers)
-    check_sources(sources)
+    check_sources(value for value in sources if not is_assembled(value))
     wanted = list(zip(_expected("digest", digest, sources), _expected("diff_id", diff_id, sources), strict=True))
     _check(format, durability, jobs)
     check_limits(limits)
@@ -166,7 +167,7 @@ def apply(
         )
         try:
             for value, (blob_digest, tar_digest) in zip(sources, wanted, strict=True):
-                with Source(value) as source, _explained(source, place.name, extractor):
+                with _opened(value, tar_digest) as source, _explained(source, place.name, extractor):
                     layer, found = _apply_one(source, extractor, limits, threads, report)
                     _verify(source.name, layer, blob_digest, tar_digest)
                 applied.append(layer)
@@ -245,8 +246,16 @@ def _mapped_root(ranges: IdMap | None) -> int:
 # ---- one layer -----------------------------------------------------------------------------------
 
 
+def _opened(value: Any, diff_id: Digest | None) -> AbstractContextManager[Source | Assembled]:
+    if not is_assembled(value):
+        return Source(value)
+    if diff_id is None:
+        raise UsageError(f"{value.name}: give its diff_id: nothing else tells whether it is the layer")
+    return nullcontext(value)
+
+
 @contextmanager
-def _explained(source: Source, target: str, extractor: _backend.Extractor) -> Iterator[None]:
+def _explained(source: Source | Assembled, target: str, extractor: _backend.Extractor) -> Iterator[None]:
     """Errors about the layer get its name, those of the target's file system its and the next step, too."""
     layer, before = source.name, extractor.entries
     try:
@@ -267,6 +276,36 @@ def _explained(source: Source, target: str, extractor: _backend.Extractor) -> It
 
 
 def _apply_one(
+    source: Source | Assembled, extractor: _backend.Extractor, limits: Limits, jobs: int, report: Reporter
+) -> tuple[AppliedLayer, tuple[str, ...]]:
+    if isinstance(source, Source):
+        return _apply_blob(source, extractor, limits, jobs, report)
+    return _apply_assembled(source, extractor, limits, report)
+
+
+def _apply_assembled(
+    source: Assembled, extractor: _backend.Extractor, limits: Limits, report: Reporter
+) -> tuple[AppliedLayer, tuple[str, ...]]:
+    tar = Assembly(source, extractor, max_ratio=limits.max_ratio)
+    extractor.begin_layer()
+    tar.run(lambda size: report.update("apply", extractor.entries, size, None))
+    stats = extractor.end_layer()
+    report.end("apply", stats.entries, tar.tar_size, None)
+    layer = AppliedLayer(
+        source.media_type,
+        source.digest,
+        source.size,
+        tar.diff_id,
+        tar.tar_size,
+        stats.entries,
+        stats.payload,
+        stats.whiteouts,
+        stats.needs_lower,
+    )
+    return layer, stats.warnings
+
+
+def _apply_blob(
     source: Source, extractor: _backend.Extractor, limits: Limits, jobs: int, report: Reporter
 ) -> tuple[AppliedLayer, tuple[str, ...]]:
     blob = Expansion(source, jobs=jobs, max_ratio=limits.max_ratio)

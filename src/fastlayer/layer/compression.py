@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, cast
 
+from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerFormatError, UsageError, show_path
 
 Compression = Literal["none", "gzip", "zstd"]
@@ -55,6 +56,7 @@ _OTHER_EXTENSIONS = (
     *(".bz2", ".bzip2", ".tbz", ".tbz2", ".tb2", ".z", ".taz", ".zip", ".7z", ".rar"),
 )
 _LEVELS = {"gzip": (0, 9, 1), "zstd": (1, 22, 2)}  # lowest, highest, default
+CHUNKED: dict[str, Literal["gzip", "zstd"]] = {"zstd:chunked": "zstd", "estargz": "gzip"}  # their codecs
 
 
 def by_name(name: str | bytes | os.PathLike[Any]) -> Compression:
@@ -135,6 +137,7 @@ def _isal_deflate(level: int) -> Deflate:
     from isal import isal_zlib
 
     local = threading.local()  # a compressor must not be shared between threads
+    stored = _zlib_deflate(0)
 
     def deflate(block: Any) -> tuple[bytes, int]:
         compressor = getattr(local, "compressor", None)
@@ -142,7 +145,11 @@ def _isal_deflate(level: int) -> Deflate:
             # What isal.igzip_threaded works with: it keeps its state and its output buffer from block to block, where
             # isal_zlib.compress allocates both anew and spends a third of its time in page faults.
             compressor = local.compressor = isal_zlib._ParallelCompress(_DEFLATE_BOUND, level)
-        return cast(tuple[bytes, int], compressor.compress_and_crc(block, b""))
+        try:
+            return cast(tuple[bytes, int], compressor.compress_and_crc(block, b""))
+        except OverflowError:  # level 0 makes some blocks longer than the room there is; the compressor is lost then
+            local.compressor = None
+            return stored(block)
 
     return deflate
 
@@ -175,21 +182,37 @@ class Zstd:
         self._local = threading.local()  # a compressor must not be shared between threads
 
     def compress(self, block: Any) -> bytes:
-        compressor = getattr(self._local, "compressor", None)
-        if compressor is None:
-            compressor = self._local.compressor = self._new()
-        return cast(bytes, compressor.compress(block))
+        return cast(bytes, self.compressor().compress(block))
+
+    def compressor(self) -> Any:
+        """The one of this thread."""
+        found = getattr(self._local, "compressor", None)
+        if found is None:
+            found = self._local.compressor = self._new()
+        return found
+
+
+class Chunked(NamedTuple):
+    """A format whose files can be fetched one by one; ``layer/chunked`` writes it, and cuts the tar as it is made of.
+
+    ``base``: the codec of its frames; ``block_size``: tar bytes of a buffer.
+    """
+
+    name: str
+    base: Literal["gzip", "zstd"]
+    level: int | None
+    block_size: int = 2 << 20
 
 
 def check_level(compression: str, level: int | None) -> int:
     """The level to use; raises ``UsageError`` for an unknown codec or a level it does not have."""
-    if compression not in ("none", *_LEVELS):
-        raise UsageError(f"unknown compression {compression!r}: use none, gzip or zstd")
+    if compression not in ("none", *_LEVELS, *CHUNKED):
+        raise UsageError(f"unknown compression {compression!r}: use none, gzip, zstd, zstd:chunked or estargz")
     if compression == "none":
         if level is not None:
             raise UsageError("a level without compression means nothing: choose gzip or zstd")
         return 0
-    lowest, highest, default = _LEVELS[compression]
+    lowest, highest, default = _LEVELS[CHUNKED.get(compression, compression)]
     if level is None:
         return default
     if isinstance(level, bool) or not lowest <= level <= highest:
@@ -197,9 +220,19 @@ def check_level(compression: str, level: int | None) -> int:
     return level
 
 
+def layer_codec(compression: str, level: int | None = None) -> Codec | Chunked:
+    """What a layer can be written with: ``codec``, ``zstd:chunked``, ``estargz``."""
+    if compression not in CHUNKED:
+        return codec(compression, level)
+    check_level(compression, level)
+    return Chunked(compression, CHUNKED[compression], level)
+
+
 def codec(compression: str, level: int | None = None) -> Codec:
     """The codec of that name and level (None: its default)."""
     checked = check_level(compression, level)
+    if compression in CHUNKED:
+        raise UsageError(f"{compression} is for layers of images: use none, gzip or zstd")
     if compression == "gzip":
         return Gzip(checked)
     if compression == "zstd":

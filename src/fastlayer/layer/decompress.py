@@ -34,6 +34,7 @@ _MAX_MEMBER = GZIP_MEMBER + (GZIP_MEMBER >> 6) + 4096  # deflate cannot make a M
 _MAX_FRAME = MAX_PIECE + (MAX_PIECE >> 6) + 4096
 _BUFFER = 256 << 10
 _PEEK = 4096  # bytes read ahead to look at a header
+_GROUP = 256 << 10  # of a blob that may be one job, when it is many small pieces
 
 
 class Readable(Protocol):
@@ -315,21 +316,47 @@ def open_pieces(codec: Packing, source: Lookahead) -> Iterator[Expand | Reader]:
 
 
 def gzip_pieces(source: Lookahead) -> Iterator[Expand | Reader]:
-    """The members of a gzip blob as jobs, as long as they carry their length; then one reader for the rest, if any."""
+    """The members of a gzip blob as jobs, as long as they carry their length; then one reader for the rest, if any.
+
+    Small members that follow each other are one job.
+    """
     while True:
         head = source.peek(GZIP_HEADER_SIZE)
         if not head:
             return
-        length = int.from_bytes(head[len(GZIP_HEADER) :], "little")
-        if head[: len(GZIP_HEADER)] != GZIP_HEADER or not GZIP_HEADER_SIZE < length <= _MAX_MEMBER:
+        length = _member_length(head)
+        if not length:
             if head[:2] != GZIP_MAGIC and any(head):
                 _bad("gzip", "something that is no gzip member follows the last member")
             yield _Padding(source) if not any(head) else GzipReader(source)
             return
-        member = source.take(length)
+        group = _small_members(source.peek(_GROUP)) if length < _GROUP // 2 else 0
+        member = source.take(group or length)
         if len(member) < length:
             _bad("gzip", "it ends too early")
         yield _member_job(member)
+
+
+def _member_length(head: bytes | bytearray | memoryview) -> int:
+    """Of the member that begins there, if it says so; else 0."""
+    length = int.from_bytes(head[len(GZIP_HEADER) : GZIP_HEADER_SIZE], "little")
+    return length if head[: len(GZIP_HEADER)] == GZIP_HEADER and GZIP_HEADER_SIZE < length <= _MAX_MEMBER else 0
+
+
+def _small_members(data: bytearray) -> int:
+    """How many bytes of data are whole members that fit one buffer together; 0: fewer than two do.
+
+    What they say of their content is taken for granted here: a job whose content is larger is refused.
+    """
+    view = memoryview(data)
+    at = content = count = 0
+    while (length := _member_length(view[at : at + GZIP_HEADER_SIZE])) and at + length <= len(data):
+        content += int.from_bytes(view[at + length - 4 : at + length], "little")
+        if content > GZIP_MEMBER:
+            break
+        at += length
+        count += 1
+    return at if count > 1 else 0
 
 
 def _member_job(member: bytearray) -> Expand:
@@ -361,7 +388,10 @@ class _Padding:
 
 
 def zstd_pieces(source: Lookahead) -> Iterator[Expand | Reader]:
-    """The frames of a zstd blob as jobs, as long as they say that they are small; then one reader for the rest."""
+    """The frames of a zstd blob as jobs, as long as they say that they are small; then one reader for the rest.
+
+    Very small ones that follow each other are one job.
+    """
     while True:
         head = source.peek(18)
         if not head:
@@ -373,7 +403,41 @@ def zstd_pieces(source: Lookahead) -> Iterator[Expand | Reader]:
         if header.content is None or header.content > MAX_PIECE:
             yield ZstdReader(source)
             return
-        yield _frame_job(_take_frame(source, header), header.content)
+        length, content = _small_frames(source.peek(_GROUP)) if header.content < _GROUP else (0, 0)
+        if length:
+            yield _frame_job(source.take(length), content)
+        else:
+            yield _frame_job(_take_frame(source, header), header.content)
+
+
+def _small_frames(data: bytearray) -> tuple[int, int]:
+    """How many bytes of data are whole frames that fit one buffer together, and what they say they expand to.
+
+    0: fewer than two do.
+    """
+    at = content = count = 0
+    while data[at : at + 4] == ZSTD_MAGIC:
+        header = FrameHeader(data[at : at + 18]) if len(data) - at >= 18 else None
+        if header is None or header.content is None or content + header.content > MAX_PIECE:
+            break
+        end = _frame_end(data, at + header.length, header)
+        if end > len(data):
+            break
+        content += header.content
+        count += 1
+        at = end
+    return (at, content) if count > 1 else (0, 0)
+
+
+def _frame_end(data: bytearray, at: int, header: FrameHeader) -> int:
+    """Where the frame ends whose first block is at ``at``; beyond the data if it is not all there."""
+    last = False
+    while not last:
+        if at + 3 > len(data):
+            return len(data) + 1
+        last, stored = _block_header(data[at : at + 3])
+        at += 3 + stored
+    return at + (4 if header.checksum else 0)
 
 
 def _take_frame(source: Lookahead, header: FrameHeader) -> bytes:
@@ -396,14 +460,15 @@ def _take_frame(source: Lookahead, header: FrameHeader) -> bytes:
     return b"".join(parts)
 
 
-def _frame_job(frame: bytes, content: int) -> Expand:
-    return lambda buffer: _expand_frame(frame, content, buffer)
+def _frame_job(frames: bytes | bytearray, content: int) -> Expand:
+    return lambda buffer: _expand_frames(frames, content, buffer)
 
 
-def _expand_frame(frame: bytes, content: int, buffer: memoryview) -> int:
+def _expand_frames(frames: bytes | bytearray, content: int, buffer: memoryview) -> int:
     import zstandard
 
-    reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(frame)
+    decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    reader = decoder.stream_reader(frames, read_across_frames=True)
     try:
         count = _read_piece(reader, buffer, "zstd")
     except zstandard.ZstdError as exc:

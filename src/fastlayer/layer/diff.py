@@ -214,9 +214,10 @@ class Changes:
         """Writes the layer that makes B of A.
 
         ``output``: a path (complete or not there at all), a descriptor or a binary file object. ``compression`` is
-        ``none``, ``gzip`` or ``zstd``; by default what the extension of ``output`` says. ``source_date_epoch``:
-        seconds; later mtimes become it. Raises ``FileChangedError`` when B is not what it was, ``UnsafeEntryError``
-        for a changed name that a layer cannot hold, ``StorageError`` when the output cannot be written.
+        ``none``, ``gzip``, ``zstd``, ``zstd:chunked`` or ``estargz``; by default what the extension of ``output``
+        says. ``source_date_epoch``: seconds; later mtimes become it. Raises ``FileChangedError`` when B is not what it
+        was, ``UnsafeEntryError`` for a changed name that a layer cannot hold, ``StorageError`` when the output cannot
+        be written.
         """
         from fastlayer.layer import compression as codecs
         from fastlayer.layer.output import Output, refuse_inside
@@ -226,7 +227,7 @@ class Changes:
         _check_writing(compression, level, source_date_epoch, jobs, progress)
         if compression is None:
             compression = codecs.by_name(output) if isinstance(output, (str, bytes, os.PathLike)) else "none"
-        codec = codecs.codec(compression, level)
+        codec = codecs.layer_codec(compression, level)
         roots = self.roots()
         with Output(output) as target:
             if self._b.directory is not None:

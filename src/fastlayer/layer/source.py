@@ -7,11 +7,14 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastlayer.errors import LayerError, LayerFormatError, OperandError, StorageError, show_path
 from fastlayer.layer.arguments import is_int
 from fastlayer.layer.reading import open_quietly
+
+if TYPE_CHECKING:
+    from fastlayer.layer.assembled import Assembled
 
 NO_TAR = "header checksum does not fit (at byte 0)"
 _POLL_MILLISECONDS = 200  # how long a reader of a silent pipe takes to notice that the job stopped
@@ -163,7 +166,7 @@ def _wait(fd: int, check: Callable[[], object] | None) -> None:
             check()
 
 
-def named(error: LayerError, source: Source, entries: int) -> LayerError:
+def named(error: LayerError, source: Source | Assembled, entries: int) -> LayerError:
     """An error about the layer that ``source`` is, with its name; ``entries`` of it had been read."""
     if isinstance(error, LayerFormatError) and not entries and str(error).endswith(NO_TAR):
         return LayerFormatError(f"{source.name}: is no layer: give a tar, plain or as .gz, .zst, .xz or .bz2")

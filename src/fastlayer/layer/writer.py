@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from fastlayer import _backend
 from fastlayer._values import NamedTuple
-from fastlayer.layer.compression import Codec
+from fastlayer.layer.compression import Chunked, Codec
 from fastlayer.layer.hashing import hashing
 from fastlayer.layer.output import Output
 from fastlayer.layer.pipeline import STEP, Pipeline, Ring, in_order
@@ -33,6 +33,8 @@ class Layer(NamedTuple):
     """A written layer. ``size`` and ``digest`` are of the blob, ``tar_size`` and ``diff_id`` of the tar inside.
 
     ``entries`` counts tar entries (whiteouts and parent directories included), ``payload`` bytes of file content.
+    ``annotations``, keys and values, belong into its descriptor: those of zstd:chunked and eStargz tell readers where
+    the files are. ``made_of``: the diff id of the tar that was given, where the one inside is another (eStargz).
     """
 
     media_type: str
@@ -43,11 +45,18 @@ class Layer(NamedTuple):
     entries: int
     payload: int
     warnings: tuple[str, ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    made_of: Digest | None = None
+
+    @property
+    def source_id(self) -> Digest:
+        """The diff id of the tar that was given."""
+        return self.made_of or self.diff_id
 
     @property
     def descriptor(self) -> Descriptor:
         """The OCI descriptor of the blob."""
-        return Descriptor(self.media_type, self.digest, self.size)
+        return Descriptor(self.media_type, self.digest, self.size, dict(self.annotations))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the descriptor's properties, then diff_id, tar_size, entries, payload, warnings."""
@@ -69,7 +78,7 @@ class TarSource(Protocol):
         ...
 
 
-class _Tar:
+class Tar:
     """The tar as the source gives it."""
 
     def __init__(self, source: TarSource, report: Reporter) -> None:
@@ -108,7 +117,7 @@ def _read(source: TarSource, part: memoryview) -> int:
     return filled
 
 
-class _Blob:
+class Blob:
     """The blob as it is written."""
 
     def __init__(self, output: Output) -> None:
@@ -124,7 +133,7 @@ def write_layer(
     table: _backend.ChangeTable,
     roots: Sequence[int],
     output: Output,
-    codec: Codec,
+    codec: Codec | Chunked,
     *,
     clamp_mtime: int | None,
     jobs: int,
@@ -134,15 +143,21 @@ def write_layer(
     """Encodes ``table`` into ``output`` (which the caller commits). Raises what the engine and the output raise."""
     encoder = _backend.engine().encode.Encoder(table, list(roots), clamp_mtime)
     written = write_tar(encoder, output, codec, jobs=jobs, report=report)
-    return written._replace(entries=encoder.entries, payload=encoder.payload, warnings=tuple(warnings))
+    return written._replace(entries=encoder.entries, payload=encoder.payload, warnings=(*warnings, *written.warnings))
 
 
-def write_tar(source: TarSource, output: Output, codec: Codec, *, jobs: int, report: Reporter) -> Layer:
+def write_tar(source: TarSource, output: Output, codec: Codec | Chunked, *, jobs: int, report: Reporter) -> Layer:
     """Compresses a tar into ``output`` (which the caller commits); its entries are not counted.
 
-    Raises what the source and the output raise.
+    ``codec``: as ``compression.layer_codec`` gives it. With ``estargz`` the ``diff_id`` is not that of the source;
+    ``warnings`` may say that it, or a ``zstd:chunked``, came out as an ordinary blob (``chunked.writer``). Raises what
+    the source and the output raise.
     """
-    tar, blob = _Tar(source, report), _Blob(output)
+    if isinstance(codec, Chunked):
+        from fastlayer.layer.chunked.writer import write_chunked
+
+        return write_chunked(source, output, codec, jobs=jobs, report=report)
+    tar, blob = Tar(source, report), Blob(output)
     plain = codec.name == "none"
     first = memoryview(mmap.mmap(-1, codec.block_size))
     count = tar.fill(first)
@@ -156,7 +171,7 @@ def write_tar(source: TarSource, output: Output, codec: Codec, *, jobs: int, rep
     return Layer(layer_media_type(codec.name), digest, blob.size, diff_id, tar.size, 0, 0)
 
 
-def _write_small(blob: _Blob, codec: Codec, data: memoryview) -> tuple[Digest, Digest]:
+def _write_small(blob: Blob, codec: Codec, data: memoryview) -> tuple[Digest, Digest]:
     """diff_id and digest, as of the other two."""
     piece = codec.compress(data)
     blob.write(piece)
@@ -164,7 +179,7 @@ def _write_small(blob: _Blob, codec: Codec, data: memoryview) -> tuple[Digest, D
     return diff_id, diff_id if codec.name == "none" else digest_of(piece)
 
 
-def _write_plain(tar: _Tar, blob: _Blob, first: memoryview) -> Digest:
+def _write_plain(tar: Tar, blob: Blob, first: memoryview) -> Digest:
     """Encode, hash and write in three threads; the caller's one writes."""
     with hashing(1) as (stream,), Pipeline() as pipeline:
         ring = Ring(pipeline, 6, len(first))
@@ -191,12 +206,12 @@ def _write_plain(tar: _Tar, blob: _Blob, first: memoryview) -> Digest:
         return stream.finish()
 
 
-def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, jobs: int) -> tuple[Digest, Digest]:
+def _write_compressed(tar: Tar, blob: Blob, codec: Codec, first: memoryview, jobs: int) -> tuple[Digest, Digest]:
     """Encode in one thread, compress in ``jobs``, write in the caller's.
 
     A buffer goes back when it is hashed and its piece is written and hashed: that bounds the pieces that wait, too.
     """
-    _keep_freed_pieces()
+    keep_freed_pieces()
     with hashing(2) as (tar_stream, blob_stream), Pipeline() as pipeline:
         ring = Ring(pipeline, jobs + 5, len(first))
         work, done = pipeline.channel(), pipeline.channel()
@@ -234,7 +249,7 @@ def _write_compressed(tar: _Tar, blob: _Blob, codec: Codec, first: memoryview, j
         return tar_stream.finish(), blob_stream.finish()
 
 
-def _keep_freed_pieces() -> None:
+def keep_freed_pieces() -> None:
     """Freeing one large block, never touched, tells glibc's malloc to recycle the compressed pieces.
 
     Its threshold for giving memory back to the kernel follows the largest block freed (mallopt(3), M_MMAP_THRESHOLD);

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import DriverError, FastlayerError, NotFoundError
+from fastlayer.image.contents import is_partial
 from fastlayer.image.holders import holders
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.unpack import ensure_unpacked
@@ -304,7 +305,8 @@ class _Checker:
         with self.store.database.read() as db:
             unknown = [str(row[0]) for row in db.execute("SELECT name, digest FROM images") if row[1] not in seen]
         for name in sorted(unknown):
-            self._find("image", name, "what it names is not known", self._record_again(images, name))
+            if not _is_of_others(images, name):
+                self._find("image", name, "what it names is not known", self._record_again(images, name))
 
     def _image(self, images: Images, image: Image) -> Iterator[tuple[str, bool]]:
         try:
@@ -324,6 +326,8 @@ class _Checker:
             if not held[number]:
                 yield f"layer {number + 1} ({layer.digest}) is neither there nor unpacked: load the image again", False
                 return
+            if is_partial(self.store, chain[number], layer.digest):
+                continue  # it is as it was
             if not self._gives_the_same(layer, image.chain[number]):
                 why = "its blob is not there, and its snapshot is not what it was"
                 yield f"layer {number + 1} ({layer.digest}): {why}: make the image again", False
@@ -405,3 +409,11 @@ class _Checker:
 
     def _find(self, what: str, subject: str, why: str, repaired: bool = False, *, note: bool = False) -> None:
         self.findings.append(Finding(what, str(subject), why, repaired, note))
+
+
+def _is_of_others(images: Images, name: str) -> bool:
+    """An index of images that are elsewhere is known for what it is."""
+    try:
+        return images.is_of_others(images.target_of(name)[0])
+    except FastlayerError:
+        return False

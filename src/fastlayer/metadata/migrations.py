@@ -223,12 +223,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (digest, registry, repository)
         ) WITHOUT ROWID""",
         # What a layer came to when it was compressed on its way to somebody else, and kept nowhere here. form: codec
-        # and level, "gzip:1"; annotations: JSON object, those of its descriptor.
+        # and level, "gzip:1"; made: the diff id of the tar inside; annotations: JSON object, of its descriptor.
         """CREATE TABLE layer_forms (
             diff_id TEXT NOT NULL,
             form TEXT NOT NULL,
             digest TEXT NOT NULL,
             size INTEGER NOT NULL,
+            made TEXT NOT NULL,
             annotations TEXT NOT NULL,
             PRIMARY KEY (diff_id, form)
         ) WITHOUT ROWID""",

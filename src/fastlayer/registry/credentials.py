@@ -90,7 +90,7 @@ def store_credential(
     """Keeps a credential for ``HOST[:PORT][/NAMESPACE]``: with the helper that the file names, or in the file."""
     env = os.environ if environ is None else environ
     registry = registry_key(registry)
-    _check(credential)
+    check_credential(credential)
     file = authfiles.written_file(env, authfile)
     contents = authfiles.read(file) or Contents({}, {})
     name = _helper_for(registry, contents)
@@ -289,7 +289,8 @@ def _decode(auth: str, what: str) -> tuple[str, str]:
     return user, password.strip("\0")
 
 
-def _check(credential: Credential) -> None:
+def check_credential(credential: Credential) -> None:
+    """Whether it can be kept, and sent. Raises ``UsageError``."""
     if ":" in credential.username:
         raise UsageError("a user name with a colon cannot be sent to a registry: give another")
     if not (credential.password or credential.identity_token):

@@ -106,7 +106,7 @@ class Connections:
         self._budget = budget or Budget()
         self._environ = os.environ if environ is None else environ
         self._lock = threading.Lock()
-        self._managers: dict[tuple[str, bool], PoolManager] = {}
+        self._managers: dict[tuple[str, bool, bool], PoolManager] = {}
         self._answers: set[Answer] = set()
         self._given_up = False
 
@@ -263,20 +263,20 @@ class Connections:
     # ---- connections ---------------------------------------------------------------------------------------
 
     def _manager(self, url: str, proxy: str) -> PoolManager:
-        key = (proxy, origin_of(url) == self._origin)
+        secure = "https:" in (url[:6].lower(), proxy[:6].lower())
+        key = (proxy, origin_of(url) == self._origin, secure)
         with self._lock:
             if key not in self._managers:
                 self._managers[key] = self._new_manager(*key)
             return self._managers[key]
 
-    def _new_manager(self, proxy: str, own: bool) -> PoolManager:
+    def _new_manager(self, proxy: str, own: bool, secure: bool) -> PoolManager:
+        """``secure``: TLS may be needed, whose authorities take longer to read than a small answer."""
         import urllib3
 
-        settings: dict[str, Any] = {
-            "num_pools": _HOSTS,
-            "maxsize": self._budget.connections,
-            "ssl_context": self._tls(own),
-        }
+        settings: dict[str, Any] = {"num_pools": _HOSTS, "maxsize": self._budget.connections}
+        if secure:
+            settings["ssl_context"] = self._tls(own)
         if self.endpoint.insecure:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         if not proxy:
@@ -295,7 +295,8 @@ class Connections:
     def _tls(self, own: bool) -> ssl.SSLContext:
         import ssl
 
-        context = ssl.create_default_context()
+        # nobody has to vouch where nobody is asked to, and reading the system's authorities takes long
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self.endpoint.insecure else ssl.create_default_context()
         at = ""
         try:
             for at in self.endpoint.ca_files:

@@ -71,6 +71,22 @@ def opened(
 
     Raises ``RegistryError`` where no registry answers, ``OperandError`` for certificates that cannot be.
     """
+    with opened_registry(location, wishes, budget=budget, warn=warn) as registry:
+        yield registry.repository(location.reference.path)
+
+
+@contextmanager
+def opened_registry(
+    location: Location,
+    wishes: Wishes,
+    *,
+    budget: Budget | None = None,
+    warn: Callable[[str], object] = lambda line: None,
+    credentials: Callable[[], Credential | None] | None = None,
+    offline: bool = False,
+) -> Iterator[Registry]:
+    """The registry at a location, likewise. ``credentials``: asked instead of those that are looked up; ``offline``: as
+    of ``Registry``."""
     found = endpoints(location, wishes)
     endpoint = found[0]
     if len(found) > 1:
@@ -78,13 +94,14 @@ def opened(
     with Registry(
         endpoint,
         name=location.reference.domain,
-        credentials=lambda: _credential(location, wishes, warn),
+        credentials=credentials or (lambda: _credential(location, wishes, warn)),
         pause=pause_of(wishes.policy),
         timeouts=wishes.timeouts,
         budget=budget,
+        offline=offline,
         warn=warn,
     ) as registry:
-        yield registry.repository(location.reference.path)
+        yield registry
 
 
 def endpoints(location: Location, wishes: Wishes) -> tuple[Endpoint, ...]:

@@ -12,6 +12,7 @@ from fastlayer.oci.jsontext import parse_object
 from fastlayer.registry.answers import Answer, number
 from fastlayer.registry.lines import host_of, one_line
 
+ADVICE = "fastlayer login"  # to whom a registry does not let in
 MAX_ERROR = 64 << 10  # bytes of an answer that says no
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 _WHEN = ("retry-after", "ratelimit-remaining", "ratelimit-reset")  # what says when to come again
@@ -61,9 +62,9 @@ def _words(status: int, refusal: Refusal) -> str:
 def _advice(answer: Answer, registry: str) -> str:
     status = answer.status
     if status == 401:
-        return f": fastlayer login {registry}"
+        return f": {ADVICE} {registry}"
     if status == 403:
-        return f": see what this login may do, or log in as somebody else: fastlayer login {registry}"
+        return f": see what this login may do, or log in as somebody else: {ADVICE} {registry}"
     if status == 404:
         return ": see how it is called"
     if status == 429:

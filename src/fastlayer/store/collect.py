@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
 
+_RECENT = 3600  # seconds
 _REACHABLE_BLOBS = """
 WITH RECURSIVE reachable(digest) AS (
     SELECT digest FROM images
@@ -95,6 +98,25 @@ def work_place(root: Path) -> Path:
     return root / "cache" / "work"
 
 
+def contents_place(root: Path) -> Path:
+    """Where lists of what snapshots have are, each named after its snapshot (``image/contents.py``)."""
+    return root / "cache" / "contents"
+
+
+def _clear_contents(store: Store) -> None:
+    """Removes those of snapshots that are gone; a new one may belong to one that gets its name in a moment."""
+    place = contents_place(store.root)
+    if not place.is_dir():
+        return
+    with store.database.read() as db:
+        rows = db.execute("SELECT key FROM snapshots WHERE kind = 'committed'")
+        kept = {str(row[0]).rpartition(":")[2] for row in rows}
+    for path in place.iterdir():
+        with suppress(FileNotFoundError):
+            if path.name not in kept and time.time() - path.stat().st_mtime > _RECENT:
+                path.unlink()
+
+
 def _clear_work(store: Store) -> int:
     from shutil import rmtree
 
@@ -127,6 +149,7 @@ def collect(
         for driver in sorted({driver for driver, _ in doomed}):
             numbers = [number for name, number in doomed if name == driver]
             store.snapshotter_of(driver).finish_removal(numbers)
+    _clear_contents(store)
     return Collected(tuple(str(digest) for digest in blobs), sizes, len(doomed))
 
 

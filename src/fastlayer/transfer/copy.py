@@ -150,6 +150,7 @@ class _Copy:
         return lambda digest: [found.repository] if same else []
 
     def _copied(self, moved: Moved, referrers: tuple[Digest, ...] = ()) -> Copied:
+        self._warnings += moved.warnings
         counts = (moved.sent, moved.uploaded, moved.mounted, moved.present)
         return Copied(str(self._here), str(self._there), moved.root, *counts, referrers, self._warned())
 

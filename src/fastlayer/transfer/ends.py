@@ -49,11 +49,11 @@ class Source(Protocol):
         """What makes the blob of a layer, in another form or, None, in its own; None when ``open`` gives that."""
         ...
 
-    def known_form(self, layer: LayerOf, form: Form) -> Descriptor | None:
+    def known_form(self, layer: LayerOf, form: Form) -> Made | None:
         """What a layer came to in a form when it was made before."""
         ...
 
-    def note_form(self, layer: LayerOf, form: Form, blob: Descriptor) -> None:
+    def note_form(self, layer: LayerOf, form: Form, made: Made) -> None:
         """What it has come to now."""
         ...
 

@@ -19,24 +19,35 @@ from fastlayer.oci.digest import Digest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from fastlayer.layer.writer import TarSource
+    from fastlayer.layer.writer import Layer, TarSource
 
-Compression = Literal["none", "gzip", "zstd"]
-COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip", "zstd")
+Compression = Literal["none", "gzip", "zstd", "zstd:chunked", "estargz"]
+COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip", "zstd", "zstd:chunked", "estargz")
 
 
 class Made(NamedTuple):
-    """The blob of a layer that was made: ``size`` in bytes; ``annotations`` are for its descriptor."""
+    """The blob of a layer that was made: ``size`` in bytes; ``annotations`` are for its descriptor.
+
+    ``diff_id``: of the tar inside, which is another one than that of the layer in an eStargz; ``made_of``: the latter.
+    """
 
     media_type: str
     digest: Digest
     size: int
     diff_id: Digest
+    made_of: Digest
     annotations: Mapping[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
     @property
     def descriptor(self) -> Descriptor:
         return Descriptor(self.media_type, self.digest, self.size, self.annotations)
+
+
+def made(layer: Layer) -> Made:
+    """Of what the writer of a layer says."""
+    blob = (layer.media_type, layer.digest, layer.size)
+    return Made(*blob, layer.diff_id, layer.source_id, layer.annotations, layer.warnings)
 
 
 class Form(NamedTuple):
@@ -51,19 +62,26 @@ class Form(NamedTuple):
         return self.compression if self.level is None else f"{self.compression}:{self.level}"
 
     @property
+    def codec(self) -> str:
+        """What a reader needs that knows nothing of chunks: ``none``, ``gzip`` or ``zstd``."""
+        from fastlayer.layer.compression import CHUNKED
+
+        return CHUNKED.get(self.compression, self.compression)
+
+    @property
     def media_type(self) -> str:
-        return mediatypes.layer_media_type(self.compression)
+        return mediatypes.layer_media_type(self.codec)
 
     def write(self, source: TarSource, output: Any, jobs: int) -> Made:
         """Writes the blob of a tar to a binary file."""
-        from fastlayer.layer.compression import codec
+        from fastlayer.layer.compression import layer_codec
         from fastlayer.layer.output import Output
         from fastlayer.layer.progress import Reporter
         from fastlayer.layer.writer import write_tar
 
+        codec = layer_codec(self.compression, self.level)
         with Output(output) as target:
-            made = write_tar(source, target, codec(self.compression, self.level), jobs=jobs, report=Reporter(None))
-        return Made(self.media_type, made.digest, made.size, made.diff_id)
+            return made(write_tar(source, target, codec, jobs=jobs, report=Reporter(None)))
 
 
 def form_of(compression: str, level: int | None) -> Form:

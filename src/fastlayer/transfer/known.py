@@ -10,8 +10,8 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
+from fastlayer.transfer.forms import Form, Made
 
 if TYPE_CHECKING:
     import sqlite3
@@ -41,19 +41,20 @@ def repositories(db: sqlite3.Connection, digest: str, registry: str) -> list[str
     return [str(row[0]) for row in rows]
 
 
-def remember_form(db: sqlite3.Connection, diff_id: str, form: str, blob: Descriptor) -> None:
-    """Within a write transaction: what a layer came to in a form, such as ``gzip:1``."""
+def remember_form(db: sqlite3.Connection, form: Form, made: Made) -> None:
+    """Within a write transaction: what a layer came to in a form."""
     db.execute(
-        "INSERT OR REPLACE INTO layer_forms (diff_id, form, digest, size, annotations) VALUES (?, ?, ?, ?, ?)",
-        (diff_id, form, blob.digest, blob.size, json.dumps(dict(blob.annotations))),
+        "INSERT OR REPLACE INTO layer_forms (diff_id, form, digest, size, made, annotations) VALUES (?, ?, ?, ?, ?, ?)",
+        (made.made_of, form.name, made.digest, made.size, made.diff_id, json.dumps(dict(made.annotations))),
     )
 
 
-def form_of(db: sqlite3.Connection, diff_id: str, form: str, media_type: str) -> Descriptor | None:
+def form_of(db: sqlite3.Connection, diff_id: Digest, form: Form) -> Made | None:
     """What a layer came to in that form when it was last made."""
     row = db.execute(
-        "SELECT digest, size, annotations FROM layer_forms WHERE diff_id = ? AND form = ?", (diff_id, form)
+        "SELECT digest, size, made, annotations FROM layer_forms WHERE diff_id = ? AND form = ?", (diff_id, form.name)
     ).fetchone()
     if row is None:
         return None
-    return Descriptor(media_type, Digest(row["digest"]), row["size"], json.loads(row["annotations"]))
+    annotations = json.loads(row["annotations"])
+    return Made(form.media_type, Digest(row["digest"]), row["size"], Digest(row["made"]), diff_id, annotations)

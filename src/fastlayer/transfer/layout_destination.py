@@ -7,6 +7,7 @@ when all of it is there. What was interrupted leaves blobs, which the next try d
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,12 @@ from fastlayer.registry.uploads import How
 from fastlayer.transfer.ends import Bytes, LayerOf, Moved, Write
 from fastlayer.transfer.forms import Made
 
-_LEASE = "copy"
+_OLD = 60.0  # seconds since the last byte, of what a killed copy has left
+
+
+def _lease() -> str:
+    """What the files that a copy is writing are called by: which process it is."""
+    return f"copy{os.getpid()}"
 
 
 class LayoutDestination:
@@ -44,7 +50,7 @@ class LayoutDestination:
     def put(self, layer: LayerOf, data: Bytes, moved: Moved) -> How:
         if self.has(layer.blob):
             return How.PRESENT
-        with self._layout.ingest(_LEASE, digest=layer.blob.digest, size=layer.blob.size) as file:
+        with self._layout.ingest(_lease(), digest=layer.blob.digest, size=layer.blob.size) as file:
             for piece in data(0):
                 file.write(piece)
                 moved(file.size)
@@ -52,18 +58,18 @@ class LayoutDestination:
         return How.UPLOADED
 
     def put_made(self, layer: LayerOf, write: Write, moved: Moved) -> Made:
-        with self._layout.ingest(_LEASE, trusted=True) as file:
+        with self._layout.ingest(_lease(), trusted=True) as file:
             made = write(file)
             file.commit(made.digest)
         return made
 
     def put_manifest(self, manifest: Descriptor, data: bytes, subject: Digest | None) -> None:
-        self._layout.put(data, _LEASE, digest=manifest.digest)
+        self._layout.put(data, _lease(), digest=manifest.digest)
         if subject is not None:  # what refers to something is found by the index only
             self._name("", manifest)
 
     def commit(self, root: Descriptor, data: bytes, subject: Digest | None) -> None:
-        self._layout.put(data, _LEASE, digest=root.digest)
+        self._layout.put(data, _lease(), digest=root.digest)
         self._name(self._reference, root)
 
     def _name(self, name: str, root: Descriptor) -> None:
@@ -71,7 +77,7 @@ class LayoutDestination:
             lines = self._layout.read_index().manifests
             kept = [line for line in lines if not name or line.annotations.get(REF_NAME) != name]
             entries = [IndexEntry(line.annotations.get(REF_NAME, ""), line) for line in kept]
-            self._layout.write_index([*entries, IndexEntry(name, root)], _LEASE)
+            self._layout.write_index([*entries, IndexEntry(name, root)], _lease())
 
     def give_up(self) -> None:
         pass
@@ -87,12 +93,23 @@ def opened_layout(path: str, reference: str) -> Iterator[LayoutDestination]:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
     layout = ContentStore(target)
+    _sweep(layout)
     try:
         yield LayoutDestination(layout, reference)
     finally:
         with suppress(OSError):
             (target / "ingest").rmdir()
         _remove_empty(layout)
+
+
+def _sweep(layout: ContentStore) -> None:
+    """Removes what killed copies were writing."""
+    for lease, path in layout.leftovers():
+        process = lease.removeprefix("copy")
+        if process.isdecimal() and not os.path.exists(f"/proc/{process}"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _OLD:
+                    path.unlink()
 
 
 def _remove_empty(layout: ContentStore) -> None:

@@ -8,16 +8,16 @@ manifests go when all below them is there, and the name comes with the last of t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import LimitError, ManifestError, NotFoundError, UsageError
 from fastlayer.layer.pipeline import map_ordered
-from fastlayer.oci import mediatypes
+from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.config import MAX_CONFIG, parse_config
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import Digest
+from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.oci.image_index import ImageIndex, parse_index, walk
 from fastlayer.oci.manifest import Manifest, parse_manifest
 from fastlayer.registry.blobs import short
@@ -61,6 +61,7 @@ class Moved(NamedTuple):
     uploaded: int
     mounted: int
     present: int
+    warnings: tuple[str, ...] = ()
 
 
 class _Task(NamedTuple):
@@ -99,9 +100,11 @@ class _Move:
         self._making = threading.BoundedSemaphore(_MAKERS)
         self._count = threading.Lock()
         self._sent = 0
+        self._warnings: list[str] = []
         self._hows = dict.fromkeys(How, 0)
         self._documents: dict[Digest, Manifest | ImageIndex] = {}
         self._configs: dict[Digest, bytes] = {}
+        self._diff_ids_now: dict[tuple[Digest, Form | None], Digest] = {}  # of tars that were made anew
         self._blobs: dict[tuple[Digest, Form | None], Descriptor] = {}  # what they became
         self._settled: dict[Digest, Descriptor] = {}  # manifests that are there
         self._format: ManifestFormat = wanted.format
@@ -119,7 +122,8 @@ class _Move:
             self._source.give_up()
             self._destination.give_up()
             raise
-        return Moved(found, self._sent, self._hows[How.UPLOADED], self._hows[How.MOUNTED], self._hows[How.PRESENT])
+        counts = (self._hows[How.UPLOADED], self._hows[How.MOUNTED], self._hows[How.PRESENT])
+        return Moved(found, self._sent, *counts, tuple(self._warnings))
 
     # ---- what there is to do --------------------------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class _Move:
                     f"{self._source.name}: {node.descriptor.digest} ({node.descriptor.platform or 'a part of it'}) is"
                     " not there: choose a platform that is with --platform, or get the whole image first"
                 )
-        zstd = self._wanted.form is not None and self._wanted.form.compression == "zstd"
+        zstd = self._wanted.form is not None and self._wanted.form.codec == "zstd"
         if zstd and not self._format and any(map(is_docker, self._documents.values())):
             self._format = "oci"  # Docker's manifests know no zstd
 
@@ -160,7 +164,7 @@ class _Move:
                 continue
             known = (diff_ids[number], stacks[number]) if diff_ids else (None, None)
             layer = LayerOf(_bare(blob), *known)
-            tasks.append(_Task(layer, self._form(layer)))
+            tasks.append(_Task(layer, self._form(layer, blob.annotations)))
         return tasks
 
     def _diff_ids(self, manifest: Manifest) -> list[Digest]:
@@ -175,17 +179,32 @@ class _Move:
             return []
         return diff_ids if len(diff_ids) == len(manifest.layers) else []
 
-    def _form(self, layer: LayerOf) -> Form | None:
+    def _form(self, layer: LayerOf, annotations: Mapping[str, str]) -> Form | None:
         """The form that a layer goes in; None: its own."""
         own, form = mediatypes.layer_compression(layer.blob.media_type), self._wanted.form
-        if form is None or layer.diff_id is None or own is None or own == form.compression:
+        if form is None or layer.diff_id is None or own is None:
+            return None
+        chunked = any(key.startswith(_OF_BLOBS) for key in annotations)
+        if own == form.codec and (chunked or own == form.compression):
             return None
         return form if own == "none" or self._wanted.force else None
 
     def _config_tasks(self) -> list[_Task]:
         done = {digest for digest, _ in self._blobs}
-        configs = {found.config.digest: found.config for found in self._manifests() if found.config.digest not in done}
+        configs = {found.digest: found for found in map(self._config, self._manifests()) if found.digest not in done}
         return [_Task(LayerOf(_bare(config))) for config in configs.values()]
+
+    def _config(self, manifest: Manifest) -> Descriptor:
+        """The configuration of a manifest whose layers are there: it says what their tars are now."""
+        tasks = self._of_manifest(manifest)
+        others = {task.layer.diff_id: self._diff_ids_now.get(task.key, task.layer.diff_id) for task in tasks}
+        if all(old == new for old, new in others.items()):
+            return manifest.config
+        now = [others.get(diff_id, diff_id) for diff_id in self._diff_ids(manifest)]
+        value = jsontext.parse_object(self._configs[manifest.config.digest], str(manifest.config.digest), MAX_CONFIG)
+        data = jsontext.write({**value, "rootfs": {**value["rootfs"], "diff_ids": now}})
+        self._configs[digest_of(data)] = data
+        return manifest.config._replace(digest=digest_of(data), size=len(data))
 
     def _require_preserved(self, tasks: Iterable[_Task]) -> None:
         others = any(task.form for task in tasks) or any(
@@ -223,20 +242,24 @@ class _Move:
     def _make(self, task: _Task, write: Write) -> Descriptor:
         """A layer that has to be made, unless what it comes to is known and there."""
         layer, form = task
-        known = layer.blob if form is None else self._source.known_form(layer, form)
+        known = None if form is None else self._source.known_form(layer, form)
+        blob = layer.blob if form is None else known and known.descriptor
         track = Track(self._teller, None, None, short(layer.diff_id or layer.blob.digest))
-        if known is not None and self._destination.has(known):
-            self._ended(track, How.PRESENT, known)
-            return known
-        if known is not None and self._destination.mount(known):
-            self._ended(track, How.MOUNTED, known)
-            return known
-        with self._making:
-            made = self._destination.put_made(layer, write, track.begin("compressing")).descriptor
-        if form is not None:
-            self._source.note_form(layer, form, made)
-        self._ended(track, How.UPLOADED, made)
-        return made
+        if blob is not None and self._destination.has(blob):
+            self._ended(track, How.PRESENT, blob)
+        elif blob is not None and self._destination.mount(blob):
+            self._ended(track, How.MOUNTED, blob)
+        else:
+            with self._making:
+                known = self._destination.put_made(layer, write, track.begin("compressing"))
+            self._warnings += known.warnings
+            if form is not None:
+                self._source.note_form(layer, form, known)
+            blob = known.descriptor
+            self._ended(track, How.UPLOADED, blob)
+        if known is not None and form is not None:
+            self._diff_ids_now[task.key] = known.diff_id
+        return blob
 
     def _ended(self, track: Track, how: How, blob: Descriptor) -> None:
         with self._count:
@@ -267,7 +290,7 @@ class _Move:
         layers = [_become(layer, tasks.get(layer.digest)) for layer in manifest.layers]
         if layers == list(manifest.layers) and not wants(manifest, self._format):
             return manifest.raw
-        return rewritten_manifest(manifest, layers, self._format, self._source.name)
+        return rewritten_manifest(manifest, self._config(manifest), layers, self._format, self._source.name)
 
     def _index(self, index: ImageIndex) -> bytes:
         children = {child.digest: self._settle(child) for child in index.manifests}

@@ -111,9 +111,8 @@ def _wanted(place: Place, options: PushOptions) -> Wanted:
 
 
 def _pushed(place: Place, moved: Moved, warnings: list[str]) -> Pushed:
-    return Pushed(
-        str(place), moved.root, moved.sent, moved.uploaded, moved.mounted, moved.present, tuple(dict.fromkeys(warnings))
-    )
+    counts = (moved.sent, moved.uploaded, moved.mounted, moved.present)
+    return Pushed(str(place), moved.root, *counts, tuple(dict.fromkeys([*warnings, *moved.warnings])))
 
 
 def push_all_tags(
@@ -209,9 +208,13 @@ def _keep(store: Store, lease: Lease, root: Descriptor, images: Sequence[Image])
 @contextmanager
 def _opened(store: Store, place: Place, options: PushOptions, warn: Callable[[str], object]) -> Iterator[Destination]:
     def went(registry: str, repository: str, digest: Digest) -> None:
-        if not store.read_only:
-            with store.database.write() as db:
-                known.remember(db, digest, registry, repository)
+        if store.read_only:
+            return
+        with store.database.read() as db:
+            if repository in known.repositories(db, digest, registry):
+                return
+        with store.database.write() as db:
+            known.remember(db, digest, registry, repository)
 
     with opened_destination(
         place,

@@ -56,13 +56,15 @@ def media_type_in(format: ManifestFormat, media_type: str, what: str) -> str:
     return found
 
 
-def rewritten_manifest(manifest: Manifest, layers: Sequence[Descriptor], format: ManifestFormat, what: str) -> bytes:
-    """The manifest with these layers, in a format (or its own). Docker's have no annotations."""
+def rewritten_manifest(
+    manifest: Manifest, config: Descriptor, layers: Sequence[Descriptor], format: ManifestFormat, what: str
+) -> bytes:
+    """The manifest of these parts, in a format (or its own). Docker's have no annotations."""
     own: ManifestFormat = "v2s2" if is_docker(manifest) else "oci"
     names = (format or own) if manifest.is_image else ""
     value = dict(manifest.value)
     value["mediaType"] = media_type_in(names, manifest.media_type, what)
-    value["config"] = _renamed(manifest.config, names, what)
+    value["config"] = _renamed(config, names, what)
     value["layers"] = [_renamed(layer, names, what) for layer in layers]
     if names == "v2s2":
         value.pop("annotations", None)

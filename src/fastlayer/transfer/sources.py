@@ -15,7 +15,7 @@ from fastlayer.oci.manifest import MAX_MANIFEST
 from fastlayer.registry.client import Repository
 from fastlayer.registry.manifests import RawManifest
 from fastlayer.transfer.ends import LayerOf, Write
-from fastlayer.transfer.forms import Form, remade
+from fastlayer.transfer.forms import Form, Made, remade
 from fastlayer.transfer.steady import steady
 
 _PIECE = 1 << 20
@@ -36,10 +36,10 @@ class _Elsewhere:
     def writer(self, layer: LayerOf, form: Form | None) -> Write | None:
         return None if form is None else remade(layer.blob, lambda: self.open(layer.blob), form, self._jobs)
 
-    def known_form(self, layer: LayerOf, form: Form) -> Descriptor | None:
+    def known_form(self, layer: LayerOf, form: Form) -> Made | None:
         return None
 
-    def note_form(self, layer: LayerOf, form: Form, blob: Descriptor) -> None:
+    def note_form(self, layer: LayerOf, form: Form, made: Made) -> None:
         pass
 
     def give_up(self) -> None:

@@ -17,7 +17,7 @@ from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
 from fastlayer.transfer import known
 from fastlayer.transfer.ends import LayerOf, Write
-from fastlayer.transfer.forms import Form, Made, remade
+from fastlayer.transfer.forms import Form, Made, made, remade
 
 if TYPE_CHECKING:
     from fastlayer.snapshot.snapshotter import Snapshotter
@@ -54,16 +54,16 @@ class StoreSource:
             return None
         return _Snapshot(self._store, layer, form, self._jobs).write
 
-    def known_form(self, layer: LayerOf, form: Form) -> Descriptor | None:
+    def known_form(self, layer: LayerOf, form: Form) -> Made | None:
         if layer.diff_id is None:
             return None
         with self._store.database.read() as db:
-            return known.form_of(db, layer.diff_id, form.name, form.media_type)
+            return known.form_of(db, layer.diff_id, form)
 
-    def note_form(self, layer: LayerOf, form: Form, blob: Descriptor) -> None:
-        if layer.diff_id is not None and not self._store.read_only:
+    def note_form(self, layer: LayerOf, form: Form, made: Made) -> None:
+        if not self._store.read_only:
             with self._store.database.write() as db:
-                known.remember_form(db, layer.diff_id, form.name, blob)
+                known.remember_form(db, form, made)
 
     def give_up(self) -> None:
         """Files need no waiting for."""
@@ -82,21 +82,20 @@ class _Snapshot:
     def write(self, output: Any) -> Made:
         """Raises ``CorruptStoreError`` when the snapshot does not give the layer."""
         try:
-            made = self._made(output)
+            found = self._made(output)
         except DigestMismatchError:
-            made = None
-        wanted = self._layer.blob.digest if self._form is None else made and made.digest
-        if made is None or made.diff_id != self._layer.diff_id or made.digest != wanted:
+            found = None
+        wanted = self._layer.blob.digest if self._form is None else found and found.digest
+        if found is None or found.made_of != self._layer.diff_id or found.digest != wanted:
             raise CorruptStoreError(
                 f"{self._layer.blob.digest}: its snapshot does not give the layer again: run `fastlayer store check`"
             )
-        return made
+        return found
 
     def _made(self, output: Any) -> Made:
         form = self._form or Form(cast(Any, layer_compression(self._layer.blob.media_type)))
         with self._snapshotter().changes(str(self._layer.chain_id)) as changes:
-            found = changes.write(output, compression=form.compression, level=form.level, jobs=self._jobs)
-        return Made(found.media_type, found.digest, found.size, found.diff_id)
+            return made(changes.write(output, compression=form.compression, level=form.level, jobs=self._jobs))
 
     def _snapshotter(self) -> Snapshotter:
         if self._found is None:

@@ -102,6 +102,8 @@ class _Writing:
             config = images.config(self._image)
         if self._wanted.epoch is not None:
             config = _redated(config, layers, self._wanted.epoch)
+        elif [layer.diff_id for layer in layers] != list(config.diff_ids):  # those of eStargz are other tars
+            config = _with_layers(config, layers)
         return self._manifest(config, layers), config
 
     def line(self, manifest: Manifest) -> Descriptor:
@@ -112,7 +114,7 @@ class _Writing:
         docker = self._export.docker_types
         return new_manifest(
             config.descriptor(mediatypes.DOCKER_CONFIG if docker else mediatypes.CONFIG),
-            [Descriptor(_media_type(layer, docker=docker), layer.digest, layer.size) for layer in layers],
+            [layer.descriptor._replace(media_type=_media_type(layer, docker=docker)) for layer in layers],
             media_type=mediatypes.DOCKER_MANIFEST if docker else mediatypes.MANIFEST,
             annotations=dict(sorted(self._export.annotations.items())),
         )
@@ -120,6 +122,16 @@ class _Writing:
 
 def _media_type(layer: Written, *, docker: bool) -> str:
     return _DOCKER_TYPES[mediatypes.layer_compression(layer.media_type) or "none"] if docker else layer.media_type
+
+
+def _with_layers(config: ImageConfig, layers: Sequence[Written]) -> ImageConfig:
+    """The configuration with the diff ids that the layers have now."""
+    from fastlayer.oci import jsontext
+    from fastlayer.oci.config import parse_config
+
+    value = dict(config.value)
+    value["rootfs"] = {**value.get("rootfs", {}), "diff_ids": [str(layer.diff_id) for layer in layers]}
+    return parse_config(jsontext.write(value))
 
 
 def _redated(config: ImageConfig, layers: Sequence[Written], epoch: int) -> ImageConfig:
@@ -133,8 +145,7 @@ def _redated(config: ImageConfig, layers: Sequence[Written], epoch: int) -> Imag
         late = isinstance(created, str) and _seconds(created) > epoch
         return {**value, "created": timestamp(epoch)} if late else dict(value)
 
-    value = dated(config.value)
-    value["rootfs"] = {**value.get("rootfs", {}), "diff_ids": [str(layer.diff_id) for layer in layers]}
+    value = dated(_with_layers(config, layers).value)
     if value.get("history"):
         value["history"] = [dated(step) for step in value["history"]]
     return parse_config(jsontext.write(value))

@@ -7,7 +7,7 @@ layers together stay below one budget of memory, whatever the number of processo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
@@ -16,6 +16,7 @@ from fastlayer.image.holders import holding
 from fastlayer.image.images import Image, LayerInfo
 from fastlayer.layer.pipeline import checkpoint, default_jobs, map_ordered
 from fastlayer.layer.progress import Progress, ProgressCallback
+from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression, layer_media_type
 
@@ -43,12 +44,17 @@ class Wanted(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A blob of a layer in the target."""
+    """A blob of a layer in the target. ``annotations`` of its descriptor; the ``diff_id`` of an eStargz is its own."""
 
     media_type: str
     digest: Digest
     size: int
     diff_id: Digest
+    annotations: Mapping[str, str] = {}
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(self.media_type, self.digest, self.size, self.annotations)
 
 
 def write_layers(
@@ -91,13 +97,13 @@ class _Work:
     def __init__(
         self, store: Store, target: Target, wanted: Wanted, jobs: int, progress: ProgressCallback | None
     ) -> None:
-        from fastlayer.layer.compression import codec
+        from fastlayer.layer.compression import layer_codec
 
         self._store = store
         self._target = target
         self._wanted = wanted
         self._progress = progress
-        size = codec(wanted.compression or "gzip", wanted.level).block_size
+        size = layer_codec(wanted.compression or "gzip", wanted.level).block_size
         self._jobs = max(1, min(jobs, _BUDGET // size // _AT_ONCE - _WAITING))
 
     def one(self, number: int, layer: LayerInfo, name: Digest) -> Written:
@@ -115,7 +121,7 @@ class _Work:
         asked = self._wanted.compression
         keeps = has in ("gzip", "zstd") and (asked is None or not self._wanted.force)
         chosen = has if keeps and has else asked or "gzip"
-        return "gzip" if chosen == "zstd" and not self._wanted.zstd else chosen
+        return "gzip" if chosen.startswith("zstd") and not self._wanted.zstd else chosen
 
     def _as_it_is(self, number: int, layer: LayerInfo) -> Written:
         try:
@@ -137,19 +143,19 @@ class _Work:
                     jobs=self._jobs,
                     progress=self._told,
                 )
-                if epoch is not None or written.diff_id == layer.diff_id:
+                if epoch is not None or written.source_id == layer.diff_id:
                     return self._committed(blob, written)
         raise CorruptStoreError(f"{layer.digest}: its snapshot gives another layer: run `fastlayer store check`")
 
     def _of_blob(self, number: int, layer: LayerInfo, compression: str) -> Written:
-        from fastlayer.layer.compression import codec
+        from fastlayer.layer.compression import layer_codec
         from fastlayer.layer.decompress import Lookahead, open_reader
         from fastlayer.layer.output import Output
         from fastlayer.layer.progress import Reporter
         from fastlayer.layer.source import Source
         from fastlayer.layer.writer import write_tar
 
-        packer, report = codec(compression, self._level(compression)), Reporter(self._told)
+        packer, report = layer_codec(compression, self._level(compression)), Reporter(self._told)
         path = self._store.content.path_of(layer.digest)
         with self._target.blob(number) as blob, Source(path) as source:
             try:
@@ -157,7 +163,7 @@ class _Work:
                 written = write_tar(reader, Output(blob), packer, jobs=self._jobs, report=report)
             except LayerFormatError as exc:
                 raise CorruptStoreError(f"{layer.digest}: {exc}: run `fastlayer store check --repair`") from None
-            if written.diff_id != layer.diff_id:
+            if written.source_id != layer.diff_id:
                 raise CorruptStoreError(f"{layer.digest}: is damaged: run `fastlayer store check --repair`")
             return self._committed(blob, written)
 
@@ -166,7 +172,7 @@ class _Work:
 
     def _committed(self, blob: Blob, written: Layer) -> Written:
         blob.commit(written.digest)
-        return Written(written.media_type, written.digest, written.size, written.diff_id)
+        return Written(written.media_type, written.digest, written.size, written.diff_id, dict(written.annotations))
 
     def _told(self, progress: Progress) -> None:
         checkpoint()  # another layer failed, or Ctrl-C

@@ -12,11 +12,12 @@ from fastlayer.builder.fields import fields_of, truth
 from fastlayer.errors import UsageError, show_path
 
 Type = Literal["image", "oci", "docker", "local", "tar", "cacheonly"]
-Compression = Literal["none", "gzip", "zstd"]
+Compression = Literal["none", "gzip", "zstd", "zstd:chunked", "estargz"]
 
 TYPES = ("image", "oci", "docker", "local", "tar", "cacheonly")
 _ARCHIVES = ("oci", "docker")
 COMPRESSIONS = {"uncompressed": "none", "none": "none", "gzip": "gzip", "zstd": "zstd"}
+_OF_LAYERS = COMPRESSIONS | {"zstd:chunked": "zstd:chunked", "estargz": "estargz"}
 _OF_IMAGES = (
     *("name", "compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp"),
     *("push", "store", "unpack", "dangling-name-prefix", "name-canonical", "oci-artifact"),
@@ -84,14 +85,17 @@ def parse_output(text: str) -> Export:
 Refuse = Callable[[str], Exception]  # makes the error of what is wrong with an option
 
 
-def compression_in(values: Mapping[str, str], refuse: Refuse) -> Compression | None:
-    """``compression=`` of an option, as layers have it; None: it is not given."""
+def compression_in(values: Mapping[str, str], refuse: Refuse, *, chunked: bool = False) -> Compression | None:
+    """``compression=`` of an option, as layers have it; None: it is not given. ``chunked``: also with their files one
+    by one."""
     value = values.get("compression")
     if value is None:
         return None
-    if value not in COMPRESSIONS:
-        raise refuse(f"no compression {value}{nearest(value, COMPRESSIONS)}: use uncompressed, gzip or zstd")
-    return cast(Compression, COMPRESSIONS[value])
+    known = _OF_LAYERS if chunked else COMPRESSIONS
+    if value not in known:
+        *names, last = [name for name in known if name != "none"]
+        raise refuse(f"no compression {value}{nearest(value, known)}: use {', '.join(names)} or {last}")
+    return cast(Compression, known[value])
 
 
 def level_in(values: Mapping[str, str], refuse: Refuse) -> int | None:
@@ -158,8 +162,12 @@ class _Reader:
                 check_level(found.compression or "gzip", found.level)
             except UsageError as exc:
                 raise self._refuse(str(exc)) from None
-        if found.docker_types and found.compression == "zstd":
+        if found.docker_types and found.compression in ("zstd", "zstd:chunked"):
             raise self._refuse("Docker's media types have no zstd: add oci-mediatypes=true")
+        if found.docker_types and found.compression == "estargz":
+            raise self._refuse(
+                "estargz needs annotations, which Docker's media types have not: add oci-mediatypes=true"
+            )
         if found.docker_types and (found.annotations or found.descriptor_annotations):
             raise self._refuse("Docker's media types have no annotations: add oci-mediatypes=true")
         if self._truth("platform-split", default=False):
@@ -171,7 +179,7 @@ class _Reader:
         return found
 
     def _compression(self) -> Compression | None:
-        return compression_in(self._values, self._refuse)
+        return compression_in(self._values, self._refuse, chunked=True)
 
     def _level(self) -> int | None:
         return level_in(self._values, self._refuse)

@@ -1,0 +1,6 @@
+from typing import Any
+
+KERNELS: tuple[str, ...]
+
+def update(crc: int, data: Any, kernel: str = ...) -> int: ...
+def many(data: Any, bounds: Any) -> list[int]: ...

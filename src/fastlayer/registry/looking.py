@@ -1,0 +1,113 @@
+"""What registries have, for people who look: tags, repositories, manifests and what refers to them.
+
+Mirrors are asked before their origin, except for lists, which they have only parts of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TypeVar
+
+from fastlayer.errors import RegistryError, UsageError
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest
+from fastlayer.oci.reference import Reference, parse_reference
+from fastlayer.registry.client import Repository
+from fastlayer.registry.credentials import registry_key
+from fastlayer.registry.manifests import RawManifest
+from fastlayer.registry.opening import Wishes, destination, opened, opened_registry, sources
+
+T = TypeVar("T")
+Warn = Callable[[str], object]
+MAX_NAMES = 1_000_000  # of a list: a registry that never ends takes no more memory than that
+_ANY = "catalog"  # stands for a repository where the registry is meant
+
+
+def silent(_: str) -> None:
+    """For those who do not want to know."""
+
+
+def first_with(
+    reference: Reference, wishes: Wishes, look: Callable[[Repository, Reference], T], warn: Warn = silent
+) -> T:
+    """What ``look`` finds at the first place that has it; it is given the repository and the name there.
+
+    Raises the ``RegistryError`` of the registry itself; what its mirrors say against it is warned of.
+    """
+    *mirrors, origin = sources(reference, wishes)
+    for location in mirrors:
+        try:
+            with opened(location, wishes, warn=warn) as repository:
+                return look(repository, location.reference)
+        except RegistryError as exc:
+            warn(f"{exc}; the next place is asked")
+    with opened(origin, wishes, warn=warn) as repository:
+        return look(repository, origin.reference)
+
+
+def find_manifest(reference: Reference, wishes: Wishes, warn: Warn = silent) -> RawManifest:
+    """The manifest or index that a name names. Raises ``RegistryMissingError``, ``RegistryError``."""
+    return first_with(reference, wishes, lambda there, name: there.manifest(name.digest or name.tag), warn)
+
+
+def find_tags(name: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) -> list[str]:
+    """The tags of a repository, as the registry orders them; ``limit``: at most so many, 0 for all."""
+    reference = parse_reference(name.removeprefix("docker://"))
+    if reference.tag or reference.digest:
+        raise UsageError(f"{name}: a repository has tags: leave out tag and digest")
+    with opened(sources(reference, wishes)[-1], wishes, warn=warn) as repository:
+        return _bounded(repository.tags(), limit, reference.name)
+
+
+def find_repositories(registry: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) -> list[str]:
+    """The repositories of ``HOST[:PORT]``, of those registries that tell."""
+    host, slash, _ = registry_key(registry).partition("/")
+    if slash:
+        raise UsageError(f"{registry}: a registry has repositories: give HOST[:PORT]")
+    with opened_registry(destination(Reference(host, _ANY), wishes), wishes, warn=warn) as found:
+        return _bounded(found.catalog(), limit, host)
+
+
+def find_referrers(
+    reference: Reference, wishes: Wishes, artifact_type: str = "", warn: Warn = silent
+) -> tuple[Digest, list[Descriptor]]:
+    """The digest of a manifest, and what refers to it: signatures, bills of materials; of one type or of all."""
+    origin = sources(reference, wishes)[-1]
+    with opened(origin, wishes, warn=warn) as repository:
+        name = origin.reference
+        digest = Digest(name.digest) if name.digest else repository.manifest(name.tag).digest
+        return digest, repository.referrers(digest, artifact_type)
+
+
+def delete_image(reference: Reference, wishes: Wishes, warn: Warn = silent) -> Digest:
+    """Deletes the manifest that a name names, under all its tags, from the registry; returns its digest.
+
+    What nobody names any more, the registry clears away when it thinks fit. Raises ``RegistryMissingError``;
+    ``RegistryError`` where nothing can be deleted.
+    """
+    with opened(destination(reference, wishes), wishes, warn=warn) as repository:
+        digest = Digest(reference.digest) if reference.digest else repository.manifest(reference.tag).digest
+        try:
+            repository.delete_manifest(digest)
+        except RegistryError as exc:
+            raise _no_deletion(exc, reference) from None
+        return digest
+
+
+def _no_deletion(error: RegistryError, reference: Reference) -> RegistryError:
+    if error.status not in (400, 405) and error.code != "UNSUPPORTED":
+        return error
+    return RegistryError(
+        f"{error}: {reference.domain} lets nobody delete: ask whoever runs it (storage.delete.enabled), "
+        "or move the tag to another image",
+        status=error.status,
+        code=error.code,
+    )
+
+
+def _bounded(names: Iterable[str], limit: int, what: str) -> list[str]:
+    found = list(islice(names, limit or MAX_NAMES + 1))
+    if not limit and len(found) > MAX_NAMES:
+        raise RegistryError(f"{what}: lists more than {MAX_NAMES} names: give --limit")
+    return found
