@@ -162,13 +162,13 @@ class RepositoryTarget:
 
     def _made(self, source: StoreSource, layer: LayerOf, form: Form) -> Descriptor:
         there = source.known_form(layer, form)
-        if there is not None and (self._sent.has(there) or self._sent.mount(there)):
-            return there
+        if there is not None and (self._sent.has(there.descriptor) or self._sent.mount(there.descriptor)):
+            return there.descriptor
         write = source.writer(layer, form)
         assert write is not None  # only blobs that stay as they are have none
-        made = self._sent.put_made(layer, write, lambda _: None).descriptor
+        made = self._sent.put_made(layer, write, lambda _: None)
         source.note_form(layer, form, made)
-        return made
+        return made.descriptor
 
     def finish(self, manifest: Manifest) -> None:
         there = self._repository.head_manifest(self._reference.tag)
