@@ -16,6 +16,7 @@ import pytest
 from fastlayer.oci import mediatypes
 from tests.buildroot import make_root
 from tests.conftest import require
+from tests.integration.dockerregistry import DockerRegistry
 from tests.integration.test_build import Builder, outcome
 from tests.registry_server import RegistryServer, digest
 
@@ -244,6 +245,35 @@ def test_what_was_built_is_pushed(made: Builder, server: RegistryServer, tmp_pat
     made.good("build", "-q", "-o", output, made.context)
     (layer,) = json.loads(server.manifests["other", "latest"][0])["layers"]
     assert layer["mediaType"] == mediatypes.LAYER_ZSTD
+
+
+def test_two_machines_and_a_registry(tmp_path: Path, root: Path, images: dict[str, Path]) -> None:
+    """They have nothing in common but the context and the registry: the second builds nothing, and sends nothing."""
+    (tmp_path / "registry").mkdir()
+    digests = []
+    with DockerRegistry(tmp_path / "registry") as registry:
+        push(images["1"], f"{registry.host}/base")
+        words = ["--push", "--cache-from", f"{registry.host}/app:cache", "-t", f"{registry.host}/app:1"]
+        words += ["--cache-to", f"type=registry,ref={registry.host}/app:cache,mode=max"]
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            machine = Builder(tmp_path / name, root)
+            machine.good("rmi", "busybox")
+            machine.env.pop("FASTLAYER_PULL")
+            machine.write(
+                f"FROM {registry.host}/base AS one\nRUN head -c 9 /dev/urandom > /x\n"
+                f"FROM {registry.host}/base\nCOPY --from=one /x /y\nCOPY a /\n",
+                a="1",
+            )
+            done = machine.run(
+                "build", "--metadata-file", tmp_path / "told", "--progress", "plain", *words, machine.context
+            )
+            assert done.returncode == 0, done.stderr.decode()
+            told = done.stderr.decode().splitlines()
+            digests.append(json.loads((tmp_path / "told").read_text())["containerimage.digest"])
+        assert any("Cache: 3 of 3 steps" in line for line in told)
+        assert not any("Compressing" in line or ": Done" in line for line in told)
+    assert digests[0] == digests[1]
 
 
 def test_what_cannot_be_pushed(made: Builder, server: RegistryServer) -> None:

@@ -139,6 +139,7 @@ class Import:
             info = self.info(layer.diff_id)
             assert info is not None
             insert_layers(db, [info._replace(present=True)])
+        self.source.took(store, layer)
 
     def copy_to(self, target: places.Target, layer: StoredLayer) -> None:
         """A layer's blob as it is. Raises ``NotFoundError``, also for one that is damaged."""

@@ -64,6 +64,9 @@ class LayoutSource:
     def open(self, blob: Descriptor) -> FileIO:
         return cast(FileIO, open_blob(self._path, blob.digest))
 
+    def took(self, store: Store, layer: records.StoredLayer) -> None:
+        """A directory is nothing to come back to."""
+
     def close(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
     from fastlayer.oci.manifest import Manifest
+    from fastlayer.store.store import Store
 
 
 class Stream(Protocol):
@@ -37,6 +38,10 @@ class Source(Protocol):
 
     def open(self, blob: Descriptor) -> AbstractContextManager[Stream]:
         """A blob of any size. Raises ``NotFoundError``."""
+        ...
+
+    def took(self, store: Store, layer: StoredLayer) -> None:
+        """A layer has come into the store from here."""
         ...
 
     def close(self) -> None: ...

@@ -25,7 +25,7 @@ from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.opening import destination, opened
 from fastlayer.transfer import known
 from fastlayer.transfer.ends import LayerOf
-from fastlayer.transfer.forms import Pieces, form_of
+from fastlayer.transfer.forms import Made, Pieces, form_of
 from fastlayer.transfer.registry_destination import RegistryDestination
 from fastlayer.transfer.steady import steady
 from fastlayer.transfer.store_source import StoreSource, mounts_of
@@ -76,6 +76,19 @@ class RepositorySource:
 
     def open(self, blob: Descriptor) -> Pieces:
         return Pieces(steady(self.repository, blob), self.name)
+
+    def took(self, store: Store, layer: records.StoredLayer) -> None:
+        """A push to this registry need neither compress nor send it: its blob is here."""
+        blob = layer.blob
+        compression = mediatypes.layer_compression(blob.media_type) if blob is not None else None
+        if blob is None or compression not in ("none", "gzip", "zstd"):
+            return
+        form = form_of(compression, None)
+        with store.database.write() as db:
+            if known.form_of(db, layer.diff_id, form) is None:
+                made = Made(form.media_type, blob.digest, blob.size, layer.diff_id, layer.diff_id)
+                known.remember_form(db, form, made)
+            known.remember(db, blob.digest, self.repository.calls.calls.registry, self.repository.name)
 
     def close(self) -> None:
         self._ends.close()
