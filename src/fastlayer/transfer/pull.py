@@ -36,7 +36,6 @@ from fastlayer.registry.opening import Wishes, opened, pause_of, sources
 from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer.downloads import Downloads
 from fastlayer.transfer.events import Observer, silent
-from fastlayer.transfer.kept import sweep
 from fastlayer.transfer.opening import CONNECTIONS
 from fastlayer.transfer.remote import Remote
 
@@ -106,7 +105,6 @@ def pull(store: Store, reference: str, options: PullOptions = DEFAULTS, *, obser
         return Pulled(str(wanted), there.target)
     if options.policy == "never":
         raise NotFoundError(f"{wanted.familiar}: no such image in the store, and it may not be pulled (--policy never)")
-    sweep(store.root)
     try:
         return _from_anywhere(store, wanted, there, options, observe)
     except RegistryError as exc:
