@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _WAIT = 0.05  # seconds between two looks whether another process is done
 _LONGEST_LOG = 8 << 20
+_LONGEST_HEAD = 200
 
 
 class KeptBlob:
@@ -144,6 +145,8 @@ def _read_log(fd: int, size: int) -> tuple[str, Spans] | None:
     if os.fstat(fd).st_size > _LONGEST_LOG:
         return None
     head, *lines = os.pread(fd, _LONGEST_LOG, 0).split(b"\n")
+    if len(head) > _LONGEST_HEAD:
+        return None
     try:
         said = json.loads(head)
         if said["size"] != size:
