@@ -19,7 +19,7 @@ from fastlayer.oci.digest import digest_of
 
 NAME = "zstd:chunked"
 PREFIX = "io.github.containers.zstd-chunked."
-OLD_PREFIX = "io.containers.zstd-chunked."  # of containers/storage before 1.47
+OLD_PREFIX = "io.containers.zstd-chunked."  # of older containers/storage, as in podman 4.3
 CHECKSUM, POSITION = "manifest-checksum", "manifest-position"
 SPLIT_CHECKSUM, SPLIT_POSITION = "tarsplit-checksum", "tarsplit-position"
 MAGIC = b"GNUlInUx"
