@@ -35,3 +35,16 @@ def test_a_thread_that_starts_late_does_nothing(monkeypatch: pytest.MonkeyPatch)
     start(late[0])
     late[0].join()
     assert not done
+
+
+def test_a_stage_that_fails_at_once_is_heard_by_channels_made_later() -> None:
+    """As when a download fails before the first of its bytes is waited for."""
+
+    def fail() -> None:
+        raise ValueError("at once")
+
+    with pytest.raises(ValueError, match="at once"), Pipeline() as pipeline:
+        pipeline.spawn(fail)
+        for thread in pipeline._threads:
+            thread.join()
+        pipeline.channel().get()

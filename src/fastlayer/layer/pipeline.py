@@ -114,7 +114,11 @@ class Pipeline:
 
     def channel(self) -> Channel:
         channel = Channel(self)
-        self._channels.append(channel)
+        with self._lock:
+            self._channels.append(channel)
+            stopped = self.stopped
+        if stopped:  # by a stage that failed at once: whoever waits here would hear of nothing
+            channel.put(_STOP)
         return channel
 
     def spawn(self, stage: Callable[[], object]) -> None:
@@ -139,7 +143,8 @@ class Pipeline:
             if self._error is None and not self.stopped:
                 self._error = error
             self.stopped = True
-        for channel in self._channels:
+            channels = list(self._channels)
+        for channel in channels:
             channel.put(_STOP)
 
     def check(self) -> None:
