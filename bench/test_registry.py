@@ -215,7 +215,7 @@ def pulls_of_ctr(measure: Measure, tmpfs: Path, site: Site, job: str, port: int)
             daemon.forget_content()
             daemon.forget_snapshots(tmpfs / "mounted")
 
-        tls = ["--tlscacert", site.tls / "ca.crt"] if site.tls else ["--plain-http"]
+        tls = ["--hosts-dir", hosts(tmpfs, site.tls, site.name(port, ""))] if site.tls else ["--plain-http"]
         measure(
             job,
             "containerd (ctr images pull, overlayfs)",
@@ -224,6 +224,15 @@ def pulls_of_ctr(measure: Measure, tmpfs: Path, site: Site, job: str, port: int)
             before=forget,
             rounds=PEERS,
         )
+
+
+def hosts(tmpfs: Path, certs: Path, host: str) -> Path:
+    """containerd takes localhost for one without TLS, unless it is told."""
+    place = tmpfs / "hosts" / host.rstrip("/")
+    place.mkdir(parents=True, exist_ok=True)
+    url = f"https://{host.rstrip('/')}"
+    (place / "hosts.toml").write_text(f'server = "{url}"\n[host."{url}"]\nca = "{certs / "ca.crt"}"\n')
+    return tmpfs / "hosts"
 
 
 @pytest.mark.parametrize("tool", ["fastlayer", "podman", "skopeo", "ctr"])
