@@ -281,15 +281,13 @@ static int copy_extent(struct fl_extract *x, uint64_t pos, uint64_t len, struct 
 {
     if (x->writing.fd < 0)
         return 0; /* the body of a marker */
-    if (x->writing.is_donated) {
-        x->stats.payload += len;
+    x->stats.payload += len;
+    if (x->writing.is_donated)
         return 0;
-    }
     if (fl_copy_extent(&x->copy, x->extent.fd, x->extent.offset, x->writing.fd, pos, len, err) < 0) {
         fl_error_path(err, x->tar.entry.path, x->tar.entry.path_len);
         return -1;
     }
-    x->stats.payload += len;
     x->stats.shared = x->copy.shared;
     x->stats.copied = x->copy.copied;
     x->writing.end = pos + len;

@@ -22,6 +22,7 @@ class Shell:
     def __init__(self, root: Path, driver: str = "vfs") -> None:
         self.root = root
         self.env = {**os.environ, "FASTLAYER_ROOT": str(root), "FASTLAYER_DRIVER": driver}
+        self.env["FASTLAYER_PULL"] = "never"  # builds look for no registry in the world
         self.env.pop("SOURCE_DATE_EPOCH", None)
 
     def run(self, *words: str | Path, input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:

@@ -17,7 +17,7 @@ from fastlayer.cli.line.clicked import clicked
 WORDS = ("", "-", "--", "a", "a b", "A=1", "x:y", "1", "0", "-1", " 7 ", "1_0", "2.5", "nan", "\u0663", "true", "False")
 WORDS += ("T", "yes", "no", "on", "TRUE ", "table", "json", "{{.ID}}", "{{", "label=x", "none", "host", "auto", "gzip")
 WORDS += ("64", "99999999999999999999", "-x", "--nope", "--nope=1", "-", "\udcff", "é", "0:1:2", "--rm=true", "--help")
-SETTINGS = {"type", "default", "multiple", "is_flag", "callback", "expose_value", "envvar", "required", "nargs"}
+SETTINGS = {"type", "default", "multiple", "is_flag", "callback", "expose_value", "envvar", "required", "nargs", "bare"}
 SHOWN = {"help", "metavar", "show_default", "hidden"}
 
 
@@ -79,7 +79,7 @@ def test_every_verb_is_read_as_click_reads_it(verb: str, monkeypatch: pytest.Mon
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(lines(command), st.sampled_from([None, "", "3", "0", "plain", "x"]))
     def check(words: list[str], environment: str | None) -> None:
-        for name in ("FASTLAYER_JOBS", "BUILDKIT_PROGRESS"):
+        for name in ("FASTLAYER_JOBS", "BUILDKIT_PROGRESS", "FASTLAYER_PULL"):
             monkeypatch.delenv(name, raising=False)
             if environment is not None:
                 monkeypatch.setenv(name, environment)

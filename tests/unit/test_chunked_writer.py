@@ -53,7 +53,7 @@ def packed(
     layer = write_tar(Trickle(tar, step), Output(out), layer_codec(name, level), jobs=jobs, report=Reporter(None))
     blob = out.getvalue()
     assert (layer.size, str(layer.digest)) == (len(blob), sha256(blob))
-    assert layer.descriptor.to_dict().get("annotations", {}) == layer.annotations
+    assert layer.descriptor.to_dict().get("annotations", {}) == dict(layer.annotations)
     return blob, layer
 
 
@@ -80,7 +80,7 @@ def test_zstd_chunked_is_the_tar_and_its_table(name: str, tmp_path: Path) -> Non
     blob, layer = packed(tar, "zstd:chunked")
     assert layer.media_type == "application/vnd.oci.image.layer.v1.tar+zstd" and layer.warnings == ()
     assert (str(layer.diff_id), layer.tar_size, layer.source_id) == (sha256(tar), len(tar), layer.diff_id)
-    found, entries = check_zstd_chunked(blob, layer.annotations)
+    found, entries = check_zstd_chunked(blob, dict(layer.annotations))
     assert found == tar
     assert layer.entries == sum(entry["type"] != "chunk" for entry in entries)
     assert expanded(blob, tmp_path) == tar
@@ -91,7 +91,7 @@ def test_estargz_is_the_tar_and_two_more_entries(name: str, tmp_path: Path) -> N
     tar = GOOD[name]
     blob, layer = packed(tar, "estargz")
     assert layer.media_type == "application/vnd.oci.image.layer.v1.tar+gzip" and layer.warnings == ()
-    found, _ = check_estargz(blob, layer.annotations)
+    found, _ = check_estargz(blob, dict(layer.annotations))
     assert (str(layer.diff_id), layer.tar_size) == (sha256(found), len(found))
     assert str(layer.source_id) == sha256(tar)
     entries = members(found)
@@ -113,7 +113,7 @@ def _sum(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 def test_large_files_are_cut_by_their_content() -> None:
     """A byte that is put in front moves no cut but the first; runs of zeros are told."""
     blob, layer = packed(GOOD["everything"], "zstd:chunked")
-    _, entries = check_zstd_chunked(blob, layer.annotations)
+    _, entries = check_zstd_chunked(blob, dict(layer.annotations))
     chunks = {entry["chunkDigest"] for entry in entries if entry["name"] == "./random"}
     assert len(chunks) > 4
     with tarfile.open(fileobj=io.BytesIO(GOOD["everything"])) as tar:
@@ -121,7 +121,7 @@ def test_large_files_are_cut_by_their_content() -> None:
         assert opened is not None
         data = opened.read()
     blob, layer = packed(made(lambda add: add("./random", b"!" + data)), "zstd:chunked")
-    _, other = check_zstd_chunked(blob, layer.annotations)
+    _, other = check_zstd_chunked(blob, dict(layer.annotations))
     assert len(chunks & {entry.get("chunkDigest") for entry in other}) >= len(chunks) - 1
     zeros = [entry for entry in entries if entry.get("chunkType") == "zeros"]
     assert sum(entry["chunkSize"] for entry in zeros) == 1 << 20
@@ -132,10 +132,10 @@ def test_an_estargz_is_made_into_one_again() -> None:
     """Its landmark and its table are left out: nothing grows."""
     first, layer = packed(GOOD["everything"], "estargz")
     again, second = packed(gzip.decompress(first), "estargz")
-    check_estargz(again, second.annotations)
+    check_estargz(again, dict(second.annotations))
     assert (again, second.diff_id) == (first, layer.diff_id)
     plain, third = packed(gzip.decompress(first), "zstd:chunked")
-    assert check_zstd_chunked(plain, third.annotations)[0] == gzip.decompress(first)
+    assert check_zstd_chunked(plain, dict(third.annotations))[0] == gzip.decompress(first)
 
 
 # ---- the same bytes ----------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def one_by_one(compressor: Any, view: memoryview, found: Any) -> tuple[bytes, li
 def test_engines_agree(engine: _backend.Engine, name: str) -> None:
     tar = made(lambda add: [add("a", b"1" * 3000), add("b", bytes(range(256)) * 800), add("c")])
     blob, layer = packed(tar, name)
-    (check_zstd_chunked if name == "zstd:chunked" else check_estargz)(blob, layer.annotations)
+    (check_zstd_chunked if name == "zstd:chunked" else check_estargz)(blob, dict(layer.annotations))
     assert hashlib.sha256(blob).hexdigest() == digest_with_native(tar, name)
 
 
@@ -173,7 +173,7 @@ def digest_with_native(tar: bytes, name: str) -> str:
 def test_levels(name: str, level: int) -> None:
     tar = made(lambda add: add("text", b"some text that compresses well\n" * 20_000))
     blob, layer = packed(tar, name, level=level)
-    (check_zstd_chunked if name == "zstd:chunked" else check_estargz)(blob, layer.annotations)
+    (check_zstd_chunked if name == "zstd:chunked" else check_estargz)(blob, dict(layer.annotations))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -187,7 +187,7 @@ def test_any_sizes_meet_any_borders(name: str, monkeypatch: pytest.MonkeyPatch) 
         tar = random_tar(random.Random(seed))
         blob, layer = packed(tar, name, step=5000)
         assert (layer.warnings, str(layer.source_id)) == ((), sha256(tar)), seed
-        assert members(check(blob, layer.annotations)[0])[: layer.entries] == members(tar), seed
+        assert members(check(blob, dict(layer.annotations))[0])[: layer.entries] == members(tar), seed
 
 
 def random_tar(rng: random.Random) -> bytes:
@@ -212,7 +212,7 @@ def test_what_no_table_can_say_becomes_an_ordinary_blob(kind: str, name: str) ->
     blob, layer = packed(tar, name)
     (warning,) = layer.warnings
     assert warning.startswith(f"written without the table of contents of {name}, which cannot have ") and why in warning
-    assert layer.annotations == {}
+    assert layer.annotations == ()
     assert (unzstd(blob) if name == "zstd:chunked" else gzip.decompress(blob)) == tar
     assert (str(layer.diff_id), layer.tar_size) == (sha256(tar), len(tar))
 
@@ -222,7 +222,7 @@ def test_bytes_behind_the_end() -> None:
     blob, layer = packed(BEHIND, "zstd:chunked")
     assert unzstd(blob) == BEHIND and "bytes behind the end" in layer.warnings[0] and not layer.annotations
     blob, layer = packed(BEHIND, "estargz")
-    check_estargz(blob, layer.annotations)
+    check_estargz(blob, dict(layer.annotations))
 
 
 def test_a_link_to_what_is_not_there() -> None:
@@ -231,15 +231,15 @@ def test_a_link_to_what_is_not_there() -> None:
     _, layer = packed(tar, "estargz")
     assert "a hard link to what is not in the layer" in layer.warnings[0] and str(layer.diff_id) == sha256(tar)
     blob, layer = packed(tar, "zstd:chunked")
-    check_zstd_chunked(blob, layer.annotations)
+    check_zstd_chunked(blob, dict(layer.annotations))
 
 
 def test_names_of_the_format_under_zstd_are_just_names() -> None:
     tar = made(lambda add: [add("stargz.index.json", b"{}"), add("dir/stargz.index.json", b"{}")])
     blob, layer = packed(tar, "zstd:chunked")
-    assert len(check_zstd_chunked(blob, layer.annotations)[1]) == 2
+    assert len(check_zstd_chunked(blob, dict(layer.annotations))[1]) == 2
     blob, layer = packed(tar, "estargz")
-    assert [entry["name"] for entry in check_estargz(blob, layer.annotations)[1]] == [
+    assert [entry["name"] for entry in check_estargz(blob, dict(layer.annotations))[1]] == [
         "dir/stargz.index.json",
         ".no.prefetch.landmark",
     ]
@@ -297,7 +297,7 @@ def test_diff(name: str, tmp_path: Path) -> None:
         (tmp_path / place / "f").write_bytes(data)
     layer = fastlayer.diff(tmp_path / "a", tmp_path / "b", output=tmp_path / "x", compression=name)
     check = check_zstd_chunked if name == "zstd:chunked" else check_estargz
-    check((tmp_path / "x").read_bytes(), layer.annotations)
+    check((tmp_path / "x").read_bytes(), dict(layer.annotations))
     line = ["diff", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "y", "--compression", name, "--format", "json"]
     done = subprocess.run([sys.executable, "-m", "fastlayer", *line], check=True, capture_output=True)
     told = json.loads(done.stdout)

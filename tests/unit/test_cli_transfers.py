@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -121,3 +122,18 @@ def test_a_killed_copy_goes_on(shell: Shell, server: RegistryServer, tmp_path: P
             os.utime(path, (0, 0))
         shell.good("copy", "-q", *INSECURE, *words[-2:])
         assert not (place / "ingest").exists()
+
+
+@pytest.mark.parametrize("call", ["PATCH", "HEAD", "PUT .*manifests"])
+def test_an_interrupt_is_heard_while_a_registry_is_silent(shell: Shell, server: RegistryServer, call: str) -> None:
+    server.fail(call, wait=60.0)
+    words = ["push", *INSECURE, "app:1", f"{server.host}/a/b:1"]
+    with subprocess.Popen([*COMMAND, *words], env=shell.env, stderr=subprocess.PIPE) as process:
+        while not server.calls(call):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in said
+    assert not server.manifests
+    assert not list((shell.root / "leases").iterdir())

@@ -1,4 +1,4 @@
-"""Where a stage begins: another stage, nothing, or an image of the store, of a layout, or of a named context."""
+"""Where a stage begins: another stage, nothing, or an image of the store, a registry, a layout, a named context."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def _copied(name: str, escape: str) -> Command:
 
 
 def find(shop: Workshop, name: str, platform: Platform | None) -> Image:
-    """The image of that name: of a named context, a layout, or the store. Raises ``NotFoundError``."""
-    from fastlayer.image.images import Images
+    """The image of that name: of a named context, a layout, the store, or a registry. Raises ``NotFoundError``, and
+    what pulling raises."""
+    from fastlayer.builder import pulling
 
     given = shop.options.contexts.get(context_name(name))
     if given is not None and given.kind == "layout":
@@ -66,7 +67,7 @@ def find(shop: Workshop, name: str, platform: Platform | None) -> Image:
         name = given.place
     elif name.startswith(LAYOUT):
         return _of_layout(shop, name.removeprefix(LAYOUT), platform)
-    image = Images(shop.store).find(name, platform)
+    image = pulling.find(shop, name, platform)
     shop.looked_up(name, image)
     return image
 

@@ -45,6 +45,7 @@ def build(
     observer: Observer | None = None,
     cache_from: Sequence[str] = (),
     cache_to: Sequence[str] = (),
+    pull: str = "missing",
 ) -> BuildResult:
     """Builds an image of a Dockerfile: ``fastlayer.build(".", tags=["app:1"])``.
 
@@ -52,10 +53,11 @@ def build(
     ``DockerfileError`` for a Dockerfile that means nothing, ``BuildError`` for a step that fails; steps before it stay
     in the cache. ``allow``: as ``--allow``: ``["security.insecure"]``. ``observer``: told what happens
     (``fastlayer.builder.progress.Observer``). ``cache_from``, ``cache_to``: caches to be read and written, as
-    ``--cache-from`` and ``--cache-to`` spell them.
+    ``--cache-from`` and ``--cache-to`` spell them. ``pull``: when registries are asked for images, as ``--pull``.
     """
     from fastlayer.builder.context.context import open_context
     from fastlayer.builder.leave import parse_leave
+    from fastlayer.builder.pulling import parse_pull
     from fastlayer.builder.sharing.options import shared
     from fastlayer.oci.platform import parse_platform
     from fastlayer.store.store import open_store
@@ -69,7 +71,8 @@ def build(
         epoch=None if source_date_epoch is None else whole("source_date_epoch", source_date_epoch),
         isolation=text_or_none("isolation", isolation),
         leave=parse_leave(words("allow", allow)),
-        **shared(words("cache_from", cache_from), words("cache_to", cache_to)),
+        pull=parse_pull(text("pull", pull)),
+        **shared(words("cache_from", cache_from), words("cache_to", cache_to), build_args or {}),
     )
     names = words("tags", tags)
     file = text_or_none("file", os.fspath(file) if isinstance(file, os.PathLike) else file)
@@ -185,14 +188,21 @@ class _Work:
 
             keep(shop)
         for wanted in self._options.cache_to:
+            if wanted.kind == "inline":
+                continue
             from fastlayer.builder.sharing.export import export
 
             try:
                 export(shop, wanted, [layer.diff_id for layer in image.layers])
+                if wanted.mounts:
+                    from fastlayer.builder.sharing.mounts import send
+
+                    send(shop, wanted)
             except FastlayerError as exc:
                 if not wanted.ignore_error:
                     raise BuildError(f"--cache-to: {exc}", cause=exc) from exc
                 self.late.append(f"--cache-to: {exc}")
+        self.late += shop.late
 
     def limit_mounts(self) -> None:
         """Cache mounts beyond the limits of the store go."""
@@ -207,6 +217,8 @@ class _Work:
     def sweep(self) -> None:
         """What no cache needs any more goes from where caches were written."""
         for wanted in self._options.cache_to:
+            if wanted.kind != "local":
+                continue
             from fastlayer.builder.sharing.layout import sweep
 
             try:

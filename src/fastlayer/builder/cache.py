@@ -44,7 +44,7 @@ class Step(NamedTuple):
 def key_of(inputs: Inputs) -> str:
     """The key of a step: the same inputs, in any order, give the same. Names that begin with ``_`` do not count: what
     they hold is for people who ask for differences."""
-    text = json.dumps(_counting(inputs), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(counting(inputs), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -57,10 +57,11 @@ def inputs_of(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _counting(value: Any) -> Any:
+def counting(value: Any) -> Any:
+    """What is part of a key, of inputs or anything in them."""
     if isinstance(value, Mapping):
-        return {name: _counting(item) for name, item in value.items() if not name.startswith("_")}
-    return [_counting(item) for item in value] if isinstance(value, list) else value
+        return {name: counting(item) for name, item in value.items() if not name.startswith("_")}
+    return [counting(item) for item in value] if isinstance(value, list) else value
 
 
 class Others(Protocol):

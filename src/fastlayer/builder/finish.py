@@ -27,7 +27,7 @@ _WHAT = "image"  # of the steps that remember when an image was made first
 def finish(shop: Workshop, state: State, names: Sequence[str]) -> Image:
     """The image, under all names (in full). One that is there already, and has the names, costs no writing."""
     state = state.with_run(labels={**state.run.labels, **shop.options.labels})
-    config = _config(state, _created(shop, state))
+    config = _with_cache(shop, _config(state, _created(shop, state)))
     layers = [Descriptor(layer.media_type, layer.digest, layer.size) for layer in state.layers]
     manifest = new_manifest(config.descriptor(), layers)
     if not _is_there(shop, manifest, names):
@@ -36,6 +36,22 @@ def finish(shop: Workshop, state: State, names: Sequence[str]) -> Image:
         for name in names or (None,):
             record(shop.store, shop.lease, name, config, state.layers)
     return Images(shop.store).by_target(manifest.descriptor, names)
+
+
+def _with_cache(shop: Workshop, config: ImageConfig) -> ImageConfig:
+    """With the steps of the build in it, where that is wanted: ``--cache-to type=inline``."""
+    if all(wanted.kind != "inline" for wanted in shop.options.cache_to):
+        return config
+    from fastlayer.builder.sharing import inline
+    from fastlayer.builder.sharing.export import gather
+
+    found = inline.with_records(config, gather(shop, frozenset(config.diff_ids)))
+    if found is None:
+        shop.warnings.append(
+            f"--cache-to type=inline: the steps are more than the {inline.MAX_INLINE >> 10} KiB that an image may have "
+            "of them: use type=registry"
+        )
+    return found or config
 
 
 def _created(shop: Workshop, state: State) -> str:

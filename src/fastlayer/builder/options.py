@@ -12,7 +12,9 @@ from fastlayer.oci.platform import Platform
 
 if TYPE_CHECKING:
     from fastlayer.builder.context.sources import Source
+    from fastlayer.builder.pulling import Pull
     from fastlayer.builder.sharing.options import CacheFrom, CacheTo
+    from fastlayer.registry.opening import Wishes
     from fastlayer.running.limits import Limit
     from fastlayer.running.security import SecurityOptions
 
@@ -44,6 +46,8 @@ class Options(NamedTuple):
     one per processor. ``security``: None: Docker's default seccomp profile;
     ``capabilities``: bits, None: Docker's default. ``limits``: of RUN (ulimit). ``devices``:
     those that every RUN sees (``running/devices.py``). ``cache_from``, ``cache_to``: caches outside of the store.
+    ``wishes``: what is wished of registries, None: nothing in particular; ``pull``: when they are asked for images
+    (``pulling.py``).
     """
 
     target: str | None = None
@@ -71,6 +75,8 @@ class Options(NamedTuple):
     jobs: int | None = None
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()
+    wishes: Wishes | None = None
+    pull: Pull = "missing"
 
     @property
     def git(self) -> bool:

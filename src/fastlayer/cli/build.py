@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.cli import build_memos as memos
-from fastlayer.cli import build_options, build_others, options, output, stores
+from fastlayer.cli import build_options, build_others, options, output, registries, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from fastlayer.builder.result import BuildResult
     from fastlayer.errors import BuildError
     from fastlayer.store.store import Store
+    from fastlayer.transfer.events import Observer
 
 EPILOG = """\b
 Examples:
@@ -26,6 +29,8 @@ Examples:
   fastlayer build -o type=oci,dest=app.tar,compression=zstd .
   git archive HEAD | fastlayer build -t app:1 -
   fastlayer build --cache-from type=local,src=cache --cache-to type=local,dest=cache,mode=max .
+  fastlayer build --cache-from HOST/app:cache --cache-to type=registry,ref=HOST/app:cache,mode=max .
+  fastlayer build -t HOST/app:1 --push .
   fastlayer build --check .
 """
 
@@ -56,16 +61,31 @@ Examples:
 @declare.option("--call", type=declare.Choice(["build", "check"]), hidden=True)
 @declare.option("--no-cache", is_flag=True, help="Do every step, whatever the cache has.")
 @declare.option("--no-cache-filter", multiple=True, metavar="STAGE", help="The same for steps of this stage.")
-@declare.option("--pull", "--always-pull", is_flag=True, help="Accepted: images come from the store.")
+@declare.option(
+    "--pull",
+    "--always-pull",
+    "pull",
+    bare="always",
+    default="missing",
+    envvar="FASTLAYER_PULL",
+    metavar="[=always|missing|newer|never]",
+    help="When registries are asked for images (default: missing, or FASTLAYER_PULL; alone: always).",
+)
 @declare.option("--explain", is_flag=True, help="Say of each step that is done why the cache had nothing for it.")
 @declare.option(
     "--cache-mode", type=declare.Choice(["content", "git"]), default="content", help="git: modes as git has them."
 )
 @declare.option(
-    "--cache-from", multiple=True, metavar="type=local,src=DIR[,tag=TAG...]", help="Also use this cache; or DIR."
+    "--cache-from",
+    multiple=True,
+    metavar="type=registry,ref=NAME|type=local,src=DIR...",
+    help="Also use this cache; or NAME, or DIR.",
 )
 @declare.option(
-    "--cache-to", multiple=True, metavar="type=local,dest=DIR[,mode=min|max...]", help="Write a cache there; or DIR."
+    "--cache-to",
+    multiple=True,
+    metavar="type=registry,ref=NAME|type=local,dest=DIR|type=inline[,mode=min|max...]",
+    help="Write a cache there, or into the image; or NAME, or DIR.",
 )
 @declare.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="For RUN --mount.")
 @declare.option("--ssh", multiple=True, metavar="default|ID[=SOCKET]", help="For RUN --mount=type=ssh.")
@@ -94,7 +114,8 @@ Examples:
 )
 @declare.option("--tar-path", "--tarPath", "tar_path", metavar="FILE", help="A docker-archive (kaniko).")
 @declare.option("--oci-layout-path", metavar="DIR", help="An OCI layout (kaniko).")
-@declare.option("--no-push", is_flag=True, help="Accepted: nothing is pushed.")
+@declare.option("--push", is_flag=True, help="Push the image to where its names say: -o type=registry.")
+@declare.option("--no-push", is_flag=True, help="Nothing is pushed, whatever else is said (kaniko).")
 @declare.option("--iidfile", metavar="FILE", help="Write the image id there.")
 @declare.option("--metadata-file", metavar="FILE", help="Write digests and names there, as JSON.")
 @declare.option("--digest-file", metavar="FILE", help="Write the manifest's digest there.")
@@ -113,6 +134,7 @@ Examples:
 )
 @declare.option("--format", "format_", type=declare.Choice(["table", "json"]), default="table", help="Of the summary.")
 @stores.platform_option("What it is for (default: this machine).")
+@registries.registry_options
 @options.jobs_option
 @stores.store_options
 @build_others.other_options
@@ -135,7 +157,7 @@ def command(**given: Any) -> int:
     asked = memos.question(given, wanted)
     with stores.open_store(given, create=True) as store:
         result = memos.recalled(store, asked, given) or _done(store, wanted, given, asked)
-        built = _written(store, result, exports, wanted)
+        built = _written(store, result, exports, wanted, given)
         if notes is not None:
             from fastlayer.builder.outputs.notes import write_notes
 
@@ -201,25 +223,41 @@ def _check_exports(exports: list[Export], wanted: Options) -> None:
             check_export(export, wanted.epoch, to_stdout=not sys.stdout.isatty())
 
 
-def _written(store: Store, result: BuildResult, exports: list[Export], wanted: Options) -> Any:
+def _written(store: Store, result: BuildResult, exports: list[Export], wanted: Options, given: dict[str, Any]) -> Any:
     """Writes what was asked for; what scripts are told of the first image that left the store."""
     first = None
     for export in exports:
         from fastlayer.builder.outputs.write import write_output
 
-        done = write_output(
-            store,
-            result.image,
-            export,
-            names=result.names,
-            stdout=sys.stdout.buffer if export.to_stdout else None,
-            source_date_epoch=wanted.epoch,
-            base_layers=result.base_layers,
-            jobs=wanted.jobs,
-        )
+        with _shown(export, given) as observe:
+            done = write_output(
+                store,
+                result.image,
+                export,
+                names=result.names,
+                stdout=sys.stdout.buffer if export.to_stdout else None,
+                source_date_epoch=wanted.epoch,
+                base_layers=result.base_layers,
+                jobs=wanted.jobs,
+                wishes=wanted.wishes,
+                observe=observe,
+            )
         output.warn(done.warnings)
-        first = first or done.built
+        if export.push or export.type not in ("image", "cacheonly"):
+            first = first or done.built
     return first
+
+
+@contextmanager
+def _shown(export: Export, given: dict[str, Any]) -> Iterator[Observer | None]:
+    """The progress of a push."""
+    if not export.push:
+        yield None
+        return
+    from fastlayer.cli.transfer_progress import TransferReporter
+
+    with TransferReporter(given["progress"], quiet=given["quiet"]) as reporter:
+        yield reporter.observe
 
 
 def _check(given: dict[str, Any], wanted: Options) -> int:

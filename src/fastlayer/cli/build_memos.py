@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _OTHERS = """
     progress quiet format_ iidfile metadata_file digest_file image_name_with_digest_file
     image_name_tag_with_digest_file outputs tar_path oci_layout_path root driver jobs explain pull no_push secrets ssh
-    check context context_option file arguments source_date_epoch platform
+    push check context context_option file arguments source_date_epoch platform
+    authfile cert_dir creds tls_verify retry_times
 """
 _ELSEWHERE = frozenset(_OTHERS.split())
 
@@ -25,7 +26,9 @@ def question(given: dict[str, Any], wanted: Options) -> Question | None:
     from fastlayer.builder import memo
     from fastlayer.builder.options import PROXIES
 
-    if given["no_cache"] or given["no_cache_filter"] or given["contexts"] or given["subdir"] or given["cache_to"]:
+    if given["no_cache"] or given["no_cache_filter"] or given["contexts"] or given["subdir"]:
+        return None
+    if any(cache.kind != "inline" for cache in wanted.cache_to) or wanted.pull in ("always", "newer"):
         return None
     asked = {name: value for name, value in given.items() if name not in _ELSEWHERE}
     platform = str(wanted.platform) if wanted.platform else None

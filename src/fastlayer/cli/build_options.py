@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastlayer.cli import options, stores
+from fastlayer.cli import options, registries, stores
 from fastlayer.cli.line import declare
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fastlayer.builder.options import Options, Secret, Ssh
     from fastlayer.builder.outputs.notes import Notes
     from fastlayer.builder.outputs.options import Export
+    from fastlayer.builder.pulling import Pull
+    from fastlayer.registry.opening import Wishes
     from fastlayer.running.limits import Limit
     from fastlayer.running.security import SecurityOptions
 
@@ -51,26 +53,52 @@ def wanted(given: dict[str, Any]) -> Options:
         limits=_limits(given["ulimits"]),
         devices=_devices(given["devices"]),
         jobs=given["jobs"],
-        **_shared(given),
+        wishes=_wishes(given),
+        pull=_pull(given["pull"]),
+        **_shared(given, arguments),
     )
 
 
-def _shared(given: dict[str, Any]) -> dict[str, Any]:
-    if not (given["cache_from"] or given["cache_to"]):
+def _pull(word: str) -> Pull:
+    if word == "missing":
+        return "missing"
+    from fastlayer.builder.pulling import parse_pull
+
+    return parse_pull(word)
+
+
+def _wishes(given: dict[str, Any]) -> Wishes | None:
+    """None where nothing is wished: a build that asks no registry loads nothing of them."""
+    if all(given[name] is None for name in registries.NAMES):
+        return None
+    return registries.wishes(given)
+
+
+def _shared(given: dict[str, Any], arguments: dict[str, str]) -> dict[str, Any]:
+    if not (given["cache_from"] or given["cache_to"] or "BUILDKIT_INLINE_CACHE" in arguments):
         return {}
     from fastlayer.builder.sharing.options import shared
 
-    return shared(given["cache_from"], given["cache_to"])
+    return shared(given["cache_from"], given["cache_to"], arguments)
 
 
 def exports(given: dict[str, Any]) -> list[Export]:
     """What is written besides the image in the store."""
-    if not (given["outputs"] or given["tar_path"] or given["oci_layout_path"]):
+    if not (given["outputs"] or given["tar_path"] or given["oci_layout_path"] or given["push"]):
         return []
-    from fastlayer.builder.outputs.options import kaniko_outputs, parse_output
+    from fastlayer.builder.outputs.options import Export, kaniko_outputs, parse_output
 
     found = [parse_output(word) for word in given["outputs"]]
-    return [*found, *kaniko_outputs(given["tar_path"], given["oci_layout_path"], given["tags"])]
+    if given["push"]:
+        images = [export for export in found if export.type == "image"]
+        found = [export._replace(push=True) if export in images else export for export in found]
+        found += [] if images else [Export(push=True)]
+    if given["no_push"]:
+        found = [export._replace(push=False) for export in found]
+    found += kaniko_outputs(given["tar_path"], given["oci_layout_path"], given["tags"])
+    if any(export.push and not (export.names or given["tags"]) for export in found):
+        raise declare.LineError("--push: the image has no name that says where to: give -t HOST/NAME[:TAG]")
+    return found
 
 
 def notes(given: dict[str, Any]) -> Notes | None:

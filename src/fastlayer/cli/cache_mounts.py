@@ -1,27 +1,35 @@
-"""``fastlayer cache export, import, limit``: cache mounts as archives, and what they may take."""
+"""``fastlayer cache export, import, limit``: cache mounts as archives, also in registries, and what they may take."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastlayer.cli import options, output, rows, stores
+from fastlayer.cli import options, output, registries, rows, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
     from fastlayer.builder.mountarchive.places import Source, Target
+    from fastlayer.oci.reference import Reference
     from fastlayer.store.store import Store
 
 EXPORT_EPILOG = """\b
 Examples:
   fastlayer cache export .cache/mounts
   fastlayer cache export --id /root/.cache/pip pip.tar
+  fastlayer cache export docker://HOST/app/mounts:main
   fastlayer cache export - | ssh other fastlayer cache import -
 """
+IMPORT_EPILOG = """\b
+Examples:
+  fastlayer cache import --if-exists .cache/mounts
+  fastlayer cache import --if-exists --id /root/.cache/pip docker://HOST/app/mounts:main
+"""
+_REGISTRY = "docker://"
 _EXPORTED = (
     ("ID", "ID"),
     ("FILES", "Files"),
@@ -36,17 +44,18 @@ _id_option = declare.option("--id", "ids", multiple=True, metavar="ID", help="Th
 
 
 @declare.command("export", epilog=EXPORT_EPILOG)
-@declare.argument("target", metavar="DIR|FILE.tar|-", type=options.WORD)
+@declare.argument("target", metavar="DIR|FILE.tar|-|docker://NAME", type=options.WORD)
 @_id_option
 @declare.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 @rows.format_option
+@registries.registry_options
 @options.jobs_option
 @stores.store_options
 def export_mounts(**given: Any) -> int:
-    """Write cache mounts as chunks, to a directory or as a tar (FILE.tar, or - for stdout).
+    """Write cache mounts as chunks, to a directory, as a tar (FILE.tar, or - for stdout), or to a registry.
 
-    A directory gets the chunks that it has not got, and loses those that nothing needs. Without --id it holds what the
-    store holds afterwards; with it, others stay.
+    A directory or registry gets the chunks that it has not got, and loses those that nothing needs. Without --id it
+    holds what the store holds afterwards; with it, others stay.
     """
     from fastlayer.builder.mountarchive.exporting import export
 
@@ -54,7 +63,7 @@ def export_mounts(**given: Any) -> int:
     to_stdout = given["target"] == "-"
     if to_stdout and sys.stdout.isatty():
         raise declare.LineError("an archive is not for a terminal: redirect stdout, or name a file")
-    with stores.open_store(given) as store, _target(given["target"]) as target:
+    with stores.open_store(given) as store, _target(given) as target:
         done = export(store, target, ids=given["ids"], jobs=given["jobs"], waiting=_waiting)
     output.warn([_sockets(one.mount.id, one.sockets) for one in done.mounts if one.sockets], given["quiet"])
     if not given["quiet"] and not to_stdout:
@@ -80,12 +89,13 @@ def _exported(one: Any, format_: str) -> rows.Row:
     }
 
 
-@declare.command("import")
-@declare.argument("source", metavar="DIR|FILE|-", type=options.WORD)
+@declare.command("import", epilog=IMPORT_EPILOG)
+@declare.argument("source", metavar="DIR|FILE|-|docker://NAME", type=options.WORD)
 @_id_option
 @declare.option("--if-exists", is_flag=True, help="Nothing to import is no error: for the first run of a pipeline.")
 @declare.option("-q", "--quiet", is_flag=True, help="Print nothing.")
 @rows.format_option
+@registries.registry_options
 @options.jobs_option
 @stores.store_options
 def import_mounts(**given: Any) -> int:
@@ -96,10 +106,9 @@ def import_mounts(**given: Any) -> int:
     from fastlayer.builder.mountarchive import importing
 
     as_root(given)  # files of a cache mount may belong to anybody
-    source = given["source"]
-    if given["if_exists"] and source != "-" and not os.path.exists(source):
-        return 0
-    with stores.open_store(given, create=True) as store, _source(store, source) as archive:
+    with stores.open_store(given, create=True) as store, _source(store, given) as archive:
+        if archive is None:
+            return 0
         done = importing.import_mounts(store, archive, ids=given["ids"], jobs=given["jobs"], waiting=_waiting)
     output.warn([_refused(one) for one in done if one.refused], given["quiet"])
     if not given["quiet"]:
@@ -125,10 +134,16 @@ def _waiting(identity: str) -> None:
 
 
 @contextmanager
-def _target(text: str) -> Iterator[Target]:
+def _target(given: dict[str, Any]) -> Iterator[Target]:
     from fastlayer.builder.mountarchive import places
 
-    if text == "-":
+    text = given["target"]
+    if text.startswith(_REGISTRY):
+        from fastlayer.builder.mountarchive import repository
+
+        with repository.target(_reference(text), registries.wishes(given), _warn) as artifact:
+            yield artifact
+    elif text == "-":
         with places.archive(sys.stdout.buffer) as archive:
             yield archive
     elif os.path.isdir(text) or not (os.path.exists(text) or text.endswith(".tar")):
@@ -140,18 +155,55 @@ def _target(text: str) -> Iterator[Target]:
 
 
 @contextmanager
-def _source(store: Store, text: str) -> Iterator[Source]:
+def _source(store: Store, given: dict[str, Any]) -> Iterator[Source | None]:
+    """None: there is nothing, and that is no error."""
     from fastlayer.builder.mountarchive import places
     from fastlayer.errors import NotFoundError, show_path
 
+    text = given["source"]
+    if text.startswith(_REGISTRY):
+        with _artifact(store, given) as artifact:
+            yield artifact
+        return
     if os.path.isdir(text):
         with places.directory(text, write=False) as directory:
             yield directory
         return
     if text != "-" and not os.path.exists(text):
+        if given["if_exists"]:
+            yield None
+            return
         raise NotFoundError(f"{show_path(text)}: is not there: write it with `fastlayer cache export`, or --if-exists")
     with places.unpacked(store, 0 if text == "-" else text) as archive:
         yield archive
+
+
+@contextmanager
+def _artifact(store: Store, given: dict[str, Any]) -> Iterator[Source | None]:
+    from fastlayer.builder.mountarchive import repository
+    from fastlayer.errors import RegistryMissingError
+
+    with ExitStack() as ends:
+        artifact: Source | None = None
+        try:
+            opened = repository.source(store, _reference(given["source"]), registries.wishes(given), _warn)
+            artifact = ends.enter_context(opened)
+        except RegistryMissingError:
+            if not given["if_exists"]:
+                raise
+        yield artifact
+
+
+def _reference(text: str) -> Reference:
+    from fastlayer.registry.places import parse_place
+
+    found = parse_place(text).reference
+    assert found is not None
+    return found
+
+
+def _warn(line: str) -> None:
+    output.warn([line])
 
 
 @declare.command("limit")

@@ -20,8 +20,6 @@ IMAGES = {
     "inspect": ("inspect", "Show everything about images, containers, mounts and writable layers, as JSON."),
     "load": ("load", "Load images from a layout or archive."),
     "save": ("save", "Save images to a layout or archive."),
-    "push": ("push", "Push an image to a registry."),
-    "copy": ("copy", "Copy an image between registries, layouts, archives and the store."),
     "import": ("import_image", "Make an image of a directory or tar."),
     "tag": ("tag", "Give an image another name."),
     "rmi": ("rmi", "Remove images."),
@@ -31,6 +29,8 @@ REGISTRIES = {
     "login": ("login", "Log in to a registry."),
     "logout": ("login:logout", "Forget the login for a registry."),
     "pull": ("pull", "Pull images from registries."),
+    "push": ("push", "Push an image to a registry."),
+    "copy": ("copy", "Copy an image between registries, layouts, archives and the store."),
     "search": ("search", "List what a registry has: tags, repositories, what refers to an image."),
     "manifest": ("manifest", "Look at manifests; make indexes of images and push them."),
 }

@@ -373,7 +373,7 @@ def _print_layer(layer: Layer, given: dict[str, Any]) -> None:
             ("entries", str(layer.entries)),
             ("tar size", f"{layer.tar_size} ({output.human(layer.tar_size)})"),
             ("file bytes", f"{layer.payload} ({output.human(layer.payload)})"),
-            *(("annotation", f"{key}={value}") for key, value in layer.annotations.items()),
+            *(("annotation", f"{key}={value}") for key, value in layer.annotations),
         ],
         file,
     )

@@ -34,6 +34,7 @@ Examples:
 @declare.option(
     "--discard-blobs", is_flag=True, help="Keep no blob that can be made again, byte by byte, from its layer."
 )
+@declare.option("--whole", is_flag=True, help="All of every blob, also of layers of which a part would do.")
 @declare.option("--ignore-chown", is_flag=True, help="Keep your own ids where changing owner is not allowed.")
 @declare.option(
     "--connections", type=declare.IntRange(min=1, max=64), metavar="N", help="At most so many at once (default: 8)."
@@ -53,7 +54,8 @@ def command(**given: Any) -> int:
     A pull that is interrupted, however, goes on where it was when it is asked for again.
     """
     from fastlayer.maintenance.discard import discard_blobs
-    from fastlayer.transfer.pull import CONNECTIONS, PullOptions, pull, tagged
+    from fastlayer.transfer.opening import CONNECTIONS
+    from fastlayer.transfer.pull import PullOptions, pull, tagged
 
     wanted = PullOptions(
         platform=stores.platform(given),
@@ -63,6 +65,7 @@ def command(**given: Any) -> int:
         ignore_chown=given["ignore_chown"],
         jobs=given["jobs"],
         connections=given["connections"] or CONNECTIONS,
+        whole=given["whole"],
         wishes=registries.wishes(given),
     )
     with stores.open_store(given, create=True) as store:

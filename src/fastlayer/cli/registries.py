@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastlayer.registry.opening import Wishes
 
 F = TypeVar("F", bound=Callable[..., Any])
+NAMES = ("authfile", "cert_dir", "creds", "tls_verify", "retry_times")  # of the options, as verbs get them
 
 
 def registry_options(function: F) -> F:

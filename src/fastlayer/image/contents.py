@@ -6,7 +6,8 @@ is in the store, and removed with the snapshot. It is a hint and nothing else: w
 
 ::
 
-    magic, count, heap size, blob      8 bytes, 2 numbers, 32 bytes: the digest of the blob that is in the store, or 0
+    magic, count, heap size, partial   8 bytes, 3 numbers; partial: 1 for a layer that was pulled in part, else 0
+    blob                               32 bytes: the digest of the layer's blob
     digests                            32 bytes each
     7 columns of numbers               see Found; path: where it starts in the heap
     heap                               paths, each with a NUL behind it
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 _MAGIC = b"FLCONT02"
-_HEAD = 24 + 32
+_HEAD = 64
 _COLUMNS = 7
 _ROW = 32 + _COLUMNS * 8
 _LARGEST = (1 << 63) - 1
@@ -64,10 +65,10 @@ class Found(NamedTuple):
     mark: int
 
 
-def record(store: Store, chain: str, toc: Toc, blob: Digest | None) -> None:
-    """Notes what the snapshot ``chain`` has. That it cannot be noted is no reason to fail.
+def record(store: Store, chain: str, toc: Toc, blob: Digest, *, partial: bool) -> None:
+    """Notes what the snapshot ``chain`` has, of the layer ``blob``, which was pulled in part, or is here as a blob.
 
-    ``blob``: of the layer, if it is in the store.
+    That it cannot be noted is no reason to fail.
     """
     if store.read_only:
         return
@@ -78,10 +79,22 @@ def record(store: Store, chain: str, toc: Toc, blob: Digest | None) -> None:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.writelines(_packed(toc, blob))
+                file.writelines(_packed(toc, blob, partial=partial))
             os.rename(temporary, place / name)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def is_partial(store: Store, chain: str, blob: Digest) -> bool:
+    """Whether the layer was pulled in part and has no blob: its snapshot does not give it, and never has."""
+    if blob.algorithm != "sha256" or store.content.has(blob):
+        return False
+    try:
+        with open(contents_place(store.root) / Digest(chain).encoded, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return head[:8] == _MAGIC and head[24] == 1 and head[32:] == bytes.fromhex(blob.encoded)
 
 
 def _snapshots(db: Any) -> list[tuple[str, str]]:
@@ -118,7 +131,7 @@ def _path(text: str) -> bytes:
     return b"" if b"\0" in path else path
 
 
-def _packed(toc: Toc, blob: Digest | None) -> list[bytes]:
+def _packed(toc: Toc, blob: Digest, *, partial: bool) -> list[bytes]:
     import numpy
 
     rows = sorted(_rows(toc))
@@ -131,7 +144,7 @@ def _packed(toc: Toc, blob: Digest | None) -> list[bytes]:
     columns = [[row[column] for row in rows] for column in (1, 2, 4, 5, 6, 7)]
     columns.insert(2, [heap[row[3]] for row in rows])
     head = _MAGIC + len(rows).to_bytes(8, "little") + size.to_bytes(8, "little")
-    head += bytes.fromhex(blob.encoded) if blob is not None else bytes(32)
+    head += int(partial).to_bytes(8, "little") + bytes.fromhex(blob.encoded)
     numbers = [numpy.array(column, "<u8").tobytes() for column in columns]
     return [head, b"".join(row[0] for row in rows), *numbers, b"".join(path + b"\0" for path in heap)]
 
@@ -148,25 +161,35 @@ class _List:
         self.count, heap = (int.from_bytes(head[at : at + 8], "little") for at in (8, 16))
         if head[:8] != _MAGIC or len(self._data) != _HEAD + self.count * _ROW + heap:
             raise ValueError("no list of contents")
-        self.blob = head[24:56]
+        self.blob = head[32:64]
         self._heap = _HEAD + self.count * _ROW
-        self.keys: Any = numpy.frombuffer(self._data, ">u8", 4 * self.count, _HEAD)[::4].astype("=u8")
+        digests = numpy.frombuffer(self._data, "u1", 32 * self.count, _HEAD)
+        self._digests: Any = digests.reshape(self.count, 32)
+        columns = numpy.frombuffer(self._data, "<u8", _COLUMNS * self.count, _HEAD + 32 * self.count)
+        self._columns: Any = columns.reshape(_COLUMNS, self.count)
+        self._keys: Any = _keys(self._digests)
 
-    def digest(self, row: int) -> bytes:
-        return self._data[_HEAD + 32 * row : _HEAD + 32 * (row + 1)]
+    def find(self, tree: int, wanted: Any) -> Iterator[tuple[int, Found]]:
+        """Which of the digests, an array of rows in order, are here."""
+        import numpy
 
-    def found(self, tree: int, row: int) -> Found | None:
-        """None where the list is damaged."""
-        offset, size, path, first, last, gap, mark = (self._number(column, row) for column in range(_COLUMNS))
-        start = self._heap + path
-        end = self._data.find(b"\0", start) if start < len(self._data) else -1
-        if offset > _LARGEST - size or end <= start or not gap <= first < _LARGEST or not 0 <= last < _LARGEST:
-            return None
-        return Found(tree, self._data[start:end], offset, size, first, last, gap, mark)
+        if not self.count or not len(wanted):
+            return
+        keys = _keys(wanted)
+        at = numpy.minimum(numpy.searchsorted(self._keys, keys), self.count - 1)
+        numbers = numpy.flatnonzero(self._keys[at] == keys)
+        numbers = numbers[(self._digests[at[numbers]] == wanted[numbers]).all(axis=1)]
+        columns = self._columns[:, at[numbers]].tolist()
+        for number, offset, size, path, first, last, gap, mark in zip(numbers.tolist(), *columns, strict=True):
+            start = self._heap + path
+            end = self._data.find(b"\0", start) if start < len(self._data) else -1
+            if offset <= _LARGEST - size and end > start and gap <= first < _LARGEST and last < _LARGEST:
+                yield number, Found(tree, self._data[start:end], offset, size, first, last, gap, mark)
 
-    def _number(self, column: int, row: int) -> int:
-        at = _HEAD + self.count * (32 + 8 * column) + 8 * row
-        return int.from_bytes(self._data[at : at + 8], "little")
+
+def _keys(digests: Any) -> Any:
+    """The first eight bytes of each, as numbers, which are in the same order."""
+    return digests.view(">u8")[:, 0].astype("=u8")
 
 
 class _Tree(NamedTuple):
@@ -203,21 +226,11 @@ class Contents:
         import numpy
 
         wanted = sorted({digest for digest in digests if digest})
+        rows = numpy.frombuffer(b"".join(wanted), "u1").reshape(len(wanted), 32)
         found: dict[bytes, Found] = {}
-        keys = numpy.frombuffer(b"".join(wanted), ">u8")[::4].astype("=u8")
         for tree, listed in enumerate(self._lists):
-            if not listed.count or not len(keys):
-                continue
-            at = numpy.searchsorted(listed.keys, keys)
-            there = listed.keys[numpy.minimum(at, listed.count - 1)] == keys
-            for number in numpy.flatnonzero(there):
-                digest, row = wanted[number], int(at[number])
-                while row < listed.count and listed.keys[row] == keys[number]:
-                    if listed.digest(row) == digest:
-                        if digest not in found and (place := listed.found(tree, row)) is not None:
-                            found[digest] = place
-                        break
-                    row += 1
+            for number, place in listed.find(tree, rows):
+                found.setdefault(wanted[number], place)
         return found
 
     def blob(self, tree: int) -> int:
@@ -226,8 +239,7 @@ class Contents:
             self._blobs[tree] = -1
             digest = Digest(f"sha256:{self._lists[tree].blob.hex()}")
             with suppress(OSError):
-                if any(self._lists[tree].blob):
-                    self._blobs[tree] = os.open(self._store.content.path_of(digest), _FILE)
+                self._blobs[tree] = os.open(self._store.content.path_of(digest), _FILE)
         return self._blobs[tree]
 
     def claim(self, lease: Lease, places: Collection[Found]) -> None:
@@ -238,7 +250,7 @@ class Contents:
         for driver, chains in used.items():
             claim_snapshots(self._store, lease, driver, chains)
         blobs = {self._lists[place.tree].blob for place in places}
-        claim_blobs(self._store, lease, [f"sha256:{blob.hex()}" for blob in blobs if any(blob)])
+        claim_blobs(self._store, lease, [f"sha256:{blob.hex()}" for blob in blobs])
 
     @contextmanager
     def opened(self, place: Found) -> Iterator[int]:
@@ -330,6 +342,8 @@ def make_missing(store: Store, snapshots: Iterable[str]) -> None:
 
 def _make(store: Store, chain: str, digest: Digest) -> None:
     with suppress(OSError, FastlayerError):
+        if digest.algorithm != "sha256":
+            return
         toc = read_toc(store.content.path_of(digest))
         if toc is not None:
-            record(store, chain, toc, digest)
+            record(store, chain, toc, digest, partial=False)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastlayer.errors import CorruptStoreError, DigestMismatchError, DriverError, FastlayerError, NotFoundError
 from fastlayer.image.pipe import piped
+from fastlayer.oci.digest import Digest
 
 if TYPE_CHECKING:
-    from fastlayer.oci.digest import Digest
     from fastlayer.snapshot.snapshotter import Snapshotter
     from fastlayer.store.store import Store
 
@@ -44,8 +44,15 @@ def holders(store: Store, name: str) -> list[str]:
 def holding(store: Store, digest: Digest, name: str) -> list[Snapshotter]:
     """The snapshots among which ``name`` is, the one of the layer ``digest``; at least one, first the oldest.
 
-    Raises ``NotFoundError`` where no driver has it, ``DriverError`` when none of those that have it can be opened.
+    Raises ``NotFoundError`` where no driver has it, or it was pulled in part, so that none can give it; ``DriverError``
+    when none of those that have it can be opened.
     """
+    from fastlayer.image.contents import is_partial
+
+    if is_partial(store, name, Digest(digest)):
+        raise NotFoundError(
+            f"{digest}: only a part of this layer was fetched, its blob is not here: `fastlayer pull --whole` its image"
+        )
     found: list[Snapshotter] = []
     refused: list[str] = []
     for driver in holders(store, name):

@@ -24,6 +24,7 @@ from fastlayer.image.record import of_applied
 from fastlayer.image.tee import Tee
 from fastlayer.image.unpack import LayerSource, of_blob, unpack
 from fastlayer.image.verify import is_known, is_tar, verify
+from fastlayer.layer.pipeline import map_ordered
 from fastlayer.layer.source import Source
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, parse_config
@@ -69,6 +70,7 @@ class Options(NamedTuple):
 
 
 DEFAULTS = Options()
+_LOOKING = 4  # layers at a time, of which it is found out whether a part will do
 
 
 class Arrivals(Documents, Protocol):
@@ -78,6 +80,10 @@ class Arrivals(Documents, Protocol):
 
     def expect(self, blobs: Sequence[Descriptor]) -> None:
         """These will be taken soon, most of them in this order."""
+        ...
+
+    def in_part(self, layer: Descriptor, diff_id: Digest, chain: Digest, whole: LayerSource) -> LayerSource | None:
+        """How to extract the layer ``chain`` without all of its blob; None: it has to be taken, as ``whole`` does."""
         ...
 
     def taking(self, blob: Descriptor, *, trusted: bool = False) -> AbstractContextManager[Any]:
@@ -237,11 +243,7 @@ class _Loading:
         manifest.require_image(str(manifest.digest))
         digests = [layer.digest for layer in manifest.layers]
         present = claim_blobs(self._store, self._lease, digests)
-        self._expect(manifest, config, present)
-        sources = [
-            self._source(layer, diff_id, present)
-            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
-        ]
+        sources = self._sources(manifest, config, present)
         found = unpack(
             self._store,
             self._lease,
@@ -260,17 +262,36 @@ class _Loading:
                 self._known.setdefault(layer.digest, self._remembered(layer, diff_id, present=present_now))
         return found.warnings
 
+    def _sources(self, manifest: Manifest, config: ImageConfig, present: set[str]) -> list[LayerSource]:
+        """Of all layers. Those that are going to be extracted, and have to be taken for that, are expected."""
+        names = chain_ids(config.diff_ids)
+        exists = self._store.snapshotter.exists
+        first = max((number + 1 for number, name in enumerate(names) if exists(str(name))), default=0)
+        wholes = [
+            self._source(layer, diff_id, present)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        ]
+
+        def in_part(number: int) -> LayerSource | None:
+            layer, whole = manifest.layers[number], wholes[number]
+            if number < first or layer.digest in present:
+                return None
+            return self._blobs.in_part(layer, whole.diff_id, names[number], whole)
+
+        parts = list(map_ordered(in_part, range(len(wholes)), min(len(wholes), _LOOKING)))
+        self._blobs.expect(
+            [
+                layer
+                for number, layer in enumerate(manifest.layers)
+                if number >= first and layer.digest not in present and parts[number] is None
+            ]
+        )
+        return [part or whole for part, whole in zip(parts, wholes, strict=True)]
+
     def _source(self, layer: Descriptor, diff_id: Digest, present: set[str]) -> LayerSource:
         if layer.digest in present:
             return of_blob(self._store, diff_id, layer.digest, layer.size)
         return LayerSource(diff_id, layer.digest, layer.size, lambda: self._blobs.taking(layer, trusted=True))
-
-    def _expect(self, manifest: Manifest, config: ImageConfig, present: set[str]) -> None:
-        """The layers that are going to be extracted."""
-        exists = self._store.snapshotter.exists
-        names = chain_ids(config.diff_ids)
-        first = max((number + 1 for number, name in enumerate(names) if exists(str(name))), default=0)
-        self._blobs.expect([layer for layer in manifest.layers[first:] if layer.digest not in present])
 
     def _remembered(self, layer: Descriptor, diff_id: Digest, *, present: bool) -> LayerInfo:
         """What is known of a layer whose snapshot was there: from another image, perhaps compressed in another way."""
@@ -336,6 +357,9 @@ class Passing:
 
     def expect(self, blobs: Sequence[Descriptor]) -> None:
         """They are here."""
+
+    def in_part(self, layer: Descriptor, diff_id: Digest, chain: Digest, whole: LayerSource) -> LayerSource | None:
+        return None
 
     @contextmanager
     def taking(self, blob: Descriptor, *, trusted: bool = False) -> Iterator[Tee]:

@@ -26,6 +26,7 @@ from fastlayer.errors import (
     RegistryError,
     UnsafeEntryError,
 )
+from fastlayer.image import cutshort
 from fastlayer.image.holders import tar_of
 from fastlayer.layer.apply import ROOT_IS_OPAQUE, AppliedLayer, ApplyStats, apply
 from fastlayer.layer.pipeline import Pipeline, checkpoint, default_jobs
@@ -222,11 +223,18 @@ class _Unpacking:
             self._done(number, stats)
 
     def _extract(self, number: int) -> ApplyStats:
+        try:
+            return self._extract_apart(number)
+        except _UselessError:
+            self._snapshotter.remove(self._key(number))
+            return self._extract_apart(number, inherit=False)
+
+    def _extract_apart(self, number: int, *, inherit: bool = True) -> ApplyStats:
         key, independent = self._key(number), self._snapshotter.driver.independent
         self._snapshotter.prepare(key, None if independent else self._below(number), lease=self._lease)
         place, parents = self._snapshotter.number(key)
         with self._snapshotter.driver.layer_target(place, parents) as target:
-            return self._apply(self._layers[number], target.path, target.format)
+            return self._apply(self._layers[number], target.path, target.format, key=key if inherit else "")
 
     def _take_instead(self, number: int, exc: FastlayerError, *, final: bool = False) -> bool:
         """Whether a layer that was not what it should be is now taken from somewhere else.
@@ -245,9 +253,15 @@ class _Unpacking:
     def _below(self, number: int) -> str | None:
         return self._chain[number - 1] if number else None
 
-    def _apply(self, layer: LayerSource, target: Path, format: Format) -> ApplyStats:
-        with layer.open() as blob, _naming(blob, layer) as named, _next_step():
-            return apply(
+    def _apply(self, layer: LayerSource, target: Path, format: Format, *, key: str = "") -> ApplyStats:
+        """``key``: of the snapshot, where files of one that was cut short may be taken."""
+        with (
+            layer.open() as blob,
+            _naming(blob, layer) as named,
+            _next_step(),
+            self._donor(blob, layer, key) as donor,
+        ):
+            stats = apply(
                 [named],
                 target,
                 format=format,
@@ -255,8 +269,29 @@ class _Unpacking:
                 diff_id=[layer.diff_id],
                 ignore_chown=self._ignore_chown,
                 skip_devices=self._skip_devices,
+                donor=donor,
                 progress=self._report,
             )
+        if key and layer.digest is not None and _identity(blob):
+            cutshort.note(self._snapshotter, key, layer.digest)
+        return stats
+
+    @contextmanager
+    def _donor(self, blob: Any, layer: LayerSource, key: str) -> Iterator[int | None]:
+        """What an extraction of the same bytes has left that was cut short."""
+        if not key or layer.digest is None:
+            yield None
+            return
+        identity = _identity(blob)
+        if identity:
+            cutshort.note(self._snapshotter, key, identity)
+        with cutshort.inherited(
+            self._snapshotter, self._lease, f"donor-{key}", [identity] if identity else [layer.digest]
+        ) as donor:
+            try:
+                yield donor
+            except FileChangedError as exc:
+                raise exc if donor is None else _UselessError from exc
 
     def _done(self, number: int, stats: ApplyStats) -> None:
         self.applied[number] = stats.layers[0]
@@ -301,6 +336,15 @@ class _Unpacking:
         checkpoint()  # another layer failed, or Ctrl-C
         if self._progress is not None:
             self._progress(progress)
+
+
+class _UselessError(Exception):
+    """What an extraction has left that was cut short cannot be used: the layer has several entries of one name."""
+
+
+def _identity(blob: Any) -> str:
+    """The name that stands for the bytes of a blob on its way, and for no others."""
+    return str(getattr(blob, "identity", ""))
 
 
 @contextmanager

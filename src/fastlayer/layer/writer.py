@@ -12,7 +12,7 @@ The bytes depend on the change table, the codec and its level only. A layer that
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fastlayer import _backend
@@ -33,8 +33,8 @@ class Layer(NamedTuple):
     """A written layer. ``size`` and ``digest`` are of the blob, ``tar_size`` and ``diff_id`` of the tar inside.
 
     ``entries`` counts tar entries (whiteouts and parent directories included), ``payload`` bytes of file content.
-    ``annotations`` belong to the blob: those of zstd:chunked and eStargz tell readers where its files are. ``made_of``:
-    the diff id of the tar that was given, where the one inside is another (eStargz).
+    ``annotations``, keys and values, belong into its descriptor: those of zstd:chunked and eStargz tell readers where
+    the files are. ``made_of``: the diff id of the tar that was given, where the one inside is another (eStargz).
     """
 
     media_type: str
@@ -45,7 +45,7 @@ class Layer(NamedTuple):
     entries: int
     payload: int
     warnings: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = {}
+    annotations: tuple[tuple[str, str], ...] = ()
     made_of: Digest | None = None
 
     @property
@@ -56,7 +56,7 @@ class Layer(NamedTuple):
     @property
     def descriptor(self) -> Descriptor:
         """The OCI descriptor of the blob."""
-        return Descriptor(self.media_type, self.digest, self.size, self.annotations)
+        return Descriptor(self.media_type, self.digest, self.size, dict(self.annotations))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the descriptor's properties, then diff_id, tar_size, entries, payload, warnings."""

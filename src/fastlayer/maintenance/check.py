@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import DriverError, FastlayerError, NotFoundError
+from fastlayer.image.contents import is_partial
 from fastlayer.image.holders import holders
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.unpack import ensure_unpacked
@@ -325,6 +326,8 @@ class _Checker:
             if not held[number]:
                 yield f"layer {number + 1} ({layer.digest}) is neither there nor unpacked: load the image again", False
                 return
+            if is_partial(self.store, chain[number], layer.digest):
+                continue  # it is as it was
             if not self._gives_the_same(layer, image.chain[number]):
                 why = "its blob is not there, and its snapshot is not what it was"
                 yield f"layer {number + 1} ({layer.digest}): {why}: make the image again", False

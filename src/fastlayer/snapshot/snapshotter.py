@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -329,6 +329,35 @@ class Snapshotter:
                 "VALUES (?, ?, ?, 'committed', 'ready', ?, ?)",
                 (number, self.driver.name, name, parents[0] if parents else None, time.time_ns()),
             )
+
+    def label(self, key: str, name: str, value: str) -> None:
+        """Gives the active snapshot ``key`` a label, or another value of one."""
+        with self.database.write() as db:
+            row = self._active(db, key)
+            labels = json.dumps({**json.loads(row["labels"]), name: value})
+            db.execute("UPDATE snapshots SET labels = ? WHERE number = ?", (labels, row["number"]))
+
+    def inherit(self, key: str, label: str, values: Collection[str], lease: Lease) -> bool:
+        """The latest active snapshot of a dead lease that has one of these ``values`` for a ``label`` becomes ``key``,
+        of this one. Whether there is any."""
+        _check_key(key)
+        with self.database.read() as db:
+            rows = db.execute(
+                "SELECT number, lease, labels FROM snapshots WHERE driver = ? AND kind = 'active' AND state = 'ready'"
+                " AND lease IS NOT NULL AND labels != '{}' ORDER BY number DESC",
+                (self.driver.name,),
+            ).fetchall()
+        for row in rows:
+            if json.loads(row["labels"]).get(label) not in values or self.leases.alive(row["lease"]):
+                continue
+            with self.database.write() as db:
+                taken = db.execute(
+                    "UPDATE snapshots SET key = ?, lease = ? WHERE number = ? AND lease = ? AND state = 'ready'",
+                    (key, lease.id, row["number"], row["lease"]),
+                )
+                if taken.rowcount:
+                    return True
+        return False
 
     def rename(self, name: str, key: str) -> None:
         """Gives a committed snapshot another name. Raises ``AlreadyExistsError``."""

@@ -80,11 +80,12 @@ class Tar:
         needed = part.is_needed(has_split=self._layout.has_split)
         source: Any = None
         if part.local is not None:
-            here = Here(self._there.blob(part.local[0]), part.local[1], part.end - part.start, self.name)
+            fd, length = self._there.blob(part.local[0]), part.end - part.start
             if self._out is not None:
                 fetched.finish()
-                self._out.copy(here)
-            source = here
+                self._out.copy(fd, part.local[1], length)
+            if needed:
+                source = Here(fd, part.local[1], length, self.name)
         elif needed or self._out is not None:
             source = fetched.span(part.end - part.start)
         if needed and part.file is None:
@@ -140,7 +141,6 @@ class Here:
 
     def __init__(self, fd: int, start: int, length: int, name: str) -> None:
         self.fd = fd
-        self.start = start
         self.end = start + length
         self._at = start
         self._name = name
@@ -212,13 +212,13 @@ class Rebuilt:
         if len(data):
             self._blob.write(data)
 
-    def copy(self, here: Here) -> None:
+    def copy(self, fd: int, start: int, length: int) -> None:
         run = self._run
-        if run is not None and run.fd == here.fd and run.end == here.start:
-            run.end = here.end
+        if run is not None and run.fd == fd and run.end == start:
+            run.end += length
             return
         self._flush()
-        self._run = Here(here.fd, here.start, here.end - here.start, "blob")
+        self._run = Here(fd, start, length, "blob")
 
     def _flush(self) -> None:
         run, self._run = self._run, None

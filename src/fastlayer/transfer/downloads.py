@@ -77,6 +77,11 @@ class Downloads:
         blob = download.blob
         self._observe(BlobProgress(blob.digest, doing, download.moved, download.kept_before, blob.size))
 
+    def report(self, progress: BlobProgress) -> None:
+        """About a blob that comes in another way."""
+        with self.changed:
+            self._observe(progress)
+
     def hungry(self) -> None:
         """A reader has waited for long. With the lock held."""
         if self._allowed < self._most:
@@ -297,6 +302,7 @@ class Reader:
 
     def __init__(self, download: Download, *, hashed: bool) -> None:
         self.name = f"layer {download.blob.digest}"
+        self.identity = download.kept.identity
         self._download = download
         self._at = 0
         self._hasher = new_hash(download.blob.digest.algorithm) if hashed else None

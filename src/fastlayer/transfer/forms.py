@@ -47,7 +47,7 @@ class Made(NamedTuple):
 def made(layer: Layer) -> Made:
     """Of what the writer of a layer says."""
     blob = (layer.media_type, layer.digest, layer.size)
-    return Made(*blob, layer.diff_id, layer.source_id, layer.annotations, layer.warnings)
+    return Made(*blob, layer.diff_id, layer.source_id, dict(layer.annotations), layer.warnings)
 
 
 class Form(NamedTuple):

@@ -1,7 +1,8 @@
 """Blobs on their way into the store, which stay where they are when the way breaks off.
 
 Below ``downloads/`` of the store a blob has a file, named by its digest, with its bytes at their places, and a log that
-says which of them have come: a line of JSON (``size``), then lines ``START END``, each appended when its bytes
+says which of them have come: a line of JSON (``size``, ``identity``: bytes that are there never become others without
+a new one), then lines ``START END``, each appended when its bytes
 have been written. A line that a killed process has begun is no line. The file is locked (flock(2)) by whoever fetches
 the blob; others wait for it. What the log says is believed for the moment only: the digest has the last word, and a
 blob that has another one is thrown away.
@@ -41,7 +42,7 @@ def downloads_of(root: Path) -> Path:
 
 
 class KeptBlob:
-    """The file of a blob, locked; a context manager. ``spans``: the bytes that are there."""
+    """The file of a blob, locked; a context manager. ``spans``: the bytes that are there, ``identity``: their name."""
 
     def __init__(self, store: Store, digest: Digest, size: int) -> None:
         place = downloads_of(store.root)
@@ -50,6 +51,7 @@ class KeptBlob:
         self.path = place / f"{digest.algorithm}-{digest.encoded}"
         self.size = size
         self.spans = Spans()
+        self.identity = ""
         self._log_path = Path(f"{self.path}{_LOG}")
         self._fd = self._log = -1
 
@@ -92,19 +94,20 @@ class KeptBlob:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             self._log = os.open(self._log_path, flags, 0o600)
             whole = os.fstat(self._fd).st_size
-            spans = _read_log(self._log, self.size)
-        if spans is None or any(end > whole for _, end in spans):
+            found = _read_log(self._log, self.size)
+        if found is None or any(end > whole for _, end in found[1]):
             self.reset()
         else:
-            self.spans = spans
+            self.identity, self.spans = found
 
     def reset(self) -> None:
         """Nothing is there."""
         self.spans = Spans()
+        self.identity = os.urandom(16).hex()
         with explained("cannot write", self.path):
             os.ftruncate(self._fd, 0)
             os.ftruncate(self._log, 0)
-            write_all(self._log, json.dumps({"size": self.size}).encode() + b"\n")
+            write_all(self._log, json.dumps({"size": self.size, "identity": self.identity}).encode() + b"\n")
 
     def write(self, data: bytes | memoryview, at: int) -> None:
         """Bytes at their place; they count when they are noted. Raises ``NoSpaceError``, ``StorageError``."""
@@ -143,13 +146,14 @@ class KeptBlob:
         self.close()
 
 
-def _read_log(fd: int, size: int) -> Spans | None:
-    """What the log says; None for one that is not of this blob."""
+def _read_log(fd: int, size: int) -> tuple[str, Spans] | None:
+    """What the log says: identity and spans; None for one that is not of this blob."""
     if os.fstat(fd).st_size > _LONGEST_LOG:
         return None
     head, *lines = os.pread(fd, _LONGEST_LOG, 0).split(b"\n")
     try:
-        if json.loads(head)["size"] != size:
+        said = json.loads(head)
+        if said["size"] != size:
             return None
         spans = Spans()
         for line in lines[:-1]:  # behind the last line feed there is nothing, or a line that was cut short
@@ -157,7 +161,7 @@ def _read_log(fd: int, size: int) -> Spans | None:
             if not 0 <= start < end <= size:
                 return None
             spans.add(start, end)
-        return spans
+        return str(said["identity"]), spans
     except (ValueError, KeyError, TypeError):
         return None
 

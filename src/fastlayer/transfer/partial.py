@@ -37,7 +37,8 @@ from fastlayer.image.contents import Contents, Found
 from fastlayer.image.unpack import LayerSource
 from fastlayer.layer.chunked.places import announced
 from fastlayer.transfer.assembling import Rebuilt, Tar
-from fastlayer.transfer.layout import Layout, make_plan
+from fastlayer.transfer.events import BlobProgress, Doing, Observer, silent
+from fastlayer.transfer.layout import Layout, Plan, make_plan
 from fastlayer.transfer.ranges import BlobParts
 
 if TYPE_CHECKING:
@@ -75,9 +76,13 @@ class PartialLayer:
         diff_id: Digest,
         chain: Digest,
         layout: Layout,
+        plan: Plan,
         there: Contents,
         full: LayerSource,
+        observe: Observer,
     ) -> None:
+        self._observe = observe
+        self._plan: Plan | None = plan
         self._store = store
         self._lease = lease
         self._blob = blob
@@ -97,10 +102,9 @@ class PartialLayer:
     @contextmanager
     def _opened(self, *, sceptical: bool) -> Iterator[Tar]:
         """``sceptical``: after the tar was another one: all that comes from the store is looked at before."""
-        places = self._layout.places(self._there)
-        if sceptical:
-            places = {digest: place for digest, place in places.items() if _is_right(self._there, place, digest)}
-        plan = make_plan(self._layout, places, self._there, guess=not sceptical)
+        plan, self._plan = self._plan, None
+        if sceptical or plan is None:
+            plan = self._new_plan(sceptical=sceptical)
         layer = self._layer
         with ExitStack() as stack:
             out = None
@@ -108,10 +112,22 @@ class PartialLayer:
                 ingest = self._store.content.ingest(self._lease.id, digest=layer.digest, size=layer.size)
                 out = Rebuilt(stack.enter_context(ingest))
             tar = Tar(layer, self._layout, plan, self._blob, self._there, out)
+            self._tell("receiving", sum(span.end - span.start for span in plan.wanted))
             yield tar
             self._reused = tar.reused
             self._has_blob = out is not None and out.finish()
-        contents.record(self._store, self._chain, self._layout.toc, layer.digest if self._has_blob else None)
+        contents.record(self._store, self._chain, self._layout.toc, layer.digest, partial=True)
+        self._tell("done", 0)
+
+    def _new_plan(self, *, sceptical: bool) -> Plan:
+        places = self._layout.places(self._there)
+        if sceptical:
+            places = {digest: place for digest, place in places.items() if _is_right(self._there, place, digest)}
+        return make_plan(self._layout, places, self._there, guess=not sceptical)
+
+    def _tell(self, doing: Doing, coming: int) -> None:
+        moved, size = self._blob.received, self._layer.size
+        self._observe(BlobProgress(self._layer.digest, doing, moved, max(0, size - moved - coming), size))
 
     def close(self) -> None:
         self._there.close()
@@ -127,6 +143,7 @@ def partial_layer(
     full: LayerSource,
     *,
     warn: Callable[[str], object] = lambda line: None,
+    observe: Observer = silent,
 ) -> PartialLayer | None:
     """The layer with the chain id ``chain`` and the descriptor ``layer``, of a verified manifest, to be pulled in part.
 
@@ -137,7 +154,7 @@ def partial_layer(
     there = None
     try:
         found = announced(layer.annotations, layer.size)
-        if found is None or layer.size <= _SMALL:
+        if found is None or layer.size <= _SMALL or layer.digest.algorithm != "sha256":
             return None
         there = Contents(store)
         if there:
@@ -145,8 +162,9 @@ def partial_layer(
             layout = Layout(blob, found, layer.size)
             places = layout.places(there)
             there.claim(lease, places.values())
-            if make_plan(layout, places, there, guess=True).cost() + blob.received < _WORTH * layer.size:
-                made = PartialLayer(store, lease, blob, layer, diff_id, chain, layout, there, full)
+            plan = make_plan(layout, places, there, guess=True)
+            if plan.cost() + blob.received < _WORTH * layer.size:
+                made = PartialLayer(store, lease, blob, layer, diff_id, chain, layout, plan, there, full, observe)
                 there = None
                 return made
     except RegistryDeniedError:

@@ -9,6 +9,7 @@ them is complete and verified.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 from fastlayer._values import NamedTuple
@@ -36,6 +37,7 @@ from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer.downloads import Downloads
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.kept import sweep
+from fastlayer.transfer.opening import CONNECTIONS
 from fastlayer.transfer.remote import Remote
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
 Policy = Literal["always", "missing", "newer", "never"]
 POLICIES: tuple[Policy, ...] = ("always", "missing", "newer", "never")
-CONNECTIONS = 8
 
 
 class PullOptions(NamedTuple):
@@ -55,7 +56,7 @@ class PullOptions(NamedTuple):
     ``platform``: which of several (None: this machine's); ``all_platforms``: all of them, that one being unpacked.
     ``unpack``: at once, not when it is first used. ``policy``: ``missing``: only if the store has none of that name;
     ``newer``: if the registry has another one and can be reached; ``never``: the store's, or an error.
-    ``connections``: at most so many at once.
+    ``connections``: at most so many at once. ``whole``: all of every blob, also of layers of which a part would do.
     """
 
     platform: Platform | None = None
@@ -65,6 +66,7 @@ class PullOptions(NamedTuple):
     ignore_chown: bool = False
     jobs: int | None = None
     connections: int = CONNECTIONS
+    whole: bool = False
     wishes: Wishes = Wishes()
 
 
@@ -167,6 +169,10 @@ def _has_all(store: Store, target: Descriptor) -> bool:
     return all(node.document is not None for node in nodes)
 
 
+def _has_blobs(store: Store, image: Image) -> bool:
+    return all(store.content.has(layer.digest) for layer in image.layers)
+
+
 def _from_anywhere(
     store: Store, wanted: Reference, there: Image | None, options: PullOptions, observe: Observer
 ) -> Pulled:
@@ -201,7 +207,8 @@ class _Pull:
         wishes = self._options.wishes
         budget = Budget(self._options.connections + 1)  # one for manifests
         with opened(self._location, wishes, budget=budget, warn=self._warnings.append) as repository:
-            if there is not None and self._is_current(repository, there):
+            lacks = self._options.whole and there is not None and not _has_blobs(self._store, there)
+            if there is not None and not lacks and self._is_current(repository, there):
                 self._warnings += self._unpacked(there)
                 return self._result(there.target)
             name = self._location.reference.digest or self._location.reference.tag
@@ -252,8 +259,8 @@ class _Pull:
         with (
             self._store.lease(f"pull {self._wanted.familiar}") as lease,
             Downloads(repository, connections=options.connections, pause=pause, observe=self._observe) as downloads,
+            closing(Remote(self._store, lease, repository, downloads, root, wanted, whole=options.whole)) as remote,
         ):
-            remote = Remote(self._store, lease, repository, downloads, root, wanted)
             image = ArchivedImage((self._wanted,), root.descriptor)
             try:
                 (loaded,) = load_images(self._store, lease, remote, [image], loading)
@@ -261,8 +268,9 @@ class _Pull:
                 if last or not remote.resumed:
                     raise
                 return None
-            self._warnings += loaded.warnings
-            return self._result(loaded.target, loaded.unpacked, downloads.received, changed=True)
+            self._warnings += (*remote.warnings, *loaded.warnings)
+            received = downloads.received + remote.received
+            return self._result(loaded.target, loaded.unpacked, received, changed=True)
 
     def _result(
         self, target: Descriptor, unpacked: tuple[Digest, ...] = (), received: int = 0, *, changed: bool = False

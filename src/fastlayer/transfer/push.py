@@ -208,9 +208,13 @@ def _keep(store: Store, lease: Lease, root: Descriptor, images: Sequence[Image])
 @contextmanager
 def _opened(store: Store, place: Place, options: PushOptions, warn: Callable[[str], object]) -> Iterator[Destination]:
     def went(registry: str, repository: str, digest: Digest) -> None:
-        if not store.read_only:
-            with store.database.write() as db:
-                known.remember(db, digest, registry, repository)
+        if store.read_only:
+            return
+        with store.database.read() as db:
+            if repository in known.repositories(db, digest, registry):
+                return
+        with store.database.write() as db:
+            known.remember(db, digest, registry, repository)
 
     with opened_destination(
         place,

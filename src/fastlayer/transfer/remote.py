@@ -11,8 +11,10 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import ImageIndex, parse_document
 from fastlayer.transfer.kept import KeptBlob
+from fastlayer.transfer.partial import PartialLayer, partial_layer
 
 if TYPE_CHECKING:
+    from fastlayer.image.unpack import LayerSource
     from fastlayer.metadata.leases import Lease
     from fastlayer.registry.client import Repository
     from fastlayer.registry.manifests import RawManifest
@@ -25,11 +27,10 @@ _PIECE = 1 << 20
 class Remote:
     """What can be loaded of one manifest or index of a repository. See ``image.load.Arrivals``.
 
-    ``wanted``: the manifests below the index that are of interest; None: all. ``resumed``: whether some bytes were
-    here before.
+    ``wanted``: the manifests below the index that are of interest; None: all. ``whole``: all of every blob is to be in
+    the store. ``resumed``: whether some bytes were here before; ``received``: bytes of layers that came in part;
+    ``warnings``: about those. ``close`` at the end.
     """
-
-    costly = True
 
     def __init__(
         self,
@@ -39,8 +40,13 @@ class Remote:
         downloads: Downloads,
         root: RawManifest,
         wanted: Collection[Digest] | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         self.resumed = False
+        self.costly = not whole
+        self.warnings: list[str] = []
+        self._parts: list[PartialLayer] = []
         self._store = store
         self._lease = lease
         self._repository = repository
@@ -89,6 +95,34 @@ class Remote:
         """Fetches what nobody else fetches; nothing is waited for."""
         for blob in blobs:
             self._begin(blob, patient=False)
+
+    def in_part(self, layer: Descriptor, diff_id: Digest, chain: Digest, whole: LayerSource) -> LayerSource | None:
+        """See ``image.load.Arrivals`` and ``partial.py``."""
+        if not self.costly or layer.digest in self._coming:
+            return None
+        found = partial_layer(
+            self._store,
+            self._lease,
+            self._repository,
+            layer,
+            diff_id,
+            chain,
+            whole,
+            warn=self.warnings.append,
+            observe=self._downloads.report,
+        )
+        if found is None:
+            return None
+        self._parts.append(found)
+        return found.source
+
+    @property
+    def received(self) -> int:
+        return sum(part.stats.fetched for part in self._parts)
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
 
     def _begin(self, blob: Descriptor, *, patient: bool) -> Download | None:
         """None: the store has it, or, unless ``patient``, another process fetches it."""

@@ -104,6 +104,7 @@ class _Import:
 
     def _plan(self, present: Present) -> tuple[list[Entry], set[bytes]]:
         """What there is to be made, and which files are there."""
+        self._source.expect(chunk.id for chunk in self._mount.lines)
         lines = unpacked(self._mount.lines, self._source.get, self._jobs)
         entries: list[Entry] = []
         kept: set[bytes] = set()
@@ -151,6 +152,7 @@ class _Reader:
             starts.append(starts[-1] + chunk.size)
         needed = _needed(starts, entries, kept)
         self._starts = [starts[number] for number in needed]
+        source.expect(chunks[number].id for number in needed)
         self._chunks = unpacked([chunks[number] for number in needed], source.get, jobs)
         self._next = 0  # number of the next chunk among those that are needed
         self._data = memoryview(b"")

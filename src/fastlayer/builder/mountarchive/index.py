@@ -44,7 +44,12 @@ class Mount(NamedTuple):
 
 def to_bytes(mounts: Iterable[Mount]) -> bytes:
     """The document; the same mounts give the same bytes."""
-    value = {
+    return jsontext.write(to_value(mounts))
+
+
+def to_value(mounts: Iterable[Mount]) -> dict[str, Any]:
+    """The same as JSON."""
+    return {
         "schema": SCHEMA,
         "mounts": [
             {
@@ -57,12 +62,15 @@ def to_bytes(mounts: Iterable[Mount]) -> bytes:
             for mount in sorted(mounts)
         ],
     }
-    return jsontext.write(value)
 
 
 def from_bytes(data: bytes, what: str) -> dict[str, Mount]:
     """The mounts by their ids. Raises ``ManifestError``."""
-    value = jsontext.parse_object(data, what, MAX_INDEX)
+    return from_value(jsontext.parse_object(data, what, MAX_INDEX), what)
+
+
+def from_value(value: Mapping[str, Any], what: str) -> dict[str, Mount]:
+    """The same of JSON that has been parsed."""
     if value.get("schema") != SCHEMA:
         jsontext.refuse(what, f"is an archive of another version than {SCHEMA}: export it again")
     found: dict[str, Mount] = {}
@@ -89,14 +97,18 @@ def _chunk(item: Any, what: str) -> Chunk:
     if (
         not isinstance(item, list)
         or len(item) != 3
-        or not isinstance(item[0], str)
-        or not _ID.fullmatch(item[0])
+        or not is_id(item[0])
         or not _is_number(item[1], MAX_CHUNK)
         or not _is_number(item[2], MAX_PACKED)
         or 0 in item
     ):
         jsontext.refuse(what, "names a chunk that cannot be: do not use this archive")
     return Chunk(*item)
+
+
+def is_id(value: Any) -> bool:
+    """Whether it is the name of a chunk."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def _is_number(value: Any, highest: int) -> bool:

@@ -1,4 +1,4 @@
-"""Where archives of cache mounts are: a directory of plain files, or one tar.
+"""Where archives of cache mounts are: a directory of plain files, or one tar; in registries see ``repository.py``.
 
 ::
 
@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,6 +48,10 @@ class Source(Protocol):
 
     name: str
     mounts: dict[str, Mount]
+
+    def expect(self, identities: Iterable[str]) -> None:
+        """These chunks will be asked for, in this order."""
+        ...
 
     def get(self, identity: str) -> bytes:
         """The frame of a chunk. Raises ``NotFoundError``."""
@@ -95,6 +99,9 @@ class Directory:
         except StoreError:
             return 0
         return len(frame)
+
+    def expect(self, identities: Iterable[str]) -> None:
+        """They are there."""
 
     def get(self, identity: str) -> bytes:
         place = self._place(identity)
@@ -293,6 +300,9 @@ class Unpacked:
         if found is not None:
             with explained("cannot write", self._directory):
                 (self._directory / found[2]).write_bytes(self._chunk)
+
+    def expect(self, identities: Iterable[str]) -> None:
+        """They are there."""
 
     def get(self, identity: str) -> bytes:
         """The frame of a chunk."""

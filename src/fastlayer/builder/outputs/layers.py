@@ -172,7 +172,7 @@ class _Work:
 
     def _committed(self, blob: Blob, written: Layer) -> Written:
         blob.commit(written.digest)
-        return Written(written.media_type, written.digest, written.size, written.diff_id, written.annotations)
+        return Written(written.media_type, written.digest, written.size, written.diff_id, dict(written.annotations))
 
     def _told(self, progress: Progress) -> None:
         checkpoint()  # another layer failed, or Ctrl-C

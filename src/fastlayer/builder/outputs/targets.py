@@ -50,37 +50,42 @@ class Target(Protocol):
 
 
 class Layout:
-    """A directory."""
+    """A directory. ``lease``: in the names of unfinished blobs."""
 
-    def __init__(self, store: ContentStore) -> None:
+    def __init__(self, store: ContentStore, lease: str = _LEASE) -> None:
         self._store = store
+        self._lease = lease
 
     @contextmanager
     def blob(self, number: int) -> Iterator[Blob]:
-        with self._store.ingest(_LEASE, trusted=True) as writer:
+        with self._store.ingest(self._lease, trusted=True) as writer:
             yield writer
 
     def adopt(self, number: int, path: Path, digest: Digest) -> None:
-        self._store.adopt(path, _LEASE, digest=digest)
+        self._store.adopt(path, self._lease, digest=digest)
+
+
+class ImageLayout(Layout):
+    """A directory that an image goes to."""
 
     def finish(self, image: ArchivedImage, manifest: Manifest, config: ImageConfig) -> None:
         """The documents and the name."""
         from fastlayer.image.formats.oci import add_names
 
         for data in (config.raw, manifest.raw):
-            self._store.put(data, _LEASE)
+            self._store.put(data, self._lease)
         add_names(self._store, [image])
 
 
 @contextmanager
-def layout(path: str) -> Iterator[Layout]:
+def layout(path: str) -> Iterator[ImageLayout]:
     """A new one appears when the block has ended; one that was there loses what was written in vain."""
     from fastlayer.image.formats.oci import layout_at
 
     with layout_at(path) as store:
         before = set(store.digests())
         try:
-            yield Layout(store)
+            yield ImageLayout(store)
         except BaseException:
             for digest in set(store.digests()) - before:
                 store.remove(digest)

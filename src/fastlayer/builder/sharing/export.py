@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
-from fastlayer.builder.sharing import layout as layouts
 from fastlayer.builder.sharing import nodes, records
 from fastlayer.builder.sharing.records import Bundle, Record, StoredLayer
 from fastlayer.errors import NotFoundError
-from fastlayer.image.formats.oci import add_names
-from fastlayer.image.formats.source import ArchivedImage
 from fastlayer.image.holders import holders
 from fastlayer.image.images import LayerInfo, layer_of
+from fastlayer.layer.pipeline import map_ordered
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.oci.mediatypes import layer_compression
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
 
     from fastlayer.builder.progress import Work
     from fastlayer.builder.sharing.options import CacheTo
+    from fastlayer.builder.sharing.places import Target
     from fastlayer.builder.workshop import Workshop
-    from fastlayer.content.store import ContentStore
 
 _BATCH = 500  # keys in one question
+_ASKED = 8  # layers that the target is asked for at once
 
 
 class Made(NamedTuple):
@@ -48,12 +48,22 @@ class Gathered(NamedTuple):
 def export(shop: Workshop, wanted: CacheTo, results: Iterable[Digest]) -> None:
     """Writes one ``--cache-to``: what is there is not written again. ``results``: the layers of the result.
 
-    Raises ``OperandError``, ``StorageError``, ``CorruptStoreError``.
+    Raises ``OperandError``, ``StorageError``, ``CorruptStoreError``, ``RegistryError``.
     """
-    with shop.journal.vertex(f"exporting cache to {wanted.dest}:{wanted.tag}") as work:
+    with shop.journal.vertex(f"exporting cache to {wanted}") as work:
         found = gather(shop, frozenset(results))
-        with layouts.written(wanted.dest) as layout:
-            _Export(shop, wanted, layout, work).write(found)
+        with _target(shop, wanted) as target:
+            _Export(shop, wanted, target, work).write(found)
+
+
+def _target(shop: Workshop, wanted: CacheTo) -> AbstractContextManager[Target]:
+    if wanted.kind == "local":
+        from fastlayer.builder.sharing import layout
+
+        return layout.written(shop.store, wanted)
+    from fastlayer.builder.sharing import repository
+
+    return repository.written(shop.store, wanted, shop.options.wishes, shop.late.append)
 
 
 # ---- what there is to be written -------------------------------------------------------------------
@@ -121,10 +131,10 @@ def _taken(shop: Workshop, known: Container[str]) -> Iterable[Record]:
 
 
 class _Export:
-    def __init__(self, shop: Workshop, wanted: CacheTo, layout: ContentStore, work: Work) -> None:
+    def __init__(self, shop: Workshop, wanted: CacheTo, target: Target, work: Work) -> None:
         self._shop = shop
         self._wanted = wanted
-        self._layout = layout
+        self._target = target
         self._work = work
 
     def write(self, found: Gathered) -> None:
@@ -136,38 +146,39 @@ class _Export:
         }
         bundle = Bundle(found.records, layers, self._nodes(found.records))
         config, manifest = records.to_documents(bundle)
-        for data in (config, manifest.raw):
-            self._put(data)
-        if self._named() != manifest.digest:
-            add_names(self._layout, [ArchivedImage((), manifest.descriptor, (self._wanted.tag,))])
+        self._target.put(config)
+        self._target.finish(manifest)
         self._work.note(f"{len(bundle.records)} records, {len(blobs)} layers: {manifest.digest}")
 
     def _blobs(self, found: Gathered) -> dict[Digest, Descriptor]:
         """The layers that belong there, as blobs that are there now."""
         chosen = [diff_id for diff_id in found.layers if self._wanted.mode == "max" or diff_id in found.results]
-        known = layouts.known_blobs(self._layout)
+        known = self._target.known()
+        layers = [(found.layers[diff_id], known.get(diff_id, ())) for diff_id in sorted(chosen)]
+        there = list(map_ordered(lambda layer: self._there(*layer), layers, min(_ASKED, max(1, len(layers)))))
         blobs: dict[Digest, Descriptor] = {}
         own: list[tuple[LayerInfo, Digest]] = []
-        for diff_id in sorted(chosen):
-            made = found.layers[diff_id]
-            there = self._usable(known.get(diff_id, ()))
-            is_here = self._is_here(made)
-            there = there or self._copied(diff_id, other=not is_here)
-            if there is not None:
-                blobs[diff_id] = there
-            elif is_here:
-                own.append((made.info, Digest(made.name or diff_id)))
-        blobs.update(self._compressed(own))
+        for (made, _), blob in zip(layers, there, strict=True):
+            if blob is not None:
+                blobs[made.info.diff_id] = blob
+            elif self._is_here(made):
+                own.append((made.info, Digest(made.name or made.info.diff_id)))
+        for info, _ in own:
+            self._work.note(f"writing layer {info.diff_id}")
+        blobs.update(self._target.make(own, self._wanted, self._shop.options.jobs))
         return blobs
+
+    def _there(self, made: Made, known: Iterable[StoredLayer]) -> Descriptor | None:
+        """A blob of the layer that is in the target, or has been copied there now; None: it has to be made."""
+        return self._usable(known) or self._copied(made.info.diff_id, other=not self._is_here(made))
 
     def _usable(self, known: Iterable[StoredLayer]) -> Descriptor | None:
         """A blob that is there and will do."""
         for layer in known:
-            assert layer.blob is not None
-            if layer.blob.digest in self._shop.imports.damaged:
+            if layer.blob is None or layer.blob.digest in self._shop.imports.damaged:
                 continue
             same = self._wanted.compression in (None, layer_compression(layer.blob.media_type))
-            if same or not self._wanted.force:
+            if (same or not self._wanted.force) and self._target.has(layer.blob):
                 return layer.blob
         return None
 
@@ -175,17 +186,6 @@ class _Export:
         """Whether this store can give the layer."""
         store = self._shop.store
         return store.content.has(made.info.digest) or (made.name is not None and bool(holders(store, made.name)))
-
-    def _compressed(self, own: Sequence[tuple[LayerInfo, Digest]]) -> dict[Digest, Descriptor]:
-        """Layers of this store, several at once under the budget that outputs have."""
-        from fastlayer.builder.outputs.layers import Wanted, write_each
-        from fastlayer.builder.outputs.targets import Layout
-
-        for info, _ in own:
-            self._work.note(f"writing layer {info.diff_id}")
-        wanted = Wanted(self._wanted.compression, self._wanted.level, force=True)
-        done = write_each(self._shop.store, own, Layout(self._layout), wanted, jobs=self._shop.options.jobs)
-        return {layer.diff_id: Descriptor(layer.media_type, layer.digest, layer.size) for layer in done}
 
     def _copied(self, diff_id: Digest, *, other: bool) -> Descriptor | None:
         """A layer as another cache has it, which costs less than to compress it; None when it cannot be had from one.
@@ -200,7 +200,7 @@ class _Export:
                 continue
             try:
                 self._work.note(f"copying layer {diff_id}")
-                found.copy_to(self._layout, layer, layouts.LEASE)
+                found.copy_to(self._target, layer)
             except NotFoundError:
                 continue
             return layer.blob
@@ -216,14 +216,5 @@ class _Export:
         packed = nodes.pack(found)
         if packed is None:
             return None
-        self._put(packed)
+        self._target.put(packed)
         return Descriptor(records.NODES, digest_of(packed), len(packed))
-
-    def _put(self, data: bytes) -> None:
-        digest = digest_of(data)
-        if not layouts.has_whole(self._layout, digest, len(data)):
-            self._layout.put(data, layouts.LEASE, digest=digest)
-
-    def _named(self) -> str:
-        """What has the tag now."""
-        return layouts.tagged(self._layout.read_index(), self._wanted.tag)

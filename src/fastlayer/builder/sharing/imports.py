@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fastlayer.builder.cache import Inputs, Step
 from fastlayer.builder.sharing import records
@@ -22,6 +22,7 @@ from fastlayer.errors import (
     FastlayerError,
     LayerError,
     NotFoundError,
+    RegistryError,
     StoreError,
 )
 from fastlayer.image.images import LayerInfo, insert_layers
@@ -30,15 +31,10 @@ from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 
 if TYPE_CHECKING:
-    from fastlayer.content.store import ContentStore
-    from fastlayer.image.formats.source import Blobs
+    from fastlayer.builder.sharing import places
     from fastlayer.metadata.leases import Lease
     from fastlayer.oci.descriptor import Descriptor
-    from fastlayer.oci.manifest import Manifest
     from fastlayer.store.store import Store
-
-
-_PIECE = 1 << 20
 
 
 class CacheGoneError(BuildError):
@@ -50,24 +46,12 @@ class CacheGoneError(BuildError):
         self.damaged = damaged
 
 
-class Place(Protocol):
-    """Where a cache is."""
-
-    name: str
-    """For messages."""
-
-    @property
-    def blobs(self) -> Blobs: ...
-    def close(self) -> None: ...
-
-
 class Import:
     """One cache. Used by the threads of all stages. Raises ``ManifestError`` and others when it cannot be read."""
 
-    def __init__(self, place: Place, manifest: Manifest) -> None:
-        self.place = place
-        config = place.blobs.read(manifest.config.digest, records.MAX_RECORDS)
-        self.bundle: Bundle = records.from_documents(manifest, config, place.name)
+    def __init__(self, source: places.Source) -> None:
+        self.source = source
+        self.bundle = _bundle(source)
         self.damaged: set[Digest] = set()
         """Blobs that are not what they should be."""
         self._by_key = {record.key: record for record in self.bundle.records}
@@ -113,8 +97,8 @@ class Import:
             if self._nodes is None:
                 blob = self.bundle.nodes
                 try:
-                    packed = b"" if blob is None else self.place.blobs.read(blob.digest, MAX_PACKED)
-                    self._nodes = unpack(packed, self.place.name) if packed else {}
+                    packed = b"" if blob is None else self.source.read(blob, MAX_PACKED)
+                    self._nodes = unpack(packed, self.source.name) if packed else {}
                 except FastlayerError:  # what differs is told less exactly then
                     self._nodes = {}
         return self._nodes.get(digest)
@@ -141,7 +125,7 @@ class Import:
 
         assert layer.blob is not None
         with (
-            self.place.blobs.open(layer.blob.digest) as file,
+            self.source.open(layer.blob) as file,
             store.content.ingest(lease.id, digest=layer.diff_id, size=layer.size, trusted=True) as writer,
         ):
             source = Source(file.fileno() if isinstance(file, io.FileIO) else file)
@@ -156,20 +140,24 @@ class Import:
             assert info is not None
             insert_layers(db, [info._replace(present=True)])
 
-    def copy_to(self, target: ContentStore, layer: StoredLayer, lease: str) -> None:
+    def copy_to(self, target: places.Target, layer: StoredLayer) -> None:
         """A layer's blob as it is. Raises ``NotFoundError``, also for one that is damaged."""
         assert layer.blob is not None
         try:
-            with (
-                self.place.blobs.open(layer.blob.digest) as file,
-                target.ingest(lease, digest=layer.blob.digest, size=layer.blob.size) as writer,
-            ):
-                while piece := file.read(_PIECE):
-                    writer.write(piece)
-                writer.commit()
+            target.copy(layer.blob, self.source)
         except (DigestMismatchError, CorruptStoreError) as exc:
             self.damaged.add(layer.blob.digest)
-            raise NotFoundError(f"{self.place.name}: {exc}") from exc
+            raise NotFoundError(f"{self.source.name}: {exc}") from exc
+
+
+def _bundle(source: places.Source) -> Bundle:
+    """The records: of a cache, or of an image."""
+    from fastlayer.builder.sharing import inline
+
+    manifest = source.manifest()
+    if records.is_cache(manifest):
+        return records.from_documents(manifest, source.read(manifest.config, records.MAX_RECORDS), source.name)
+    return inline.read(manifest, source)
 
 
 def _chain(record: Record) -> str | None:
@@ -233,8 +221,8 @@ class Imports:
             try:
                 found.bring(store, lease, layer, jobs)
                 return
-            except (LayerError, StoreError) as exc:
-                failed = failed or f"{found.place.name}: {layer.blob.digest}: {exc}"
+            except (LayerError, StoreError, RegistryError) as exc:
+                failed = failed or f"{found.source.name}: {layer.blob.digest}: {exc}"
                 found.damaged.add(layer.blob.digest)
         for found in self.all:
             found.forget(diff_id, hollow=not failed)
@@ -243,4 +231,4 @@ class Imports:
     def close(self) -> None:
         """Lets go of the places."""
         for found in self.all:
-            found.place.close()
+            found.source.close()

@@ -8,50 +8,61 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from fastlayer.builder.outputs.targets import Layout
 from fastlayer.builder.ownplaces import refuse_others
 from fastlayer.builder.sharing import records
 from fastlayer.content.files import explained
-from fastlayer.content.store import REF_NAME, ContentStore, check_layout, read_index
+from fastlayer.content.store import REF_NAME, ContentStore, check_layout, open_blob, read_blob, read_index
 from fastlayer.errors import CorruptStoreError, ManifestError, NotFoundError, show_path
-from fastlayer.image.formats.oci import LayoutBlobs
+from fastlayer.image.formats.oci import add_names
+from fastlayer.image.formats.source import ArchivedImage
 from fastlayer.oci import mediatypes
-from fastlayer.oci.digest import Digest
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 
 if TYPE_CHECKING:
-    from fastlayer.builder.sharing.options import CacheFrom
-    from fastlayer.image.formats.source import Blobs
+    from fastlayer.builder.sharing.options import CacheFrom, CacheTo
+    from fastlayer.builder.sharing.places import Source
+    from fastlayer.image.images import LayerInfo
     from fastlayer.oci.image_index import ImageIndex
+    from fastlayer.store.store import Store
 
 LEASE = "cache"  # in the names of unfinished blobs
+_PIECE = 1 << 20
 
 
-class LocalPlace:
+class LayoutSource:
     """A layout that is read; it keeps what it has until it is closed. Raises ``NotFoundError`` when it is none."""
 
-    def __init__(self, path: str) -> None:
-        self.name = show_path(path)
-        self.path = Path(path)
-        if not self.path.exists():
+    def __init__(self, wanted: CacheFrom) -> None:
+        self.name = show_path(wanted.src)
+        self._wanted = wanted
+        self._path = Path(wanted.src)
+        if not self._path.exists():
             raise NotFoundError(f"{self.name}: is not there")
-        check_layout(self.path)
-        self._lock = _locked(self.path, fcntl.LOCK_SH)
-        self.blobs: Blobs = LayoutBlobs(self.path)
+        check_layout(self._path)
+        self._lock = _locked(self._path, fcntl.LOCK_SH)
 
-    def manifest(self, wanted: CacheFrom) -> Manifest:
+    def manifest(self) -> Manifest:
         """The manifest of a tag, or of a digest. Raises ``NotFoundError``, ``ManifestError``."""
-        digest = wanted.digest or tagged(read_index(self.path), wanted.tag)
+        wanted = self._wanted
+        digest = wanted.digest or tagged(read_index(self._path), wanted.tag)
         if not digest:
             raise NotFoundError(f"{self.name}: has no cache with the tag {wanted.tag}")
-        found = parse_manifest(self.blobs.read(digest, MAX_MANIFEST), "", f"{self.name}: {digest}")
-        if not records.is_cache(found):
-            raise ManifestError(f"{self.name}: {digest} is no build cache of fastlayer: write it with --cache-to")
-        return found
+        return parse_manifest(read_blob(self._path, digest, MAX_MANIFEST), "", f"{self.name}: {digest}")
+
+    def read(self, blob: Descriptor, limit: int) -> bytes:
+        return read_blob(self._path, blob.digest, limit)
+
+    def open(self, blob: Descriptor) -> FileIO:
+        return cast(FileIO, open_blob(self._path, blob.digest))
 
     def close(self) -> None:
         if self._lock >= 0:
@@ -67,47 +78,78 @@ def tagged(index: ImageIndex, tag: str) -> str:
     return ""
 
 
+class LayoutTarget:
+    """A layout that is written to, beside others who do. ``source``: the store whose layers go there."""
+
+    def __init__(self, source: Store, layout: ContentStore, tag: str) -> None:
+        self._source = source
+        self._store = layout
+        self._tag = tag
+
+    def known(self) -> dict[Digest, list[records.StoredLayer]]:
+        """Those of caches of any tag."""
+        found: dict[Digest, list[records.StoredLayer]] = {}
+        for entry in self._store.read_index().manifests:
+            try:
+                manifest = parse_manifest(self._store.read(entry.digest, MAX_MANIFEST))
+                if not records.is_cache(manifest):
+                    continue
+                config = self._store.read(manifest.config.digest, records.MAX_RECORDS)
+                bundle = records.from_documents(manifest, config, str(entry.digest))
+            except (ManifestError, NotFoundError, CorruptStoreError):
+                continue  # it is no use to us
+            for layer in bundle.layers.values():
+                found.setdefault(layer.diff_id, []).append(layer)
+        return found
+
+    def has(self, blob: Descriptor) -> bool:
+        try:
+            return self._store.size(blob.digest) == blob.size
+        except (NotFoundError, CorruptStoreError):
+            return False
+
+    def put(self, data: bytes) -> None:
+        digest = digest_of(data)
+        if not self.has(Descriptor("", digest, len(data))):
+            self._store.put(data, LEASE, digest=digest)
+
+    def copy(self, blob: Descriptor, source: Source) -> None:
+        buffer = memoryview(bytearray(_PIECE))
+        with source.open(blob) as stream, self._store.ingest(LEASE, digest=blob.digest, size=blob.size) as writer:
+            while count := stream.readinto(buffer):
+                writer.write(buffer[:count])
+            writer.commit()
+
+    def make(
+        self, layers: Sequence[tuple[LayerInfo, Digest]], wanted: CacheTo, jobs: int | None
+    ) -> dict[Digest, Descriptor]:
+        from fastlayer.builder.outputs.layers import Wanted, write_each
+
+        form = Wanted(wanted.compression, wanted.level, force=True)
+        done = write_each(self._source, layers, Layout(self._store, LEASE), form, jobs=jobs)
+        return {layer.diff_id: Descriptor(layer.media_type, layer.digest, layer.size) for layer in done}
+
+    def finish(self, manifest: Manifest) -> None:
+        self.put(manifest.raw)
+        if tagged(self._store.read_index(), self._tag) != manifest.digest:
+            add_names(self._store, [ArchivedImage((), manifest.descriptor, (self._tag,))])
+
+
 @contextmanager
-def written(path: str) -> Iterator[ContentStore]:
-    """A layout to be written to, made where there is none, also beside others. A killed writer leaves what was there.
+def written(store: Store, wanted: CacheTo) -> Iterator[LayoutTarget]:
+    """A layout to be written to, made where there is none. A killed writer leaves what was there.
 
     Raises ``OperandError`` for a directory with other things in it, ``StorageError``.
     """
-    place = Path(path)
+    place = Path(wanted.dest)
     refuse_others(place, "the cache", "oci-layout", {"blobs", "ingest"})
     with explained("cannot write", place):
         (place / "blobs").mkdir(parents=True, exist_ok=True)
     lock = _locked(place, fcntl.LOCK_SH)
     try:
-        yield ContentStore(place)
+        yield LayoutTarget(store, ContentStore(place), wanted.tag)
     finally:
         os.close(lock)
-
-
-def known_blobs(layout: ContentStore) -> dict[Digest, list[records.StoredLayer]]:
-    """The layers that caches of any tag have there, whose blobs are as long as they should be."""
-    found: dict[Digest, list[records.StoredLayer]] = {}
-    for entry in layout.read_index().manifests:
-        try:
-            manifest = parse_manifest(layout.read(entry.digest, MAX_MANIFEST))
-            if not records.is_cache(manifest):
-                continue
-            config = layout.read(manifest.config.digest, records.MAX_RECORDS)
-            layers = records.from_documents(manifest, config, str(entry.digest)).layers.values()
-            for layer in layers:
-                if layer.blob is not None and has_whole(layout, layer.blob.digest, layer.blob.size):
-                    found.setdefault(layer.diff_id, []).append(layer)
-        except (ManifestError, NotFoundError, CorruptStoreError):
-            continue  # it is no use to us
-    return found
-
-
-def has_whole(layout: ContentStore, digest: str, size: int) -> bool:
-    """Whether a blob is there, as long as it should be."""
-    try:
-        return layout.size(digest) == size
-    except (NotFoundError, CorruptStoreError):
-        return False
 
 
 # ---- what nobody needs -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastlayer.builder.options import Options
     from fastlayer.builder.progress import Journal
     from fastlayer.builder.sharing.options import CacheFrom
+    from fastlayer.builder.sharing.places import Source
 
 
 @contextmanager
@@ -21,9 +22,9 @@ def imported(options: Options, journal: Journal, warnings: list[str]) -> Iterato
     found = Imports()
     try:
         for wanted in () if options.no_cache else options.cache_from:
-            with journal.vertex(f"importing cache manifest from {wanted.src}:{wanted.tag}") as work:
+            with journal.vertex(f"importing cache manifest from {wanted}") as work:
                 try:
-                    found.all.append(_opened(wanted))
+                    found.all.append(_opened(wanted, options, warnings))
                 except FastlayerError as exc:
                     work.note(f"not used: {exc}")
                     warnings.append(f"--cache-from: {exc}: building without it")
@@ -32,12 +33,20 @@ def imported(options: Options, journal: Journal, warnings: list[str]) -> Iterato
         found.close()
 
 
-def _opened(wanted: CacheFrom) -> Import:
-    from fastlayer.builder.sharing.layout import LocalPlace
-
-    place = LocalPlace(wanted.src)
+def _opened(wanted: CacheFrom, options: Options, warnings: list[str]) -> Import:
+    source = _source(wanted, options, warnings)
     try:
-        return Import(place, place.manifest(wanted))
+        return Import(source)
     except BaseException:
-        place.close()
+        source.close()
         raise
+
+
+def _source(wanted: CacheFrom, options: Options, warnings: list[str]) -> Source:
+    if wanted.kind == "local":
+        from fastlayer.builder.sharing.layout import LayoutSource
+
+        return LayoutSource(wanted)
+    from fastlayer.builder.sharing.repository import RepositorySource
+
+    return RepositorySource(wanted, options.wishes, options.platform, warnings.append)

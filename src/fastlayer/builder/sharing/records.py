@@ -12,16 +12,17 @@
 
 ``layer`` is a position in ``layers``, null for a step that changed no file; ``blob`` one in the manifest's layers, null
 where the bytes are not with it. Everything is checked before it is used: a key has to be that of its inputs. Nothing
-here knows where the blobs are, so a directory, a registry or an image may hold them.
+here knows where the blobs are: in a directory, a registry, or an image that has the records in its configuration
+(``inline.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastlayer._values import NamedTuple
-from fastlayer.builder.cache import key_of
+from fastlayer.builder.cache import counting, key_of
 from fastlayer.errors import UsageError
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
@@ -76,24 +77,26 @@ def to_documents(bundle: Bundle) -> tuple[bytes, Manifest]:
     layers = sorted(bundle.layers.values(), key=lambda layer: layer.diff_id)
     blobs = {layer.blob.digest: layer.blob for layer in layers if layer.blob is not None}
     order = {digest: number for number, digest in enumerate(blobs)}
+    config = jsontext.write(
+        to_value(bundle, lambda layer: None if layer.blob is None else order[layer.blob.digest]),
+    )
+    parts = [*blobs.values(), *([bundle.nodes] if bundle.nodes is not None else [])]
+    descriptor = Descriptor(CONFIG, digest_of(config), len(config))
+    return config, new_manifest(descriptor, parts, more={"artifactType": ARTIFACT})
+
+
+def to_value(bundle: Bundle, blob: Callable[[StoredLayer], int | None]) -> dict[str, Any]:
+    """The records as JSON. ``blob``: where a layer's bytes stand among the layers of the manifest."""
+    layers = sorted(bundle.layers.values(), key=lambda layer: layer.diff_id)
     places = {layer.diff_id: number for number, layer in enumerate(layers)}
-    value = {
+    return {
         "schema": SCHEMA,
         "layers": [
-            {
-                "diff_id": layer.diff_id,
-                "size": layer.size,
-                "payload": layer.payload,
-                "blob": None if layer.blob is None else order[layer.blob.digest],
-            }
+            {"diff_id": layer.diff_id, "size": layer.size, "payload": layer.payload, "blob": blob(layer)}
             for layer in layers
         ],
         "steps": [_step(record, places) for record in sorted(bundle.records, key=lambda record: record.key)],
     }
-    config = jsontext.write(value)
-    parts = [*blobs.values(), *([bundle.nodes] if bundle.nodes is not None else [])]
-    descriptor = Descriptor(CONFIG, digest_of(config), len(config))
-    return config, new_manifest(descriptor, parts, more={"artifactType": ARTIFACT})
 
 
 def _step(record: Record, places: Mapping[Digest, int]) -> dict[str, Any]:
@@ -109,17 +112,13 @@ def _step(record: Record, places: Mapping[Digest, int]) -> dict[str, Any]:
 
 def presentable(record: Record) -> Record | None:
     """A record whose text is all UTF-8, as JSON has to be; without what is only for people if that is why; or None."""
-    for found in (record, record._replace(inputs=_bare(record.inputs))):
+    for found in (record, record._replace(inputs=counting(record.inputs))):
         try:
             jsontext.write([found.what, found.inputs])
         except UsageError:
             continue
         return found
     return None
-
-
-def _bare(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in inputs.items() if not name.startswith("_")}
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -132,7 +131,11 @@ def is_cache(manifest: Manifest) -> bool:
 
 def from_documents(manifest: Manifest, config: bytes, what: str) -> Bundle:
     """Reads a cache. ``what`` begins messages. Raises ``ManifestError`` for whatever is not as it has to be."""
-    value = jsontext.parse_object(config, what, MAX_RECORDS)
+    return from_value(jsontext.parse_object(config, what, MAX_RECORDS), manifest, what)
+
+
+def from_value(value: Mapping[str, Any], manifest: Manifest, what: str) -> Bundle:
+    """The same of JSON that has been parsed. ``manifest``: that has the layers."""
     if value.get("schema") != SCHEMA:
         jsontext.refuse(what, f"is a build cache of another version than {SCHEMA}: write it again")
     nodes = [part for part in manifest.layers if part.media_type == NODES]

@@ -56,7 +56,8 @@ class _Verb(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         flags = reading.flags_of(self.declared.options)
-        return super().parse_args(ctx, reading.plain_switches(self.declared, args, flags))
+        words = reading.spelled_out(reading.plain_switches(self.declared, args, flags), flags)
+        return super().parse_args(ctx, words)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -127,6 +128,7 @@ def _parameters(declared: declare.Command) -> list[click.Parameter]:
 
 def _settings(declared: dict[str, Any]) -> dict[str, Any]:
     found = {**declared, "type": _type(declared.get("type"))}
+    found.pop("bare", None)
     if "callback" in declared:
         found["callback"] = _callback(declared["callback"])
     return found

@@ -14,6 +14,7 @@ F = TypeVar("F", bound=Function)
 _DECLARED = "__declared__"
 _TRUE, _FALSE = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
 VALUE, ON, OFF = "value", True, False  # what a flag does: takes a word, switches on, switches off
+BARE = "bare"  # ... takes what is behind `=`, or nothing
 
 
 class LineError(Exception):
@@ -69,7 +70,8 @@ BOOL = Truth()
 
 
 class Option:
-    """``flags`` and ``settings`` as of ``click.option``."""
+    """``flags`` and ``settings`` as of ``click.option``. ``bare``: its value where the flag stands alone; any other
+    value is in the same word then, behind ``=``."""
 
     __slots__ = ("flags", "settings")
 
@@ -88,7 +90,7 @@ class Option:
     def actions(self) -> dict[str, Any]:
         """Flag -> what it does."""
         found: dict[str, Any] = {}
-        action = ON if self.is_switch else VALUE
+        action = ON if self.is_switch else BARE if "bare" in self.settings else VALUE
         for flag in self.flags:
             on, slash, off = flag.partition("/")
             if on.startswith("-"):

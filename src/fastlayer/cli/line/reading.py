@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from fastlayer.cli.line.declare import DEBUG, OFF, ON, VALUE, Argument, Command, Group, Kind, LineError, Option
+from fastlayer.cli.line.declare import BARE, DEBUG, OFF, ON, VALUE, Argument, Command, Group, Kind, LineError, Option
 
 _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
@@ -103,7 +103,9 @@ def _sorted(command: Command, flags: Flags, words: list[str]) -> tuple[dict[Opti
 def _long(word: str, rest: list[str], flags: Flags, spoken: dict[Option, list[Any]]) -> None:
     flag, equals, value = word.partition("=")
     option, action = _known(flags, flag)
-    if action is not VALUE:
+    if action is BARE:
+        spoken.setdefault(option, []).append(value if equals else option.settings["bare"])
+    elif action is not VALUE:
         if equals:
             raise Unread(word)
         spoken.setdefault(option, []).append(action)
@@ -212,6 +214,21 @@ def plain_switches(command: Command, words: list[str], flags: Flags) -> list[str
                 continue
         found.append(word)
         if rest and _needs_next(word, flags):
+            found.append(rest.pop())
+    return found + rest[::-1]
+
+
+def spelled_out(words: list[str], flags: Flags) -> list[str]:
+    """``--pull`` as ``--pull=VALUE``, for whom a value would be the next word."""
+    found: list[str] = []
+    rest = words[::-1]
+    while rest:
+        word = rest.pop()
+        option, action = flags.get(word, (None, VALUE))
+        found.append(f"{word}={option.settings['bare']}" if option is not None and action is BARE else word)
+        if word == "--":
+            break
+        if len(word) > 1 and word[0] == "-" and rest and _needs_next(word, flags):
             found.append(rest.pop())
     return found + rest[::-1]
 

@@ -51,12 +51,12 @@ class Contents:
 
     def close(self, members: str = "") -> Spool:
         """``members``: of the table itself, behind its entries."""
-        self.spool.add(f"{self._separator if self._separator != _NEXT else ''}\n]{members}}}\n")
+        self.spool.add(f"{self._separator if self._separator != _NEXT else ''}\n]{members}}}\n".encode())
         self.spool.close()
         return self.spool
 
     def _add(self, text: str) -> None:
-        self.spool.add(f"{self._separator}{{{text}}}")
+        self.spool.add(f"{self._separator}{{{text}}}".encode())
         self._separator = _NEXT
 
     def _of_file(self, entry: Entry, chunks: list[Chunk], end: int) -> list[str]:
@@ -102,10 +102,8 @@ class StargzContents(Contents):
         for number, chunk in enumerate(chunks):
             size = f',"chunkSize":{chunk.size}' if number < len(chunks) - 1 else ""
             begin = f',"chunkOffset":{chunk.begin}' if chunk.begin else ""
-            text = (
-                f'{entry.text},"digest":"sha256:{chunks[-1].sum.file}"'
-                if not number
-                else f'"type":"chunk","name":{name}'
-            )
+            text = f'"type":"chunk","name":{name}'
+            if not number:  # the others do not say where it ends; who pulls in part wants to know (toc.py)
+                text = f'{entry.text},"digest":"sha256:{chunks[-1].sum.file}","endOffset":{end}'
             found.append(f'{text},"offset":{chunk.offset}{begin}{size},"chunkDigest":"sha256:{chunk.sum.chunk}"')
         return found

@@ -56,7 +56,7 @@ class Stargz:
             offset += len(packed)
             yield tar, packed
         table = self._contents.close()
-        self.annotations[TOC_DIGEST] = f"sha256:{table.hexdigest}"
+        self.annotations[TOC_DIGEST] = str(table.digest())
         yield from self._table(table)
         yield b"", _footer(offset)
 

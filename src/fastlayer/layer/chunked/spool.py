@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-_PIECE = 256 << 10  # characters that are encoded at once
+from fastlayer.oci.digest import Digest, sha256_digest
+
+_PIECE = 256 << 10  # bytes that are compressed at once
 _LEVEL = 3
 
 
@@ -18,12 +20,11 @@ class Spool:
 
         self.size = 0  # bytes of the text
         self._compressor: Any = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
-        self._hash = hashlib.sha256(usedforsecurity=False)
-        self._waiting: list[str] = []
+        self._waiting: list[bytes] = []
         self._waiting_size = 0
         self._packed: list[bytes] = []
 
-    def add(self, text: str) -> None:
+    def add(self, text: bytes) -> None:
         self._waiting.append(text)
         self._waiting_size += len(text)
         if self._waiting_size >= _PIECE:
@@ -34,17 +35,18 @@ class Spool:
         self._packed.append(self._compressor.flush())
 
     def _flush(self) -> None:
-        data = "".join(self._waiting).encode()
+        data = b"".join(self._waiting)
         self._waiting.clear()
         self._waiting_size = 0
         self.size += len(data)
-        self._hash.update(data)
         self._packed.append(self._compressor.compress(data))
 
-    @property
-    def hexdigest(self) -> str:
-        """SHA-256 of the text."""
-        return self._hash.hexdigest()
+    def digest(self) -> Digest:
+        """Of the text."""
+        found = hashlib.sha256(usedforsecurity=False)
+        for piece in self.text():
+            found.update(piece)
+        return sha256_digest(found.hexdigest())
 
     def packed(self) -> bytes:
         return b"".join(self._packed)

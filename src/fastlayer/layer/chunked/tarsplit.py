@@ -26,11 +26,12 @@ class TarSplit:
     def begin(self, entry: Entry) -> None:
         self._segment(entry.header)
         if not entry.size:
-            self._file(f'"name":{name_of(entry)},"payload":null')
+            self._line(b'{"type":1,"name":%b,"payload":null,"position":%d}\n', name_of(entry).encode())
 
     def end(self, entry: Entry, crc: int) -> None:
-        total = _base64(crc.to_bytes(8, "big"))
-        self._file(f'"name":{name_of(entry)},"size":{entry.size},"payload":"{total}"')
+        total = b2a_base64(crc.to_bytes(8, "big"), newline=False)
+        line = b'{"type":1,"name":%b,"size":%d,"payload":"%b","position":%d}\n'
+        self._line(line, name_of(entry).encode(), entry.size, total)
 
     def tail(self, data: bytes) -> None:
         """Of what follows the last entry, in order."""
@@ -42,15 +43,8 @@ class TarSplit:
         return self.spool
 
     def _segment(self, data: bytes) -> None:
-        self._line(2, f'"payload":"{_base64(data)}"')
+        self._line(b'{"type":2,"payload":"%b","position":%d}\n', b2a_base64(data, newline=False))
 
-    def _file(self, members: str) -> None:
-        self._line(1, members)
-
-    def _line(self, kind: int, members: str) -> None:
-        self.spool.add(f'{{"type":{kind},{members},"position":{self._position}}}\n')
+    def _line(self, form: bytes, *values: bytes | int) -> None:
+        self.spool.add(form % (*values, self._position))
         self._position += 1
-
-
-def _base64(data: bytes) -> str:
-    return b2a_base64(data, newline=False).decode()

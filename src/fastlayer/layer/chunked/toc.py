@@ -19,6 +19,7 @@ _LARGEST = (1 << 63) - 1
 _OF_THE_BLOB = frozenset(
     ("digest", "offset", "endOffset", "innerOffset", "chunkOffset", "chunkSize", "chunkDigest", "chunkType")
 )
+_SHA256_LENGTH = 71
 _SHA256 = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 
@@ -108,43 +109,29 @@ def _hook(value: dict[str, Any]) -> Any:
     kind = value.get("type")
     if not isinstance(kind, str):
         return str(sorted(value.items(), key=str))  # extended attributes
+    get = value.get
     mark = crc32(str([item for item in value.items() if item[0] not in _OF_THE_BLOB]).encode("utf-8", "replace"))
-    if kind != "chunk" and not (kind == "reg" and value.get("size")):
-        return _Entry(mark, "", "", 0, b"", 0, 0, 0, 0, b"", zeros=False, inner=False)
-    return _Entry(
-        mark,
-        kind,
-        _text(value, "name"),
-        _number(value, "size"),
-        _digest(value, "digest"),
-        _number(value, "offset"),
-        _number(value, "endOffset"),
-        _number(value, "chunkOffset"),
-        _number(value, "chunkSize"),
-        _digest(value, "chunkDigest"),
-        value.get("chunkType") == "zeros",
-        bool(value.get("innerOffset")),
-    )
+    if kind != "chunk" and not (kind == "reg" and get("size")):
+        return _Entry(mark, "", "", 0, b"", 0, 0, 0, 0, b"", False, False)
+    name = get("name")
+    numbers = [get("size", 0), get("offset", 0), get("endOffset", 0), get("chunkOffset", 0), get("chunkSize", 0)]
+    for number in numbers:
+        if type(number) is not int or not 0 <= number <= _LARGEST:
+            raise ValueError("a number of an entry")
+    if not isinstance(name, str) or not name:
+        raise ValueError("the name of an entry")
+    size, start, end, chunk_at, chunk_size = numbers
+    digests = _digest(get("digest")), _digest(get("chunkDigest"))
+    zeros, inner = get("chunkType") == "zeros", bool(get("innerOffset"))
+    return _Entry(mark, kind, name, size, digests[0], start, end, chunk_at, chunk_size, digests[1], zeros, inner)
 
 
-def _text(value: dict[str, Any], key: str) -> str:
-    text = value.get(key)
-    if not isinstance(text, str) or not text:
-        raise ValueError(key)
-    return text
-
-
-def _number(value: dict[str, Any], key: str) -> int:
-    number = value.get(key, 0)
-    if type(number) is not int or not 0 <= number <= _LARGEST:
-        raise ValueError(key)
-    return number
-
-
-def _digest(value: dict[str, Any], key: str) -> bytes:
+def _digest(text: Any) -> bytes:
     """Those of other kinds are of no use."""
-    found = _SHA256.fullmatch(value[key]) if isinstance(value.get(key), str) else None
-    return bytes.fromhex(found[1]) if found else b""
+    if not isinstance(text, str) or len(text) != _SHA256_LENGTH or not text.startswith("sha256:"):
+        return b""
+    found = bytes.fromhex(text[7:])
+    return found if len(found) == 32 else b""
 
 
 def _files(entries: list[_Entry]) -> list[TocFile]:
@@ -173,6 +160,9 @@ def _files(entries: list[_Entry]) -> list[TocFile]:
 
 def _file(group: list[_Entry], mark: int) -> TocFile:
     first = group[0]
+    if len(group) == 1 and not first.chunk_at and not first.chunk_size and not 0 < first.end <= first.start:
+        chunk = Chunk(first.start, first.end, first.size, first.chunk_digest or first.digest, first.zeros)
+        return TocFile(first.name, first.size, first.digest, (chunk,), mark)
     ends = [entry.start for entry in group[1:]] + [first.end]
     stops = [entry.chunk_at for entry in group[1:]] + [first.size]
     if first.chunk_at or (not first.start and len(group) > 1):

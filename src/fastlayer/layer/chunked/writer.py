@@ -83,7 +83,7 @@ def write_chunked(source: TarSource, output: Output, codec: Chunked, *, jobs: in
         work.cutter.entries,
         work.cutter.payload,
         warnings,
-        form.annotations,
+        tuple(form.annotations.items()),
         *made_of,
     )
 
