@@ -186,3 +186,40 @@ def test_nothing_of_registries_is_loaded_for_what_is_here(
         done = subprocess.run(command, env=made.env, capture_output=True, check=True)
         assert b"fastlayer.builder" in done.stderr
         assert b"urllib3" not in done.stderr and b"fastlayer.registry" not in done.stderr
+
+
+# ---- and pushed ------------------------------------------------------------------------------------
+
+
+def sent(server: RegistryServer) -> list[str]:
+    return [call for call in server.calls("^(PUT|PATCH) ") if "/blobs/uploads/" in call]
+
+
+def test_what_was_built_is_pushed(made: Builder, server: RegistryServer, tmp_path: Path) -> None:
+    """Under all its names; a layer that a cache or an earlier push has there is not sent again."""
+    made.write("FROM scratch\nCOPY a b /\n", a="1" * 100_000, b="2")
+    names = (f"{server.host}/app:1", f"{server.host}/app:2")
+    words = ("-q", "--metadata-file", tmp_path / "told", "-t", names[0], "-t", names[1], made.context)
+    made.good("build", "--push", "--cache-to", f"{server.host}/cache", *words)
+    assert server.manifests["app", "1"] == server.manifests["app", "2"]
+    told = json.loads((tmp_path / "told").read_text())
+    assert told["containerimage.digest"] == digest(server.manifests["app", "1"][0])
+    (layer,) = json.loads(server.manifests["app", "1"][0])["layers"]
+    assert layer["mediaType"] == mediatypes.LAYER_GZIP and server.calls(f"^POST .*app.*mount={layer['digest']}")
+    server.seen.clear()
+    made.good("build", "--push", *words)
+    made.good("build", "-q", "-o", "type=image,push=false", "-t", names[0], made.context)
+    made.good("build", "-q", "--push", "--no-push", "-t", names[0], made.context)
+    assert not sent(server)
+    output = f"type=registry,name={server.host}/other,compression=zstd,force-compression=true"
+    made.good("build", "-q", "-o", output, made.context)
+    (layer,) = json.loads(server.manifests["other", "latest"][0])["layers"]
+    assert layer["mediaType"] == mediatypes.LAYER_ZSTD
+
+
+def test_what_cannot_be_pushed(made: Builder, server: RegistryServer) -> None:
+    made.write("FROM scratch\nCOPY a /\n", a="1")
+    assert "give -t HOST/NAME[:TAG]" in made.refused("build", "-q", "--push", made.context, code=2)
+    server.fail("(PUT|POST|PATCH) ", status=403)
+    words = ("build", "-q", "--push", "--retry-times", "0", "-t", f"{server.host}/app:1", made.context)
+    assert server.host in made.refused(*words)

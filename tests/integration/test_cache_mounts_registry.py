@@ -20,7 +20,10 @@ from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.pauses import Policy
 from fastlayer.store.store import Store, open_store
+from tests.buildroot import make_root
 from tests.integration.dockerregistry import DockerRegistry
+from tests.integration.test_build import Builder, outcome
+from tests.integration.test_cache_shared import files
 from tests.registry_server import RegistryServer, digest
 from tests.shell import Shell
 
@@ -217,3 +220,36 @@ def test_as_it_is_typed(tmp_path: Path) -> None:
             assert contents(there(store)) == data
     lost = one.refused("cache", "import", "--retry-times", "0", "--if-exists", name)
     assert real.host in lost
+
+
+COUNTING = """
+FROM busybox
+ARG N
+RUN --mount=type=cache,target=/c echo $N >> /c/log && cp /c/log /log
+"""
+
+
+def test_with_the_cache_of_a_build(tmp_path: Path, server: RegistryServer) -> None:
+    """Another machine goes on with what the first had in its mounts; one that finds all its steps asks for none."""
+    root = make_root(tmp_path / "root")
+    machines = []
+    for name in ("one", "two", "three", "four"):
+        (tmp_path / name).mkdir()
+        machines.append(Builder(tmp_path / name, root))
+    one, two, three, four = machines
+    for machine in machines:
+        machine.write(COUNTING)
+    cache = f"type=registry,ref={server.host}/cache,mounts=true"
+    told = one.build("--build-arg", "N=1", "--cache-from", cache, "--cache-to", cache)
+    assert outcome(told)[f"exporting cache mounts to {server.host}/cache:latest.mounts"] == "DONE"
+    two.build("--build-arg", "N=2", "--cache-from", cache, "--cache-to", cache)
+    with files(two) as tree:
+        assert (tree / "log").read_text() == "1\n2\n"
+    server.seen.clear()
+    again = three.build("--build-arg", "N=2", "--cache-from", cache, "--cache-to", cache)
+    assert any("1 of 1 steps" in line for line in again) and not server.calls("mounts")
+    server.fail("GET .*latest.mounts", status=403)
+    words = ("--retry-times", "0", "--cache-from", cache)
+    assert any("without its cache mounts" in line for line in four.build("--build-arg", "N=4", *words))
+    with files(four) as tree:
+        assert (tree / "log").read_text() == "4\n"

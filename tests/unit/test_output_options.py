@@ -42,6 +42,11 @@ from fastlayer.errors import UsageError
         ),
         ("type=cacheonly", Export("cacheonly")),
         ("type=image,push=false,unpack=true", Export("image")),
+        ("type=image,push=true,compression=zstd", Export("image", compression="zstd", push=True)),
+        (
+            "type=registry,name=h.io/x,registry.insecure=true",
+            Export("image", names=("h.io/x",), push=True, insecure=True),
+        ),
         ("type=local,dest=x,platform-split=false", Export("local", "x")),
     ],
 )
@@ -59,8 +64,8 @@ def test_parse(text: str, expected: Export | None) -> None:
         ("", "is empty"),
         ("dest=x", "has no type"),
         ("type=dokcer", "did you mean docker"),
-        ("type=registry,name=x", "cannot be pushed"),
-        ("type=image,push=true", "cannot be pushed"),
+        ("type=oci,push=true", "type=registry"),
+        ("type=regstry", "did you mean registry"),
         ("type=local", "a directory is needed"),
         ("type=local,dest=-", "a directory is needed"),
         ("type=oci,tar=false", "a layout is a directory"),

@@ -194,6 +194,10 @@ class _Work:
 
             try:
                 export(shop, wanted, [layer.diff_id for layer in image.layers])
+                if wanted.mounts:
+                    from fastlayer.builder.sharing.mounts import send
+
+                    send(shop, wanted)
             except FastlayerError as exc:
                 if not wanted.ignore_error:
                     raise BuildError(f"--cache-to: {exc}", cause=exc) from exc

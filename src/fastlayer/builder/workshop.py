@@ -57,6 +57,7 @@ class Workshop:
         self.used: list[Step] = []  # besides: of what was looked up for the image as a whole
         self.taken: list[tuple[Step, str, Inputs]] = []  # from other caches, with their instructions
         self.elsewhere: set[str] = set()  # keys of those whose layers did not come into the store
+        self.mounts: set[str] = set()  # ids of cache mounts that steps had
         self._ends = ExitStack()
         self._lock = threading.RLock()
         self._shared: dict[str, object] = {}
@@ -105,6 +106,14 @@ class Workshop:
             if name not in self._shared:
                 self._shared[name] = make(self._ends)
             return self._shared[name]  # type: ignore[return-value]
+
+    def will_have(self, mount: str) -> None:
+        """A step is going to have this cache mount, which may be in another cache."""
+        self.mounts.add(mount)
+        if any(wanted.mounts for wanted in self.options.cache_from):
+            from fastlayer.builder.sharing.mounts import bring
+
+            bring(self, mount)
 
     def named_context(self, name: str) -> Context | None:
         """The directory that ``--build-context name=`` gives; None: there is none of that name, or it is an image."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.cli import build_memos as memos
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from fastlayer.builder.result import BuildResult
     from fastlayer.errors import BuildError
     from fastlayer.store.store import Store
+    from fastlayer.transfer.events import Observer
 
 EPILOG = """\b
 Examples:
@@ -27,6 +30,7 @@ Examples:
   git archive HEAD | fastlayer build -t app:1 -
   fastlayer build --cache-from type=local,src=cache --cache-to type=local,dest=cache,mode=max .
   fastlayer build --cache-from HOST/app:cache --cache-to type=registry,ref=HOST/app:cache,mode=max .
+  fastlayer build -t HOST/app:1 --push .
   fastlayer build --check .
 """
 
@@ -110,7 +114,8 @@ Examples:
 )
 @declare.option("--tar-path", "--tarPath", "tar_path", metavar="FILE", help="A docker-archive (kaniko).")
 @declare.option("--oci-layout-path", metavar="DIR", help="An OCI layout (kaniko).")
-@declare.option("--no-push", is_flag=True, help="Accepted: nothing is pushed.")
+@declare.option("--push", is_flag=True, help="Push the image to where its names say: -o type=registry.")
+@declare.option("--no-push", is_flag=True, help="Nothing is pushed, whatever else is said (kaniko).")
 @declare.option("--iidfile", metavar="FILE", help="Write the image id there.")
 @declare.option("--metadata-file", metavar="FILE", help="Write digests and names there, as JSON.")
 @declare.option("--digest-file", metavar="FILE", help="Write the manifest's digest there.")
@@ -152,7 +157,7 @@ def command(**given: Any) -> int:
     asked = memos.question(given, wanted)
     with stores.open_store(given, create=True) as store:
         result = memos.recalled(store, asked, given) or _done(store, wanted, given, asked)
-        built = _written(store, result, exports, wanted)
+        built = _written(store, result, exports, wanted, given)
         if notes is not None:
             from fastlayer.builder.outputs.notes import write_notes
 
@@ -218,25 +223,41 @@ def _check_exports(exports: list[Export], wanted: Options) -> None:
             check_export(export, wanted.epoch, to_stdout=not sys.stdout.isatty())
 
 
-def _written(store: Store, result: BuildResult, exports: list[Export], wanted: Options) -> Any:
+def _written(store: Store, result: BuildResult, exports: list[Export], wanted: Options, given: dict[str, Any]) -> Any:
     """Writes what was asked for; what scripts are told of the first image that left the store."""
     first = None
     for export in exports:
         from fastlayer.builder.outputs.write import write_output
 
-        done = write_output(
-            store,
-            result.image,
-            export,
-            names=result.names,
-            stdout=sys.stdout.buffer if export.to_stdout else None,
-            source_date_epoch=wanted.epoch,
-            base_layers=result.base_layers,
-            jobs=wanted.jobs,
-        )
+        with _shown(export, given) as observe:
+            done = write_output(
+                store,
+                result.image,
+                export,
+                names=result.names,
+                stdout=sys.stdout.buffer if export.to_stdout else None,
+                source_date_epoch=wanted.epoch,
+                base_layers=result.base_layers,
+                jobs=wanted.jobs,
+                wishes=wanted.wishes,
+                observe=observe,
+            )
         output.warn(done.warnings)
-        first = first or done.built
+        if export.push or export.type not in ("image", "cacheonly"):
+            first = first or done.built
     return first
+
+
+@contextmanager
+def _shown(export: Export, given: dict[str, Any]) -> Iterator[Observer | None]:
+    """The progress of a push."""
+    if not export.push:
+        yield None
+        return
+    from fastlayer.cli.transfer_progress import TransferReporter
+
+    with TransferReporter(given["progress"], quiet=given["quiet"]) as reporter:
+        yield reporter.observe
 
 
 def _check(given: dict[str, Any], wanted: Options) -> int:

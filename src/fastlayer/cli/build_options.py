@@ -84,12 +84,21 @@ def _shared(given: dict[str, Any], arguments: dict[str, str]) -> dict[str, Any]:
 
 def exports(given: dict[str, Any]) -> list[Export]:
     """What is written besides the image in the store."""
-    if not (given["outputs"] or given["tar_path"] or given["oci_layout_path"]):
+    if not (given["outputs"] or given["tar_path"] or given["oci_layout_path"] or given["push"]):
         return []
-    from fastlayer.builder.outputs.options import kaniko_outputs, parse_output
+    from fastlayer.builder.outputs.options import Export, kaniko_outputs, parse_output
 
     found = [parse_output(word) for word in given["outputs"]]
-    return [*found, *kaniko_outputs(given["tar_path"], given["oci_layout_path"], given["tags"])]
+    if given["push"]:
+        images = [export for export in found if export.type == "image"]
+        found = [export._replace(push=True) if export in images else export for export in found]
+        found += [] if images else [Export(push=True)]
+    if given["no_push"]:
+        found = [export._replace(push=False) for export in found]
+    found += kaniko_outputs(given["tar_path"], given["oci_layout_path"], given["tags"])
+    if any(export.push and not (export.names or given["tags"]) for export in found):
+        raise declare.LineError("--push: the image has no name that says where to: give -t HOST/NAME[:TAG]")
+    return found
 
 
 def notes(given: dict[str, Any]) -> Notes | None:

@@ -22,7 +22,6 @@ _CANNOT = {
     ("--cgroup-parent",): _NO_CGROUP.format("Slice=NAME"),
     ("--annotation",): "annotations are of what leaves the store: give -o type=oci,dest=FILE,annotation.KEY=VALUE",
 }
-_PUSH = "nothing is pushed: give -o type=oci,dest=FILE, then skopeo copy oci-archive:FILE docker://NAME"
 _ATTESTATIONS = ("--provenance", "--sbom", "--attest")
 
 
@@ -34,9 +33,6 @@ def other_options(function: F) -> F:
         function = declare.option(*names, hidden=True, expose_value=False, callback=_refuse(names[0], why))(function)
     for name in _ATTESTATIONS:
         function = declare.option(name, hidden=True, expose_value=False, callback=_no_attestation(name))(function)
-    function = declare.option(
-        "--push", is_flag=True, hidden=True, expose_value=False, callback=_refuse("--push", _PUSH)
-    )(function)
     return declare.option("--builder", hidden=True, expose_value=False)(function)
 
 

@@ -23,7 +23,7 @@ _OF_IMAGES = (
     *("push", "store", "unpack", "dangling-name-prefix", "name-canonical", "oci-artifact"),
 )
 _KNOWN: dict[str, tuple[str, ...]] = {
-    "image": _OF_IMAGES,
+    "image": (*_OF_IMAGES, "registry.insecure"),
     "oci": (*_OF_IMAGES, "dest", "tar"),
     "docker": (*_OF_IMAGES, "dest", "tar"),
     "local": ("dest", "platform-split"),
@@ -38,7 +38,8 @@ class Export(NamedTuple):
     the build; ``compression``: of layers, ``level`` None for its default; ``force``: also of those that came compressed
     otherwise; ``docker_types``: Docker's media types instead of OCI's; ``annotations`` of the manifest,
     ``descriptor_annotations`` of its line in an index; ``rewrite_timestamp``: no file of the build's own layers is
-    younger than SOURCE_DATE_EPOCH; ``archive``: False for a layout directory."""
+    younger than SOURCE_DATE_EPOCH; ``archive``: False for a layout directory. ``push``: to the registries of its names,
+    ``insecure``: plain HTTP and any certificate will do there, None: as it is set up."""
 
     type: Type = "image"
     dest: str = ""
@@ -51,6 +52,8 @@ class Export(NamedTuple):
     descriptor_annotations: Mapping[str, str] = {}
     rewrite_timestamp: bool = False
     archive: bool = True
+    push: bool = False
+    insecure: bool | None = None
 
     @property
     def to_stdout(self) -> bool:
@@ -114,7 +117,7 @@ class _Reader:
         return UsageError(f"--output {show_path(self._text)}: {why}")
 
     def export(self) -> Export:
-        kind = self._type()
+        kind, push = self._type()
         manifest, line = self._annotations(kind)
         for name in self._values:
             if name not in _KNOWN[kind]:
@@ -132,18 +135,24 @@ class _Reader:
                 line,
                 self._truth("rewrite-timestamp", default=False),
                 self._truth("tar", default=True),
+                push,
+                self._truth("registry.insecure", default=False) if "registry.insecure" in self._values else None,
             )
         )
 
-    def _type(self) -> Type:
+    def _type(self) -> tuple[Type, bool]:
+        """And whether it is to be pushed."""
         kind = self._values.pop("type", "")
         if not kind:
             raise self._refuse(f"has no type: one of {', '.join(TYPES)}")
-        if kind == "registry" or self._truth("push", default=False):
-            raise self._refuse("images cannot be pushed yet: use type=oci,dest=FILE, and skopeo copy oci-archive:FILE")
+        push = self._truth("push", default=kind == "registry")
+        if kind == "registry":
+            kind = "image"
         if kind not in TYPES:
-            raise self._refuse(f"no type {kind}{nearest(kind, TYPES)}")
-        return cast(Type, kind)
+            raise self._refuse(f"no type {kind}{nearest(kind, (*TYPES, 'registry'))}")
+        if push and kind != "image":
+            raise self._refuse(f"type={kind} is no image in the store, which could be pushed: use type=registry")
+        return cast(Type, kind), push
 
     def _checked(self, found: Export) -> Export:
         from fastlayer.layer.compression import check_level

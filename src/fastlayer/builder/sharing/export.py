@@ -60,10 +60,10 @@ def _target(shop: Workshop, wanted: CacheTo) -> AbstractContextManager[Target]:
     if wanted.kind == "local":
         from fastlayer.builder.sharing import layout
 
-        return layout.written(wanted)
+        return layout.written(shop.store, wanted)
     from fastlayer.builder.sharing import repository
 
-    return repository.written(wanted, shop.options.wishes, shop.directory(), shop.late.append)
+    return repository.written(shop.store, wanted, shop.options.wishes, shop.late.append)
 
 
 # ---- what there is to be written -------------------------------------------------------------------
@@ -163,7 +163,9 @@ class _Export:
                 blobs[made.info.diff_id] = blob
             elif self._is_here(made):
                 own.append((made.info, Digest(made.name or made.info.diff_id)))
-        blobs.update(self._compressed(own))
+        for info, _ in own:
+            self._work.note(f"writing layer {info.diff_id}")
+        blobs.update(self._target.make(own, self._wanted, self._shop.options.jobs))
         return blobs
 
     def _there(self, made: Made, known: Iterable[StoredLayer]) -> Descriptor | None:
@@ -184,16 +186,6 @@ class _Export:
         """Whether this store can give the layer."""
         store = self._shop.store
         return store.content.has(made.info.digest) or (made.name is not None and bool(holders(store, made.name)))
-
-    def _compressed(self, own: Sequence[tuple[LayerInfo, Digest]]) -> dict[Digest, Descriptor]:
-        """Layers of this store, several at once under the budget that outputs have."""
-        from fastlayer.builder.outputs.layers import Wanted, write_each
-
-        for info, _ in own:
-            self._work.note(f"writing layer {info.diff_id}")
-        wanted = Wanted(self._wanted.compression, self._wanted.level, force=True)
-        done = write_each(self._shop.store, own, self._target, wanted, jobs=self._shop.options.jobs)
-        return {layer.diff_id: Descriptor(layer.media_type, layer.digest, layer.size) for layer in done}
 
     def _copied(self, diff_id: Digest, *, other: bool) -> Descriptor | None:
         """A layer as another cache has it, which costs less than to compress it; None when it cannot be had from one.

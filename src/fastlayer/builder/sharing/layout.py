@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -30,7 +30,9 @@ from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 if TYPE_CHECKING:
     from fastlayer.builder.sharing.options import CacheFrom, CacheTo
     from fastlayer.builder.sharing.places import Source
+    from fastlayer.image.images import LayerInfo
     from fastlayer.oci.image_index import ImageIndex
+    from fastlayer.store.store import Store
 
 LEASE = "cache"  # in the names of unfinished blobs
 _PIECE = 1 << 20
@@ -76,11 +78,12 @@ def tagged(index: ImageIndex, tag: str) -> str:
     return ""
 
 
-class LayoutTarget(Layout):
-    """A layout that is written to, beside others who do."""
+class LayoutTarget:
+    """A layout that is written to, beside others who do. ``source``: the store whose layers go there."""
 
-    def __init__(self, store: ContentStore, tag: str) -> None:
-        super().__init__(store, LEASE)
+    def __init__(self, source: Store, layout: ContentStore, tag: str) -> None:
+        self._source = source
+        self._store = layout
         self._tag = tag
 
     def known(self) -> dict[Digest, list[records.StoredLayer]]:
@@ -117,6 +120,15 @@ class LayoutTarget(Layout):
                 writer.write(buffer[:count])
             writer.commit()
 
+    def make(
+        self, layers: Sequence[tuple[LayerInfo, Digest]], wanted: CacheTo, jobs: int | None
+    ) -> dict[Digest, Descriptor]:
+        from fastlayer.builder.outputs.layers import Wanted, write_each
+
+        form = Wanted(wanted.compression, wanted.level, force=True)
+        done = write_each(self._source, layers, Layout(self._store, LEASE), form, jobs=jobs)
+        return {layer.diff_id: Descriptor(layer.media_type, layer.digest, layer.size) for layer in done}
+
     def finish(self, manifest: Manifest) -> None:
         self.put(manifest.raw)
         if tagged(self._store.read_index(), self._tag) != manifest.digest:
@@ -124,7 +136,7 @@ class LayoutTarget(Layout):
 
 
 @contextmanager
-def written(wanted: CacheTo) -> Iterator[LayoutTarget]:
+def written(store: Store, wanted: CacheTo) -> Iterator[LayoutTarget]:
     """A layout to be written to, made where there is none. A killed writer leaves what was there.
 
     Raises ``OperandError`` for a directory with other things in it, ``StorageError``.
@@ -135,7 +147,7 @@ def written(wanted: CacheTo) -> Iterator[LayoutTarget]:
         (place / "blobs").mkdir(parents=True, exist_ok=True)
     lock = _locked(place, fcntl.LOCK_SH)
     try:
-        yield LayoutTarget(ContentStore(place), wanted.tag)
+        yield LayoutTarget(store, ContentStore(place), wanted.tag)
     finally:
         os.close(lock)
 

@@ -170,6 +170,8 @@ class _Reader:
             raise self._refuse(str(exc)) from None
         if found.digest and self._option == "--cache-to":
             raise self._refuse("nothing can be written under a digest: give ref=HOST/NAME:TAG")
+        if found.digest and "mounts" in self._values:
+            raise self._refuse("mounts are beside a tag: give ref=HOST/NAME:TAG")
         return str(found)
 
     def tag(self) -> str:

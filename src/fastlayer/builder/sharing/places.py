@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastlayer.builder.outputs.targets import Target as LayerTarget
-
 if TYPE_CHECKING:
+    from fastlayer.builder.sharing.options import CacheTo
     from fastlayer.builder.sharing.records import StoredLayer
+    from fastlayer.image.images import LayerInfo
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
     from fastlayer.oci.manifest import Manifest
@@ -42,7 +42,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class Target(LayerTarget, Protocol):
+class Target(Protocol):
     """Where one cache is written; several threads put blobs there."""
 
     def known(self) -> Mapping[Digest, Sequence[StoredLayer]]:
@@ -60,6 +60,13 @@ class Target(LayerTarget, Protocol):
     def copy(self, blob: Descriptor, source: Source) -> None:
         """A blob as another cache has it, verified. Raises ``NotFoundError``, ``DigestMismatchError``,
         ``CorruptStoreError`` when it cannot be had there."""
+        ...
+
+    def make(
+        self, layers: Sequence[tuple[LayerInfo, Digest]], wanted: CacheTo, jobs: int | None
+    ) -> Mapping[Digest, Descriptor]:
+        """Layers of the store, each with the name of the snapshot that ends with it: compressed as it is wanted. Their
+        blobs by diff id."""
         ...
 
     def finish(self, manifest: Manifest) -> None:

@@ -2,44 +2,51 @@
 
 Of a cache that is read only the manifest and the records come at once; a layer when it is asked for. Of one that is
 written nothing goes that the repository has: blobs are asked for first, and mounted from other repositories of the same
-registry where these have them. New layers are compressed while others are on their way.
+registry where these have them. New layers are compressed while they are sent.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
-from fastlayer.builder.repositories import Download, find, wishes_of
+from fastlayer.builder.repositories import find, wishes_of
 from fastlayer.builder.sharing import records
-from fastlayer.content.files import explained, write_all
 from fastlayer.errors import DigestMismatchError, ManifestError, NotFoundError, RegistryMissingError
+from fastlayer.layer.pipeline import default_jobs, map_ordered
 from fastlayer.oci import mediatypes
-from fastlayer.oci.digest import Digest, digest_of
+from fastlayer.oci.descriptor import Descriptor
+from fastlayer.oci.digest import digest_of
 from fastlayer.oci.image_index import parse_index
 from fastlayer.oci.manifest import Manifest, parse_manifest
 from fastlayer.oci.platform import host_platform
 from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.opening import destination, opened
+from fastlayer.transfer import known
+from fastlayer.transfer.ends import LayerOf
+from fastlayer.transfer.forms import Pieces, form_of
+from fastlayer.transfer.registry_destination import RegistryDestination
+from fastlayer.transfer.steady import steady
+from fastlayer.transfer.store_source import StoreSource, mounts_of
+from fastlayer.transfer.verified import Verified
 
 if TYPE_CHECKING:
     from fastlayer.builder.repositories import Warn
     from fastlayer.builder.sharing.options import CacheFrom, CacheTo
     from fastlayer.builder.sharing.places import Source
-    from fastlayer.oci.descriptor import Descriptor
+    from fastlayer.image.images import LayerInfo
+    from fastlayer.oci.digest import Digest
     from fastlayer.oci.platform import Platform
+    from fastlayer.oci.reference import Reference
     from fastlayer.registry.client import Repository
     from fastlayer.registry.opening import Wishes
+    from fastlayer.store.store import Store
+    from fastlayer.transfer.forms import Form
 
 _PIECE = 1 << 20
-_UPLOADS = 4  # at once; what more is ready waits, in files
+_MAKERS = 2  # layers that are compressed at the same time: each takes all processors, but for beginning and end
+_MOST_JOBS = 8  # threads of one: memory goes with them
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -67,8 +74,8 @@ class RepositorySource:
     def read(self, blob: Descriptor, limit: int) -> bytes:
         return self.repository.read_blob(blob, limit)
 
-    def open(self, blob: Descriptor) -> closing[Download]:
-        return closing(Download(self.repository, blob))
+    def open(self, blob: Descriptor) -> Pieces:
+        return Pieces(steady(self.repository, blob), self.name)
 
     def close(self) -> None:
         self._ends.close()
@@ -78,37 +85,43 @@ class RepositorySource:
 
 
 @contextmanager
-def written(wanted: CacheTo, wished: Wishes | None, scratch: Path, warn: Warn) -> Iterator[RepositoryTarget]:
-    """A tag to be written. ``scratch``: a directory for layers that wait."""
+def written(store: Store, wanted: CacheTo, wished: Wishes | None, warn: Warn) -> Iterator[RepositoryTarget]:
+    """A tag to be written."""
     wishes = wishes_of(wished, wanted.insecure)
     location = destination(parse_reference(wanted.dest), wishes)
     with opened(location, wishes, warn=warn) as repository:
-        target = RepositoryTarget(repository, location.reference.tag, scratch, wanted.dest)
         try:
-            yield target
+            yield RepositoryTarget(store, repository, location.reference, wanted.dest)
         except BaseException:
             repository.calls.calls.connections.give_up()
             raise
-        finally:
-            target.close()
 
 
 class RepositoryTarget:
-    """See ``places.Target``. Uploads are under way until ``finish``, which raises what went wrong with one."""
+    """See ``places.Target``. What layers came to is remembered with the store, as by a push: a push of the image takes
+    them over from here, and the other way round."""
 
-    def __init__(self, repository: Repository, tag: str, scratch: Path, name: str) -> None:
+    def __init__(self, store: Store, repository: Repository, reference: Reference, name: str) -> None:
         self.name = name
+        self._store = store
         self._repository = repository
-        self._tag = tag
-        self._scratch = scratch
-        self._pool = ThreadPoolExecutor(_UPLOADS)
-        self._slots = threading.Semaphore(2 * _UPLOADS)
-        self._uploads: list[Future[None]] = []
+        self._reference = reference
+        self._sent = RegistryDestination(
+            repository,
+            reference.tag,
+            mounts=mounts_of(store, reference.domain, reference.path),
+            went=self._remember,
+        )
+
+    def _remember(self, digest: Digest) -> None:
+        if not self._store.read_only:
+            with self._store.database.write() as db:
+                known.remember(db, digest, self._reference.domain, self._reference.path)
 
     def known(self) -> dict[Digest, list[records.StoredLayer]]:
         """Those of the cache that has the tag now."""
         try:
-            found = self._repository.manifest(self._tag)
+            found = self._repository.manifest(self._reference.tag)
             manifest = parse_manifest(found.data, found.media_type, self.name)
             if not records.is_cache(manifest):
                 return {}
@@ -129,95 +142,49 @@ class RepositoryTarget:
         mounts = []
         if isinstance(source, RepositorySource) and _endpoint(source.repository) == _endpoint(self._repository):
             mounts = [source.repository.name] * (source.repository.name != self._repository.name)
-        self._repository.push_blob(blob.digest, blob.size, lambda _: _verified(blob, source), mounts=mounts)
+        data = Verified(blob, lambda offset: _pieces(source, blob, offset), lambda _: None)
+        self._repository.push_blob(blob.digest, blob.size, data, mounts=mounts)
 
-    @contextmanager
-    def blob(self, number: int) -> Iterator[_Waiting]:
-        """A file without a name until it has been sent."""
-        with explained("cannot write", self._scratch):
-            file = tempfile.TemporaryFile(dir=self._scratch, buffering=0)
-        waiting = _Waiting(file, self._send)
-        try:
-            yield waiting
-        finally:
-            if not waiting.sent:
-                file.close()
+    def make(
+        self, layers: Sequence[tuple[LayerInfo, Digest]], wanted: CacheTo, jobs: int | None
+    ) -> dict[Digest, Descriptor]:
+        """Layers are compressed while they are sent, some at once."""
+        form = form_of(wanted.compression or "gzip", wanted.level)
+        source = StoreSource(self._store, self.name, min(default_jobs(jobs), _MOST_JOBS))
 
-    def adopt(self, number: int, path: Path, digest: Digest) -> None:
-        with explained("read", path):
-            file = open(path, "rb", buffering=0)
-        self._send(file, digest)
+        def one(pair: tuple[LayerInfo, Digest]) -> Descriptor:
+            info, chain = pair
+            blob = Descriptor(info.media_type, info.digest, info.size)
+            return self._made(source, LayerOf(blob, info.diff_id, chain), form)
 
-    def _send(self, file: Any, digest: Digest) -> None:
-        """Waits while many are on their way. Raises what went wrong with an earlier one."""
-        self._slots.acquire()
-        for earlier in self._uploads:
-            if earlier.done() and earlier.exception() is not None:
-                self._done(file)
-                earlier.result()
-        upload = self._pool.submit(self._push, file, digest)
-        upload.add_done_callback(lambda _: self._done(file))
-        self._uploads.append(upload)
+        made = map_ordered(one, layers, min(_MAKERS, max(1, len(layers))))
+        return {info.diff_id: blob for (info, _), blob in zip(layers, made, strict=True)}
 
-    def _push(self, file: Any, digest: Digest) -> None:
-        size = os.fstat(file.fileno()).st_size
-        self._repository.push_blob(digest, size, lambda offset: _pieces(file.fileno(), offset))
-
-    def _done(self, file: Any) -> None:
-        file.close()
-        self._slots.release()
+    def _made(self, source: StoreSource, layer: LayerOf, form: Form) -> Descriptor:
+        there = source.known_form(layer, form)
+        if there is not None and (self._sent.has(there.descriptor) or self._sent.mount(there.descriptor)):
+            return there.descriptor
+        write = source.writer(layer, form)
+        assert write is not None  # only blobs that stay as they are have none
+        made = self._sent.put_made(layer, write, lambda _: None)
+        source.note_form(layer, form, made)
+        return made.descriptor
 
     def finish(self, manifest: Manifest) -> None:
-        for upload in self._uploads:
-            upload.result()
-        there = self._repository.head_manifest(self._tag)
+        there = self._repository.head_manifest(self._reference.tag)
         if there is None or there.digest != manifest.digest:
-            self._repository.put_manifest(manifest.raw, manifest.media_type, self._tag)
-
-    def close(self) -> None:
-        """Waits for the uploads under way."""
-        self._pool.shutdown(cancel_futures=True)
-
-
-class _Waiting:
-    """A blob that is sent when it is complete (``outputs.targets.Blob``)."""
-
-    def __init__(self, file: Any, send: Callable[[Any, Digest], None]) -> None:
-        self.sent = False
-        self._file = file
-        self._send = send
-
-    def write(self, data: Any, /) -> None:
-        with explained("cannot write", "the layer on its way to the registry"):
-            write_all(self._file.fileno(), data)
-
-    def commit(self, digest: str, /) -> None:
-        self.sent = True
-        self._send(self._file, Digest(digest))
+            self._repository.put_manifest(manifest.raw, manifest.media_type, self._reference.tag)
 
 
 def _endpoint(repository: Repository) -> str:
     return repository.calls.calls.base
 
 
-def _pieces(fd: int, offset: int) -> Iterator[bytes]:
-    """A file from an offset on."""
-    while data := os.pread(fd, _PIECE, offset):
-        offset += len(data)
-        yield data
-
-
-def _verified(blob: Descriptor, source: Source) -> Iterator[memoryview]:
-    """The bytes of a blob of another place. Raises ``DigestMismatchError`` before the last of a wrong one."""
-    hasher = hashlib.new(blob.digest.algorithm, usedforsecurity=False)
+def _pieces(source: Source, blob: Descriptor, offset: int) -> Iterator[memoryview]:
+    """The bytes of a blob from an offset on."""
     buffer = memoryview(bytearray(_PIECE))
-    left = blob.size
     with source.open(blob) as stream:
         while count := stream.readinto(buffer):
-            hasher.update(buffer[:count])
-            left -= count
-            if left < 0 or (not left and hasher.hexdigest() != blob.digest.encoded):
-                break
-            yield buffer[:count]
-    if left or hasher.hexdigest() != blob.digest.encoded:
-        raise DigestMismatchError(f"{blob.digest}: the bytes hash to {hasher.hexdigest()}")
+            skipped, offset = min(offset, count), max(0, offset - count)
+            if skipped < count:
+                yield buffer[skipped:count]

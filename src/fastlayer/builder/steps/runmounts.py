@@ -134,6 +134,7 @@ class Mounts:
                 wanted.setdefault(mount.id or self._target(number, mount), []).append((number, mount))
         for identity, mounts in sorted(wanted.items()):
             sharing = max((mount.sharing or "shared" for _, mount in mounts), key=_STRICTER.index)
+            self._shop.will_have(identity)
             use = cachemounts.use(self._shop.store, identity, sharing, self._access(*mounts[0]), self._shop.check)
             self._caches[identity] = ends.enter_context(use)
 
