@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,6 +188,33 @@ def test_nothing_of_registries_is_loaded_for_what_is_here(
         done = subprocess.run(command, env=made.env, capture_output=True, check=True)
         assert b"fastlayer.builder" in done.stderr
         assert b"urllib3" not in done.stderr and b"fastlayer.registry" not in done.stderr
+
+
+@pytest.mark.parametrize("of", ["base", "cache"])
+def test_a_build_that_is_over_waits_for_no_registry(
+    made: Builder, server: RegistryServer, images: dict[str, Path], of: str
+) -> None:
+    """Whatever comes from there, and does not come."""
+    push(images["1"], f"{server.host}/base")
+    text = f"FROM {server.host}/base AS one\nCOPY a /\nFROM {server.host}/base\nCOPY --from=one /a /b\n"
+    made.write(text, a="1")
+    silent = "GET .*/base/blobs/"
+    if of == "cache":
+        made.build("--cache-to", f"type=registry,ref={server.host}/cache,mode=max")
+        made.write(text + "RUN cat /b\n")
+        made.good("cache", "prune", "--all", "--force")
+        made.good("rmi", "made")
+        layers = json.loads(server.manifests["cache", "latest"][0])["layers"]
+        silent = "GET .*(" + "|".join(layer["digest"] for layer in layers) + ")"
+    server.fail(silent, wait=60)
+    server.seen.clear()
+    command = [sys.executable, "-m", "fastlayer", "build", "--cache-from", f"{server.host}/cache", str(made.context)]
+    with subprocess.Popen(command, env=made.env, stderr=subprocess.PIPE) as process:
+        while not server.calls(silent):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 130
 
 
 # ---- and pushed ------------------------------------------------------------------------------------

@@ -10,13 +10,18 @@ import pytest
 
 from fastlayer.builder.cache import key_of
 from fastlayer.builder.context.nodes import HEAD
-from fastlayer.builder.sharing import nodes, records
+from fastlayer.builder.sharing import inline, nodes, records
+from fastlayer.builder.sharing.export import Gathered, Made
 from fastlayer.builder.sharing.records import Bundle, Record, StoredLayer
 from fastlayer.errors import ManifestError
+from fastlayer.image.images import LayerInfo
+from fastlayer.oci import mediatypes
+from fastlayer.oci.config import ImageConfig, new_config, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, digest_of
-from fastlayer.oci.manifest import parse_manifest
+from fastlayer.oci.manifest import Manifest, new_manifest, parse_manifest
 from fastlayer.oci.mediatypes import LAYER_GZIP
+from fastlayer.oci.platform import host_platform
 
 LAYER = Digest("sha256:" + "1" * 64)
 BARE = Digest("sha256:" + "2" * 64)
@@ -155,3 +160,60 @@ def test_nodes_that_are_none(data: bytes) -> None:
         nodes.unpack(zstandard.compress(data), "nodes")
     with pytest.raises(ManifestError):
         nodes.unpack(data, "nodes")
+
+
+# ---- in an image -----------------------------------------------------------------------------------
+
+
+def gathered(size: int) -> Gathered:
+    """One step of that many characters, and its layer."""
+    inputs = {"step": "run", "text": "x" * size, "_details": [["src", "ab" * 32]]}
+    info = LayerInfo(LAYER, LAYER, mediatypes.LAYER, 2048, 2048, 9, False)
+    return Gathered((Record(key_of(inputs), "RUN make", inputs, LAYER, 5, 6),), {LAYER: Made(info, None)}, frozenset())
+
+
+class Given:
+    """An image that is read."""
+
+    name = "image"
+
+    def __init__(self, config: bytes) -> None:
+        self.config = config
+
+    def read(self, blob: Descriptor, limit: int) -> bytes:
+        return self.config
+
+
+def image_of(config: ImageConfig, *layers: Descriptor) -> Manifest:
+    return new_manifest(config.descriptor(), layers)
+
+
+def test_an_image_has_its_records() -> None:
+    """Without what is for people; a layer is where the image has it, however it is compressed there."""
+    base = new_config(host_platform(), [BARE, LAYER])
+    made = inline.with_records(base, gathered(10))
+    assert made is not None and made.run == base.run and made.diff_ids == base.diff_ids
+    found = inline.read(image_of(made, BLOB._replace(digest=BARE), BLOB), Given(made.raw))  # type: ignore[arg-type]
+    (record,) = found.records
+    assert record.key == gathered(10).records[0].key and "_details" not in record.inputs
+    assert found.layers[LAYER].blob == BLOB
+
+
+def test_an_image_has_only_so_many() -> None:
+    assert inline.with_records(new_config(host_platform(), [LAYER]), gathered(inline.MAX_INLINE)) is None
+
+
+def test_an_image_whose_layers_are_others() -> None:
+    """As when a push has made eStargz of them, which are other tars."""
+    made = inline.with_records(new_config(host_platform(), [LAYER]), gathered(10))
+    assert made is not None
+    other = json.loads(made.raw)
+    other["rootfs"]["diff_ids"] = [BARE]
+    config = parse_config(json.dumps(other).encode())
+    with pytest.raises(ManifestError, match="is not the layer that its build cache says"):
+        inline.read(image_of(config, BLOB), Given(config.raw))  # type: ignore[arg-type]
+    with pytest.raises(ManifestError, match="has 2 layers"):
+        inline.read(image_of(made, BLOB, BLOB), Given(made.raw))  # type: ignore[arg-type]
+    bare = new_config(host_platform(), [LAYER])
+    with pytest.raises(ManifestError, match="without a build cache"):
+        inline.read(image_of(bare, BLOB), Given(bare.raw))  # type: ignore[arg-type]

@@ -10,17 +10,20 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Literal, get_args
 
+from fastlayer.builder.context.waiting import beside
 from fastlayer.errors import NotFoundError, ReferenceFormatError, UsageError
 from fastlayer.image.images import Images, looks_like_id
 from fastlayer.oci.reference import parse_reference
 
 if TYPE_CHECKING:
+    from fastlayer.builder.context.waiting import Check
     from fastlayer.builder.progress import Work
     from fastlayer.builder.workshop import Workshop
     from fastlayer.image.images import Image
     from fastlayer.oci.platform import Platform
     from fastlayer.oci.reference import Reference
     from fastlayer.transfer.events import BlobProgress
+    from fastlayer.transfer.pull import Pulled
 
 Pull = Literal["missing", "always", "newer", "never"]
 PULLS: tuple[Pull, ...] = get_args(Pull)
@@ -105,7 +108,15 @@ def _pulled(shop: Workshop, reference: Reference, platform: Platform | None) -> 
         jobs=shop.options.jobs,
     )
     with shop.journal.vertex(f"pulling {reference.familiar}") as work:
-        found = pull(shop.store, str(reference), options, observe=lambda blob: _tell(work, blob))
+
+        def pulled(check: Check) -> Pulled:
+            def observe(blob: BlobProgress) -> None:
+                check()
+                _tell(work, blob)
+
+            return pull(shop.store, str(reference), options, observe=observe)
+
+        found = beside(pulled, shop.check)  # a build that is over waits for no registry
         if not found.changed:
             work.cached()
     shop.warnings += found.warnings

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastlayer.builder.cache import Inputs, Step
+from fastlayer.builder.context.waiting import beside
 from fastlayer.image.holders import holders
 from fastlayer.image.images import LayerInfo, layer_of
 from fastlayer.layer.pipeline import default_jobs, map_ordered
 from fastlayer.oci.chain import chain_ids
 
 if TYPE_CHECKING:
+    from fastlayer.builder.context.waiting import Check
     from fastlayer.builder.workshop import Workshop
 
 _AT_ONCE = 2  # layers: each is expanded by several threads, and their hashes go through the processor in pairs
@@ -28,12 +30,16 @@ def bring(shop: Workshop, layers: Sequence[LayerInfo]) -> None:
         lease.add(db, "blob", [layer.digest for layer in layers])
     missing = {layer.diff_id: layer for layer, name in stack if not is_here(shop, layer, name)}
 
-    def one(layer: LayerInfo) -> None:
-        shop.check()
-        shop.imports.bring(store, lease, layer.diff_id, shop.options.jobs)
+    def fetch(check: Check) -> None:
+        def one(layer: LayerInfo) -> None:
+            check()
+            shop.imports.bring(store, lease, layer.diff_id, shop.options.jobs)
 
-    for _ in map_ordered(one, list(missing.values()), min(_AT_ONCE, default_jobs(shop.options.jobs))):
-        pass
+        for _ in map_ordered(one, list(missing.values()), min(_AT_ONCE, default_jobs(shop.options.jobs))):
+            pass
+
+    if missing:
+        beside(fetch, shop.check)  # a build that is over waits for no registry
 
 
 def is_here(shop: Workshop, layer: LayerInfo, name: str | None) -> bool:
