@@ -5,6 +5,8 @@
 #include "fl_attrs.h"
 #include "fl_sys.h"
 
+#define QUICK (256u << 10) /* bytes */
+
 /* ---- the object ------------------------------------------------------- */
 
 static int copy_maps(struct fl_extract *x, struct fl_error *err)
@@ -332,30 +334,43 @@ static int answer(struct fl_extract *x, int state, int result)
     return result < 0 ? -1 : 0;
 }
 
+/* Is the work of so many bytes done soon in any case? Into what was empty there is nothing to be removed. To hand it to
+ * the other thread would take longer than the work. */
+static bool is_quick(const struct fl_extract *x, uint64_t len)
+{
+    return len <= QUICK && !x->opt.fsync && (x->path.dirs[0].flags & FL_DIR_CLEAN);
+}
+
+static int run(struct fl_extract *x, fl_work_function work, bool quick, unsigned wait_ms, struct fl_error *err)
+{
+    int result = 0, state = FL_WORK_DONE;
+
+    if (quick)
+        result = work(x, err);
+    else
+        state = fl_work_run(&x->work, work, x, wait_ms, &result, err);
+    return answer(x, state, result);
+}
+
 int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, struct fl_error *err)
 {
-    int result = 0, state;
 
     if (check_usable(x, true, err) < 0 || check_not_placing(x, err) < 0)
         return -1;
     x->input = data;
     x->input_len = len;
-    state = fl_work_run(&x->work, feed, x, wait_ms, &result, err);
-    return answer(x, state, result);
+    return run(x, feed, is_quick(x, len), wait_ms, err);
 }
 
 int fl_extract_feed_extent(struct fl_extract *x, int fd, uint64_t offset, uint64_t len, unsigned wait_ms,
                            struct fl_error *err)
 {
-    int result = 0, state;
-
     if (check_usable(x, true, err) < 0 || check_not_placing(x, err) < 0)
         return -1;
     x->input = (const uint8_t *)"";
     x->input_len = 0;
     x->extent = (struct fl_extent){fd, offset, len};
-    state = fl_work_run(&x->work, feed_extent, x, wait_ms, &result, err);
-    return answer(x, state, result);
+    return run(x, feed_extent, is_quick(x, len), wait_ms, err);
 }
 
 int fl_extract_end(struct fl_extract *x, unsigned wait_ms, struct fl_error *err)

@@ -276,5 +276,8 @@ def _check_members(entries: Toc, blob: bytes, tar: bytes) -> None:
                 piece = zlib.decompressobj(31).decompress(blob[chunk["offset"] :])
                 assert size in (0, len(piece)) and chunk["chunkDigest"] == sha256(piece)
                 done += piece
+            ends = zlib.decompressobj(31)
+            ends.decompress(blob[chunks[-1]["offset"] :])
+            assert blob[entry["endOffset"] :] == ends.unused_data  # not of the format, but ours say it
             assert done == bodies[entry["name"]] and entry["digest"] == sha256(done)
             assert len(done) == entry["size"]

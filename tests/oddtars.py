@@ -125,6 +125,7 @@ WITHOUT_TABLE = {
         made(lambda add: add("l", type=tarfile.SYMTYPE, linkname="caf\udce9"), form=tarfile.GNU_FORMAT),
         "a target of a link that is not UTF-8",
     ),
+    "no name": (_patched(_ONE, 0, bytes(1)), "an entry without a name"),
     "global": (_global(_ONE), "a global header"),
     "sparse": (_sparse(), "a sparse file"),
     "contiguous": (_patched(_ONE, 156, b"7"), "an entry of type '7'"),

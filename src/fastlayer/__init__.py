@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from fastlayer.registry.login import LoggedIn, login, logout
     from fastlayer.store.store import Store, open_store
     from fastlayer.transfer.copy import Copied, CopyOptions, copy
+    from fastlayer.transfer.pull import Pulled, PullOptions, pull
     from fastlayer.transfer.push import Pushed, PushOptions, push
     from fastlayer.volume.volumes import volumes
 
@@ -91,6 +92,7 @@ _HOME = {
     "registry.login": "LoggedIn login logout",
     "store.store": "Store open_store",
     "transfer.copy": "Copied CopyOptions copy",
+    "transfer.pull": "PullOptions Pulled pull",
     "transfer.push": "PushOptions Pushed push",
     "volume.volumes": "volumes",
 }
@@ -132,6 +134,8 @@ __all__ = [
     "NotFoundError",
     "OperandError",
     "Progress",
+    "PullOptions",
+    "Pulled",
     "PushOptions",
     "Pushed",
     "ReferenceFormatError",
@@ -161,6 +165,7 @@ __all__ = [
     "logout",
     "mount",
     "open_store",
+    "pull",
     "push",
     "run",
     "volumes",

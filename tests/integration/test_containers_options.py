@@ -100,7 +100,7 @@ def parent(pid: int) -> int:
         ["--ipc", "bogus"],
         ["--restart", "always"],
         ["--restart", "bogus"],
-        ["--pull", "always"],
+        ["--pull", "sometimes"],
         ["--oom-score-adj", "2000"],
         ["--dns", "name"],
         ["--dns-search", "a b"],

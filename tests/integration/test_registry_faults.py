@@ -22,6 +22,7 @@ import pytest
 from fastlayer.cli.main import run as command
 from fastlayer.errors import FastlayerError, RegistryError
 from fastlayer.image.images import Images
+from fastlayer.image.importing import import_image
 from fastlayer.image.load import load
 from fastlayer.maintenance.check import check
 from fastlayer.registry.answers import Timeouts
@@ -37,7 +38,7 @@ from tests.conftest import require, temporary_directory
 from tests.filesystems import need_root
 from tests.integration.dockerregistry import DockerRegistry
 from tests.proxy import Change, How, HttpFaults, Proxy
-from tests.stores import Layout, content, vfs_store
+from tests.stores import Layout, content, tree, vfs_store
 
 LARGE, SMALL = 2_000_000, 60_000  # bytes of the layers, which cannot be compressed
 POINTS = 12  # bytes at which the exchange is cut
@@ -447,6 +448,76 @@ def test_a_disk_that_is_full(site: Site, proxy: Proxy, wishes: Wishes, tmp_path:
             whole(store, name, site)
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+# ---- in part -------------------------------------------------------------------------------------------
+
+
+class Versions(NamedTuple):
+    """``old`` and ``new`` in the registry, as zstd:chunked; their files, and the blob of the new one."""
+
+    files: dict[str, dict[str, bytes]]
+    blob: str
+
+
+@pytest.fixture(scope="module")
+def versions(site: Site) -> Versions:
+    source = random.Random(9)
+    old = {f"d/f{number}": source.randbytes(20_000 + number) for number in range(60)}
+    new = {**old, **{f"d/f{number}": source.randbytes(20_000) for number in range(0, 60, 20)}}
+    files = {"old": old, "new": new}
+    with temporary_directory() as place, vfs_store(place / "store") as store:
+        for name, found in files.items():
+            import_image(store, tree(place / name, found), name)
+            push(store, name, f"{site.registry.host}/{name}:1", PushOptions(compression="zstd:chunked"))
+    with site.there() as there:
+        (layer,) = json.loads(there.repository("new").manifest("1").data)["layers"]
+    return Versions(files, layer["digest"])
+
+
+def test_a_pull_in_part_that_is_cut_or_spoiled(
+    faults: HttpFaults, proxy: Proxy, versions: Versions, wishes: Wishes, tmp_path: Path
+) -> None:
+    """Whatever happens to the ranges, what is there afterwards is right, or nothing is there."""
+    old, new = f"{proxy.host}/old:1", f"{proxy.host}/new:1"
+    options = PullOptions(wishes=wishes)
+    whole_size = sum(map(len, versions.files["new"].values()))
+
+    def attempt(number: int, prepare: Callable[[], object]) -> tuple[str, int]:
+        with vfs_store(tmp_path / f"store{number}") as store:
+            pull(store, old, options)
+            prepare()
+            with proxy.counted() as moved:
+                line = one_line(lambda: pull(store, new, options))
+                size = sum(moved())
+            proxy.clear()
+            faults.clear()
+            if line:
+                assert [image.names for image in Images(store).all()] == [(f"{proxy.host}/old:1",)]
+                nothing_wrong(store)
+                pull(store, new, options)
+            assert content(store, new) == versions.files["new"]
+            nothing_wrong(store)
+            return line, size
+
+    line, total = attempt(0, lambda: None)
+    assert not line and total < whole_size // 3
+    for number, at in enumerate(points(total)[1:-1:3], 1):  # which fetching the whole layer may mend at once
+        attempt(number, lambda at=at, number=number: proxy.cut(at, "any", HOWS[number % 2]))
+    what = f"GET .*{versions.blob}"
+    for number, change in enumerate(
+        (
+            Change(flip=0),
+            Change(flip=5_000),
+            Change(flip=-1),
+            Change(body=HTML, headers={"Content-Type": "text/html"}),
+            Change(headers={"Content-Range": "bytes 0-9/10"}),
+            Change(cut=1_000),
+            Change(status=200),
+        ),
+        100,
+    ):
+        attempt(number, lambda change=change: faults.change(what, change))
 
 
 # ---- TLS -----------------------------------------------------------------------------------------------

@@ -369,6 +369,21 @@ def test_hostile_directories(server: RegistryServer, tmp_path: Path, image: Mani
     assert ("x", "1") not in server.manifests and ("new", "1") not in server.manifests
 
 
+def test_links_in_a_directory_are_not_written_through(server: RegistryServer, tmp_path: Path, image: Manifest) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    place = tmp_path / "out"
+    run(at(server), f"dir:{place}")
+    names = ["manifest.json", image.layers[0].digest.encoded, image.config.digest.encoded]
+    for name in names:
+        (place / name).unlink()
+        (place / name).symlink_to(victim)
+    run(at(server), f"dir:{place}")
+    assert victim.read_text() == "mine"
+    assert not any((place / name).is_symlink() for name in names)
+    assert (place / "manifest.json").read_bytes() == image.raw
+
+
 def test_what_cannot_be_meant(server: RegistryServer, tmp_path: Path, image: Manifest) -> None:
     refused(at(server), f"oci:{tmp_path}/x:@0", UsageError)
     refused(at(server), f"oci:{tmp_path}/x", UsageError, all=True, platform=Platform("linux", "arm64"))

@@ -26,6 +26,7 @@ from fastlayer.image.images import Image, Images
 from fastlayer.image.importing import import_image
 from fastlayer.image.load import load
 from fastlayer.image.materialize import materialize
+from fastlayer.maintenance.discard import discard_blobs
 from fastlayer.oci import mediatypes
 from fastlayer.oci.platform import Platform
 from fastlayer.store.collect import collect
@@ -215,6 +216,24 @@ def test_a_plain_blob_is_compressed_like_a_layer_without_one(
     with RegistryServer() as other:
         assert push(store, "app:1", there(other), OPTIONS).descriptor == first.descriptor
         complete(other, "a/b", "1")
+
+
+def test_a_blob_that_was_discarded_is_made_again(
+    engine: _backend.Engine, server: RegistryServer, store: Store, tmp_path: Path
+) -> None:
+    imported(store, tmp_path / "tree", "app:1")
+    first = push(store, "app:1", there(server), OPTIONS)
+    wanted = CopyOptions(source=QUICK, destination=QUICK)
+    with vfs_store(tmp_path / "second") as second, RegistryServer() as other:
+        copied = copy(f"docker://{there(server)}", "app:1", wanted, store=second)
+        discard_blobs(second, [copied.descriptor])
+        (layer,) = Images(second).find("app:1").layers
+        assert layer.media_type == mediatypes.LAYER_GZIP and not second.content.has(layer.digest)
+        assert push(second, "app:1", there(other), OPTIONS).descriptor == first.descriptor == copied.descriptor
+        complete(other, "a/b", "1")
+        zstd = OPTIONS._replace(compression="zstd", force=True)
+        push(second, "app:1", there(other, "a/b:2"), zstd)
+        complete(other, "a/b", "2")
 
 
 def test_a_snapshot_that_has_changed(server: RegistryServer, store: Store, tmp_path: Path) -> None:

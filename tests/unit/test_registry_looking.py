@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from fastlayer.cli.main import run as command
-from fastlayer.errors import RegistryError, RegistryMissingError
+from fastlayer.errors import RegistryError
 from fastlayer.oci import mediatypes
+from fastlayer.oci.digest import digest_of
 from fastlayer.oci.reference import parse_reference
 from fastlayer.registry import looking
 from fastlayer.registry.answers import Timeouts
-from fastlayer.registry.looking import delete_image, find_manifest, find_repositories, find_tags
+from fastlayer.registry.looking import delete_image, find_repositories, find_tags
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.pauses import Policy
+from fastlayer.transfer.documents import look_at
 from tests.registry_server import RegistryServer, error
 
 Run = Callable[..., tuple[int, str, str]]
@@ -116,25 +118,25 @@ def test_referrers(server: RegistryServer, run: Run, api: bool) -> None:
         assert run("search", "referrers", "-q", "--artifact-type", "sbom", name)[1] == ""
 
 
-def test_mirrors_go_first(server: RegistryServer, wishes: Wishes, tmp_path: Path) -> None:
-    """What a mirror has not got, and a mirror that is broken, is asked of the next place."""
+def test_lists_are_of_the_registry_itself(server: RegistryServer, wishes: Wishes, tmp_path: Path) -> None:
+    """A mirror has what it was asked for; manifests are looked for there first."""
     with RegistryServer() as mirror:
         text = f'[[registry]]\nlocation = "{server.host}"\ninsecure = true\n'
         for host in (mirror.host, "127.0.0.1:1"):
             text += f'[[registry.mirror]]\nlocation = "{host}"\ninsecure = true\n'
         (tmp_path / "containers").mkdir()
         (tmp_path / "containers/registries.conf").write_text(text)
-        warnings: list[str] = []
-        reference = parse_reference(f"{server.host}/team/app:v01")
-        raw = find_manifest(reference, wishes, warnings.append)
-        assert json.loads(raw.data)["annotations"] == {"n": "1"}
-        assert len(warnings) == 2 and "MANIFEST_UNKNOWN" in warnings[0] and "Connection refused" in warnings[1]
+        name = f"{server.host}/team/app:v01"
+
+        def found() -> str:
+            annotations = look_at(name, lambda documents: json.loads(documents.data)["annotations"], wishes)
+            return str(annotations["n"])
+
+        assert found() == "1"
         mirror.add_manifest("team/app", "v01", {**VALUE, "annotations": {"n": "the mirror's"}})
-        assert json.loads(find_manifest(reference, wishes).data)["annotations"] == {"n": "the mirror's"}
+        assert found() == "the mirror's"
         mirror.add_manifest("team/app", "only", VALUE)
-        assert len(find_tags(reference.name, wishes)) == 25  # lists are of the registry itself
-        with pytest.raises(RegistryMissingError, match=server.host):
-            find_manifest(reference.with_tag("none"), wishes)
+        assert len(find_tags(f"{server.host}/team/app", wishes)) == 25
 
 
 def test_deleting(server: RegistryServer, run: Run) -> None:
@@ -148,9 +150,7 @@ def test_deleting(server: RegistryServer, run: Run) -> None:
 
 
 def find_digest(server: RegistryServer, name: str, tag: str) -> str:
-    from tests.registry_server import digest
-
-    return str(digest(server.manifests[name, tag][0]))
+    return str(digest_of(server.manifests[name, tag][0]))
 
 
 @pytest.mark.parametrize(("status", "code"), [(405, "UNSUPPORTED"), (400, "UNSUPPORTED"), (405, "")])

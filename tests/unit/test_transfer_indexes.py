@@ -282,9 +282,9 @@ def test_inspecting_layouts_and_archives(store: Store, run: Run, tmp_path: Path,
     raw = run("inspect", "--raw", f"{form}:{at}:docker.io/library/one:arm")[1].encode()
     assert form == "docker-archive" or digest_of(raw) == image.manifest
     code, _, err = run("inspect", f"{form}:{at}")
-    assert code == 2 and "2 images: name one" in err
+    assert code == 2 and "has 2 images: say which one" in err
     code, _, err = run("inspect", f"{form}:{at}:none")
-    assert code == 1 and "no such image: it has docker.io/library/one:amd" in err
+    assert code == 1 and "no image of that name: there are docker.io/library/one:amd" in err
 
 
 def test_inspecting_a_directory(run: Run, tmp_path: Path) -> None:

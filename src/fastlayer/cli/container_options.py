@@ -95,7 +95,19 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     ),
     (
         ("--pull",),
-        {"type": declare.Choice(["always", "missing", "never"]), "help": "missing, never: the image is in the store."},
+        {
+            "type": declare.Choice(["always", "missing", "newer", "never"]),
+            "default": "missing",
+            "help": "When the image is pulled: always; if the store has none (missing); if there is a newer one.",
+        },
+    ),
+    (
+        ("--authfile",),
+        {"type": options.WORD, "metavar": "FILE", "help": "The file with logins for registries."},
+    ),
+    (
+        ("--tls-verify",),
+        {"type": declare.BOOL, "metavar": "BOOL", "help": "Whether the registry needs a certificate."},
     ),
     (("--restart",), {"default": "no", "metavar": "no", "help": "Nobody is here to start it again."}),
     (
@@ -123,10 +135,6 @@ def wanted(given: dict[str, Any], *, detach: bool) -> Options:
 
     if given["publish"] or given["publish_all"]:
         raise declare.LineError(_NO_BRIDGE)
-    if given["pull"] == "always":
-        raise declare.LineError(
-            "--pull always: images do not come from registries here: `fastlayer load` one, or leave it out"
-        )
     size, storage = _storage(given["storage_options"])
     entrypoint = given["entrypoint"]
     return Options(

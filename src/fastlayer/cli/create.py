@@ -24,6 +24,6 @@ def command(**given: Any) -> int:
     """Make a container of IMAGE without starting it; prints its id."""
     as_root(given)
     asked = container_options.wanted(given, detach=False)
-    with stores.open_store(given) as store:
+    with stores.open_store(given, create=given["pull"] != "never") as store:
         print(created(store, given, asked).id)
     return 0

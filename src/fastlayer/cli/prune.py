@@ -48,6 +48,7 @@ def system_prune(**given: Any) -> int:
 def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
     from fastlayer.image.images import Images
     from fastlayer.maintenance.prune import prune
+    from fastlayer.store import downloads
     from fastlayer.volume.volumes import Volumes
 
     dry_run = given["dry_run"]
@@ -56,9 +57,12 @@ def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
         meant = filters.ImageFilter(Images(store), given.get("filters", {}))
         volumes = Volumes(store).prune(dry_run=dry_run) if given.get("volumes") else []
         gone = prune(store, layers=layers, named=given["all_"], dry_run=dry_run, meant=meant)
+        begun = (0, 0) if dry_run or not layers else downloads.sweep(store.root, older_than=0)
     removed, untagged = ("Would remove", "Would untag") if dry_run else ("Removed", "Untagged")
     for volume, _ in volumes:
         print(f"{removed}: volume {volume.name}")
+    if begun[0]:
+        print(f"{removed}: {_counted(begun[0], 'layer')} that had come in part ({output.human(begun[1])})")
     for name in gone.layers:
         print(f"{removed}: {name}")
     for name in gone.names:

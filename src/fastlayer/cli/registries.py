@@ -107,6 +107,13 @@ def wishes(given: dict[str, Any]) -> Wishes:
     )
 
 
+def few_wishes(given: dict[str, Any]) -> Wishes:
+    """Of verbs that have --authfile and --tls-verify only."""
+    from fastlayer.registry.opening import Wishes
+
+    return Wishes(authfile=given["authfile"] or "", verify=given["tls_verify"])
+
+
 def credential(text: str) -> Credential:
     """``USER:PASSWORD``; with ``USER`` alone a terminal is asked for the password."""
     from fastlayer.registry.credential import Credential

@@ -57,7 +57,7 @@ def _run(given: dict[str, Any]) -> int:
     attach.parse_keys(given["detach_keys"])
     as_root(given)
     asked = container_options.wanted(given, detach=given["detach"])
-    with stores.open_store(given) as store:
+    with stores.open_store(given, create=given["pull"] != "never") as store:
         row = created(store, given, asked)
         try:
             outcome = begin(store, row, given)

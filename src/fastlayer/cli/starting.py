@@ -16,6 +16,40 @@ CANNOT = 125  # the exit status of docker run when it, not the program, has fail
 
 
 def created(store: Store, given: dict[str, Any], asked: Any) -> Container:
+    """A new container, of an image that may have to be pulled before."""
+    from fastlayer.errors import NotFoundError
+
+    policy = given["pull"]
+    if policy in ("always", "newer"):
+        from fastlayer.cli.pulling import pulled
+
+        pulled(store, given, policy)
+        return _created(store, given, asked)
+    try:
+        return _created(store, given, asked)
+    except NotFoundError as exc:
+        if policy == "never" or _has(store, given):
+            raise
+        from fastlayer.cli.pulling import pulled
+
+        pulled(store, given, policy, exc)
+    return _created(store, given, asked)
+
+
+def _has(store: Store, given: dict[str, Any]) -> bool:
+    from fastlayer.errors import FastlayerError, NotFoundError
+    from fastlayer.image.images import Images
+
+    try:
+        Images(store).find(given["image"], stores.platform(given))
+    except NotFoundError:
+        return False
+    except FastlayerError:
+        return True  # something else is wrong
+    return True
+
+
+def _created(store: Store, given: dict[str, Any], asked: Any) -> Container:
     from fastlayer.container.create import create as make
 
     warnings: list[str] = []

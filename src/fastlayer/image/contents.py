@@ -23,7 +23,7 @@ import mmap
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -252,20 +252,17 @@ class Contents:
         blobs = {self._lists[place.tree].blob for place in places}
         claim_blobs(self._store, lease, [f"sha256:{blob.hex()}" for blob in blobs])
 
-    @contextmanager
-    def opened(self, place: Found) -> Iterator[int]:
+    def open(self, place: Found) -> int:
         """The regular file at a place, of at least the size that it has to have; no link is followed.
 
-        Raises ``OSError`` for what is not there as it should be.
+        The caller closes it. Raises ``OSError`` for what is not there as it should be.
         """
         fd = self._open(place)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_size < place.offset + place.size:
-                raise FileNotFoundError
-            yield fd
-        finally:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size < place.offset + place.size:
             os.close(fd)
+            raise FileNotFoundError
+        return fd
 
     def _open(self, place: Found) -> int:
         parts = [part for part in place.path.split(b"/") if part not in (b"", b".")]

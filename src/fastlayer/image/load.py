@@ -74,9 +74,11 @@ _LOOKING = 4  # layers at a time, of which it is found out whether a part will d
 
 
 class Arrivals(Documents, Protocol):
-    """Where the blobs of images come from. ``costly``: what the store can make again is better not taken."""
+    """Where the blobs of images come from. ``costly``: what the store can make again is better not taken; ``foreign``:
+    layers that are at addresses of their own can be had."""
 
     costly: bool
+    foreign: bool
 
     def expect(self, blobs: Sequence[Descriptor]) -> None:
         """These will be taken soon, most of them in this order."""
@@ -240,7 +242,7 @@ class _Loading:
         return config
 
     def _unpack(self, manifest: Manifest, config: ImageConfig) -> tuple[str, ...]:
-        manifest.require_image(str(manifest.digest))
+        manifest.require_image(str(manifest.digest), foreign=self._blobs.foreign)
         digests = [layer.digest for layer in manifest.layers]
         present = claim_blobs(self._store, self._lease, digests)
         sources = self._sources(manifest, config, present)
@@ -347,7 +349,7 @@ class _Loading:
 class Passing:
     """The blobs of an archive or layout: each is read once and written into the store meanwhile."""
 
-    costly = False
+    costly = foreign = False
 
     def __init__(self, store: Store, lease: Lease, blobs: Blobs) -> None:
         self._store = store

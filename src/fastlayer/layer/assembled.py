@@ -21,6 +21,7 @@ from fastlayer.oci.digest import Digest
 
 _BUFFERS = 8
 _WORTH_SHARING = 16 << 10  # bytes; the extents of less take longer to share than to copy
+_TRIES = 8  # extents that are not shared, one after the other, until the file system has shown that it cannot
 _RATIO_FREE = 1 << 30  # bytes a tar may have before max_ratio counts
 
 
@@ -63,7 +64,7 @@ class Assembly:
         self._source = source
         self._extractor = extractor
         self._max_ratio = max_ratio
-        self._shares = True  # until the file system has shown that it cannot
+        self._tries = _TRIES
 
     def run(self, report: Callable[[int], object]) -> None:
         """``report`` is told how long the tar is so far."""
@@ -73,7 +74,7 @@ class Assembly:
                 self._count(piece.length if isinstance(piece, Extent) else len(piece))
                 if not isinstance(piece, Extent):
                     room.add(memoryview(piece).cast("B"))
-                elif self._shares and piece.length >= _WORTH_SHARING:
+                elif self._tries and piece.length >= _WORTH_SHARING:
                     self._share(piece, room)
                 else:
                     room.read(piece, feed=True)
@@ -90,15 +91,16 @@ class Assembly:
             )
 
     def _share(self, piece: Extent, room: _Room) -> None:
-        room.flush()
+        room.feed()
         before = self._extractor.shared_bytes
         self._extractor.feed_extent(*piece)
-        self._shares = self._extractor.shared_bytes > before
+        self._tries = _TRIES if self._extractor.shared_bytes > before else self._tries - 1
         room.read(piece, feed=False)
 
 
 class _Room:
-    """A buffer that is filled with what is small, and goes to the extractor and the hash when it is full."""
+    """A buffer that is filled with the tar, and goes to the hash when it is full; to the extractor as far as it is no
+    extent."""
 
     def __init__(self, ring: Ring, tar: HashStream, extractor: _backend.Extractor) -> None:
         self._ring = ring
@@ -106,6 +108,7 @@ class _Room:
         self._extractor = extractor
         self._buffer = ring.take()
         self._filled = 0
+        self._fed = 0  # bytes of it that the extractor has
 
     def add(self, data: memoryview) -> None:
         while data:
@@ -115,31 +118,36 @@ class _Room:
             data = data[count:]
 
     def read(self, piece: Extent, *, feed: bool) -> None:
-        """Bytes of a file; those that are not to be fed have nothing with them that is."""
+        """Bytes of a file; if not ``feed``, the extractor has them, and all before them."""
         offset, end = piece.offset, piece.offset + piece.length
         while offset < end:
             room = self._buffer[self._filled : self._filled + end - offset]
             count = os.preadv(piece.fd, [room], offset)
             if not count:
                 raise FileChangedError("a file that the layer shares became shorter")
-            self._took(count, feed=feed)
+            if not feed:
+                self._fed += count
+            self._took(count)
             offset += count
-        if not feed:
-            self.flush(feed=False)
 
-    def _took(self, count: int, *, feed: bool = True) -> None:
+    def _took(self, count: int) -> None:
         self._filled += count
         if self._filled == len(self._buffer):
-            self.flush(feed=feed)
+            self.flush()
 
-    def flush(self, *, feed: bool = True) -> None:
+    def feed(self) -> None:
+        """Gives the extractor all that it has not got."""
+        if self._fed < self._filled:
+            self._extractor.feed(self._buffer[self._fed : self._filled])
+            self._fed = self._filled
+
+    def flush(self) -> None:
         if not self._filled:
             return
-        buffer, filled = self._buffer, self._buffer[: self._filled]
+        buffer = self._buffer
         back = self._ring.returns(buffer, 2)
-        self._tar.put(filled, back)
-        if feed:
-            self._extractor.feed(filled)
+        self._tar.put(buffer[: self._filled], back)
+        self.feed()
         back()
         self._buffer = self._ring.take()
-        self._filled = 0
+        self._filled = self._fed = 0

@@ -14,6 +14,7 @@ from fastlayer.drivers.usage import tree_usage
 from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.oci.digest import Digest
+from fastlayer.store import downloads
 from fastlayer.volume import books, sizes
 from fastlayer.volume.volumes import Volumes
 
@@ -101,6 +102,7 @@ def disk_usage(store: Store) -> DiskUsage:
         ),
         _volume_line(store, volumes),
         _build_cache(store, parts, everything, holders.keys()),
+        *_begun(store),
     )
     return DiskUsage(lines, tuple(rows), tuple(layers), tuple(volumes))
 
@@ -116,6 +118,12 @@ def _volume_line(store: Store, rows: list[VolumeDisk]) -> Line:
     size = sizes.sum_of(store, [row.volume for row in rows])
     active = [row.volume for row in rows if row.links]
     return Line("Local Volumes", len(rows), len(active), size, size - sizes.sum_of(store, active))
+
+
+def _begun(store: Store) -> list[Line]:
+    """Blobs of pulls that were cut short, if there are any."""
+    count, size = downloads.usage(store.root)
+    return [Line("Pulls Begun", count, 0, size, size)] if count else []
 
 
 def _build_cache(store: Store, parts: _Parts, everything: set[str], imaged: Collection[str]) -> Line:

@@ -50,12 +50,17 @@ class Manifest(TypedDocument):
         """Whether there is an image configuration: attestations and artifacts have another one."""
         return self.config.media_type in mediatypes.CONFIGS
 
-    def require_image(self, what: str = "manifest") -> None:
-        """Raises ``ManifestError`` unless this is an image whose layers can be unpacked."""
+    def require_image(self, what: str = "manifest", *, foreign: bool = False) -> None:
+        """Raises ``ManifestError`` unless this is an image whose layers can be unpacked.
+
+        ``foreign``: layers that are at addresses of their own can be had.
+        """
         if not self.is_image:
             jsontext.refuse(what, f"is no image: its configuration is of type {self.config.media_type!a}")
         for number, layer in enumerate(self.layers, 1):
             if mediatypes.is_foreign(layer.media_type):
+                if foreign:
+                    continue
                 jsontext.refuse(
                     what, f"layer {number} is not distributable ({layer.media_type}): build the image on another base"
                 )

@@ -1,24 +1,20 @@
-"""What registries have, for people who look: tags, repositories, manifests and what refers to them.
+"""What registries have, for people who look: tags, repositories and what refers to a manifest; and deleting.
 
-Mirrors are asked before their origin, except for lists, which they have only parts of.
+Lists are of the registry itself: its mirrors have only parts of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TypeVar
 
 from fastlayer.errors import RegistryError, UsageError
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.reference import Reference, parse_reference
-from fastlayer.registry.client import Repository
 from fastlayer.registry.credentials import registry_key
-from fastlayer.registry.manifests import RawManifest
 from fastlayer.registry.opening import Wishes, destination, opened, opened_registry, sources
 
-T = TypeVar("T")
 Warn = Callable[[str], object]
 MAX_NAMES = 1_000_000  # of a list: a registry that never ends takes no more memory than that
 _ANY = "catalog"  # stands for a repository where the registry is meant
@@ -26,29 +22,6 @@ _ANY = "catalog"  # stands for a repository where the registry is meant
 
 def silent(_: str) -> None:
     """For those who do not want to know."""
-
-
-def first_with(
-    reference: Reference, wishes: Wishes, look: Callable[[Repository, Reference], T], warn: Warn = silent
-) -> T:
-    """What ``look`` finds at the first place that has it; it is given the repository and the name there.
-
-    Raises the ``RegistryError`` of the registry itself; what its mirrors say against it is warned of.
-    """
-    *mirrors, origin = sources(reference, wishes)
-    for location in mirrors:
-        try:
-            with opened(location, wishes, warn=warn) as repository:
-                return look(repository, location.reference)
-        except RegistryError as exc:
-            warn(f"{exc}; the next place is asked")
-    with opened(origin, wishes, warn=warn) as repository:
-        return look(repository, origin.reference)
-
-
-def find_manifest(reference: Reference, wishes: Wishes, warn: Warn = silent) -> RawManifest:
-    """The manifest or index that a name names. Raises ``RegistryMissingError``, ``RegistryError``."""
-    return first_with(reference, wishes, lambda there, name: there.manifest(name.digest or name.tag), warn)
 
 
 def find_tags(name: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) -> list[str]:

@@ -19,6 +19,7 @@ from fastlayer._values import NamedTuple
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.snapshot.snapshotter import Snapshotter, children_first
+from fastlayer.store import downloads
 from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def clear_dead(store: Store) -> int:
         cleared += store.snapshotter_of(driver).clear_dead()
     cleared += store.content.sweep(store.leases.alive)
     cleared += _clear_work(store)
+    cleared += downloads.sweep(store.root)[0]
     return cleared + store.leases.sweep()
 
 

@@ -71,43 +71,44 @@ class Tar:
     def _parts(self, file: TocFile | None, fetched: Fetched) -> Iterator[bytes | memoryview | Extent]:
         """The next parts: those that are no file, and the file; None: all that are left."""
         parts = self._plan.parts
-        while self._next < len(parts) and (file is None or parts[self._next].file in (None, file)):
+        while self._next < len(parts):
             part = parts[self._next]
+            if file is not None and part.file is not None and part.file is not file:
+                return
             self._next += 1
-            yield from self._part(part, fetched)
+            needed = part.is_needed(has_split=self._layout.has_split)
+            source = self._source(part, fetched, needed=needed)
+            if part.place is not None:
+                fd = self._open(part.place)
+                try:
+                    yield Extent(fd, part.place.offset, part.place.size)
+                finally:
+                    os.close(fd)
+                self.reused += part.place.size
+            elif part.file is None:
+                if needed:
+                    yield from self._expanded(source)
+            elif part.chunk is not None and part.chunk.zeros:
+                yield from _zeros(part.chunk.size)
+            elif part.chunk is not None:
+                yield from self._checked(part.chunk, part.file, source)
 
-    def _part(self, part: Part, fetched: Fetched) -> Iterator[bytes | memoryview | Extent]:
-        needed = part.is_needed(has_split=self._layout.has_split)
-        source: Any = None
+    def _source(self, part: Part, fetched: Fetched, *, needed: bool) -> Any:
+        """Something to read the part from, if it is to be read; what the blob needs of it is given to that."""
+        length = part.end - part.start
         if part.local is not None:
-            fd, length = self._there.blob(part.local[0]), part.end - part.start
+            fd = self._there.blob(part.local[0])
             if self._out is not None:
                 fetched.finish()
                 self._out.copy(fd, part.local[1], length)
-            if needed:
-                source = Here(fd, part.local[1], length, self.name)
-        elif needed or self._out is not None:
-            source = fetched.span(part.end - part.start)
-        if needed and part.file is None:
-            yield from self._expanded(source)
-        elif part.file is not None:
-            yield from self._contents(part, part.file, source)
+            return Here(fd, part.local[1], length, self.name) if needed else None
+        return fetched.span(length) if needed or self._out is not None else None
 
-    def _contents(self, part: Part, file: TocFile, source: Any) -> Iterator[bytes | memoryview | Extent]:
-        if part.place is not None:
-            yield from self._taken(part.place)
-        elif part.chunk is not None and part.chunk.zeros:
-            yield from _zeros(part.chunk.size)
-        elif part.chunk is not None:
-            yield from self._checked(part.chunk, file, source)
-
-    def _taken(self, place: Found) -> Iterator[Extent]:
+    def _open(self, place: Found) -> int:
         try:
-            with self._there.opened(place) as fd:
-                yield Extent(fd, place.offset, place.size)
+            return self._there.open(place)
         except OSError as exc:
             raise FileChangedError(f"{self.name}: a file of the store is not to be had any more") from exc
-        self.reused += place.size
 
     def _checked(self, chunk: Chunk, file: TocFile, source: Any) -> Iterator[memoryview]:
         """What was fetched must be what the TOC says."""

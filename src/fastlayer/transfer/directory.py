@@ -15,12 +15,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from fastlayer.content.files import explained
+from fastlayer.content.files import explained, write_all
 from fastlayer.content.ingest import new_hash
 from fastlayer.content.store import open_plain
 from fastlayer.errors import (
@@ -31,7 +31,6 @@ from fastlayer.errors import (
     StorageError,
     show_path,
 )
-from fastlayer.layer.output import Output
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import MAX_MANIFEST
@@ -129,22 +128,16 @@ class DirectoryDestination:
     def put(self, layer: LayerOf, data: Bytes, moved: Moved) -> How:
         if self.has(layer.blob):
             return How.PRESENT
-        with Output(self._path / file_of(layer.blob.digest)) as file:
+        with self._new() as (file, named):
             for piece in Verified(layer.blob, data, moved)(0):
-                file.write(piece)
-            file.commit()
+                write_all(file.fileno(), piece)
+            named(file_of(layer.blob.digest))
         return How.UPLOADED
 
     def put_made(self, layer: LayerOf, write: Write, moved: Moved) -> Made:
-        temporary = self._path / f".layer.fastlayer-{os.urandom(6).hex()}"
-        try:
-            with open(temporary, "xb", buffering=0) as file, explained("write", self._path):
-                made = write(file)
-            self._named.add(file_of(made.digest))
-            with explained("write", self._path):
-                os.rename(temporary, self._path / file_of(made.digest))
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._new() as (file, named):
+            made = write(file)
+            named(file_of(made.digest))
         return made
 
     def put_manifest(self, manifest: Descriptor, data: bytes, subject: Digest | None) -> None:
@@ -159,10 +152,24 @@ class DirectoryDestination:
                     (self._path / name).unlink()
 
     def _write(self, name: str, data: bytes) -> None:
-        self._named.add(name)
-        with Output(self._path / name) as file:
-            file.write(data)
-            file.commit()
+        with self._new() as (file, named):
+            write_all(file.fileno(), data)
+            named(name)
+
+    @contextmanager
+    def _new(self) -> Iterator[tuple[BinaryIO, Callable[[str], None]]]:
+        """A file, and what gives it its name: in place of whatever has that, be it a link."""
+        temporary = self._path / f".layer.fastlayer-{os.urandom(6).hex()}"
+
+        def named(name: str) -> None:
+            self._named.add(name)
+            os.rename(temporary, self._path / name)
+
+        try:
+            with explained("write", self._path), open(temporary, "xb", buffering=0) as file:
+                yield cast(BinaryIO, file), named
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def give_up(self) -> None:
         pass

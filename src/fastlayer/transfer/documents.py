@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import DigestMismatchError, NotFoundError, OperandError, UsageError, show_path
-from fastlayer.image.formats.archive import open_images
-from fastlayer.image.formats.source import ArchivedImage
+from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Images
-from fastlayer.oci import jsontext, mediatypes
+from fastlayer.oci import mediatypes
 from fastlayer.oci.config import MAX_CONFIG
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.digest import digest_of
 from fastlayer.oci.image_index import ImageIndex, Read, parse_document, parse_index
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest
 from fastlayer.oci.platform import Platform, host_platform
-from fastlayer.oci.reference import Reference
-from fastlayer.registry.client import Repository
-from fastlayer.registry.looking import Warn, first_with, silent
+from fastlayer.registry.looking import Warn, silent
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import Place, parse_place
 
@@ -81,15 +75,22 @@ def look_at(
     ``ReferenceFormatError``, ``RegistryError``, ``OperandError``, ``ManifestError``.
     """
     place = parse_place(text)
-    if place.transport == "docker":
-        own = None if store is None or text.startswith("docker://") else index_of_store(store, text)
-        return work(own) if own is not None else _in_registry(place, work, wishes, warn)
-    if place.transport == "dir":
-        return work(_in_directory(place))
-    with open_images(place.path) as source:
-        image = chosen(source.images, place).descriptor
-        data = source.read(image.digest, MAX_MANIFEST)
-        return work(Documents(str(place), image, data, lambda one, limit: source.read(one.digest, limit)))
+    if place.is_registry and store is not None and not text.startswith("docker://"):
+        own = index_of_store(store, text)
+        if own is not None:
+            return work(own)
+    with opened_documents(place, wishes, warn) as found:
+        return work(found)
+
+
+@contextmanager
+def opened_documents(place: Place, wishes: Wishes, warn: Warn = silent) -> Iterator[Documents]:
+    """Those of an image that is not in the store, for the block."""
+    from fastlayer.transfer.opening import opened_source
+
+    name = place.reference.familiar_name if place.is_registry and place.reference is not None else str(place)
+    with opened_source(place, wishes, warn) as found:
+        yield Documents(name, found.root, found.source.read(found.root, MAX_MANIFEST), found.source.read)
 
 
 def index_of_store(store: Store, text: str) -> Documents | None:
@@ -98,80 +99,13 @@ def index_of_store(store: Store, text: str) -> Documents | None:
         target, _ = Images(store).target_of(text)
     except NotFoundError:
         return None
-    if target.media_type not in mediatypes.INDEXES:
-        return None
+    return of_store(store, text, target) if target.media_type in mediatypes.INDEXES else None
+
+
+def of_store(store: Store, name: str, target: Descriptor) -> Documents:
+    """The documents of an image of the store."""
     content = store.content
-    data = content.read(target.digest)
-    return Documents(text, target, data, lambda one, limit: content.read(one.digest, limit))
-
-
-def of_repository(there: Repository, name: Reference, shown: Reference) -> Documents:
-    """The documents of an image of a registry, as long as the repository is open."""
-    raw = there.manifest(name.digest or name.tag)
-
-    def read(one: Descriptor, limit: int) -> bytes:
-        if one.media_type in mediatypes.MANIFESTS or one.media_type in mediatypes.INDEXES:
-            return there.manifest(one.digest).data
-        return there.read_blob(one, limit)
-
-    return Documents(shown.familiar_name, raw.descriptor, raw.data, read)
-
-
-def _in_registry(place: Place, work: Callable[[Documents], T], wishes: Wishes, warn: Warn) -> T:
-    reference = place.reference
-    assert reference is not None
-    return first_with(reference, wishes, lambda there, name: work(of_repository(there, name, reference)), warn)
-
-
-def chosen(images: tuple[ArchivedImage, ...], place: Place) -> ArchivedImage:
-    """The image of a layout or archive that a place names. Raises ``NotFoundError``, ``UsageError``."""
-    if place.number >= 0:
-        found = images[place.number : place.number + 1]
-    elif place.reference or place.name:
-        wanted = str(place.reference or place.name)
-        found = tuple(one for one in images if wanted in one.labels or wanted in map(str, one.names))
-    else:
-        found = images
-    if len(found) == 1:
-        return found[0]
-    names = sorted(name for one in images for name in (*map(str, one.names), *one.labels))
-    listed = f": it has {', '.join(names[:10])}" if names else ""
-    if found or not (place.reference or place.name or place.number >= 0):
-        raise UsageError(f"{place}: {len(found)} images: name one, as in {place.transport}:PATH:NAME or :@N{listed}")
-    raise NotFoundError(f"{place}: no such image{listed}")
-
-
-def _in_directory(place: Place) -> Documents:
-    """``dir:``: manifest.json, and beside it blobs by the digits of their digests (containers-transports(5))."""
-    base = Path(place.path)
-    data = _file(base / "manifest.json", MAX_MANIFEST)
-    value = jsontext.parse_object(data, show_path(os.fspath(base / "manifest.json")), MAX_MANIFEST)
-    kind = value.get("mediaType")
-    if not isinstance(kind, str) or not kind:
-        kind = mediatypes.INDEX if "manifests" in value else mediatypes.MANIFEST
-
-    def read(one: Descriptor, limit: int) -> bytes:
-        manifest = one.media_type in mediatypes.MANIFESTS or one.media_type in mediatypes.INDEXES
-        path = base / (one.digest.encoded + (".manifest.json" if manifest else ""))
-        found = _file(path, limit)
-        if digest_of(found) != one.digest:
-            raise DigestMismatchError(f"{show_path(os.fspath(path))}: is {digest_of(found)}: write the directory again")
-        return found
-
-    return Documents(str(place), Descriptor(kind, digest_of(data), len(data)), data, read)
-
-
-def _file(path: Path, limit: int) -> bytes:
-    shown = show_path(os.fspath(path))
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(fd, "rb") as file:
-            data = file.read(limit + 1)
-    except OSError as exc:
-        raise OperandError(f"{shown}: {exc.strerror}: give a directory that skopeo or push has written") from None
-    if len(data) > limit:
-        raise OperandError(f"{shown}: more than {limit} bytes: no manifest or configuration")
-    return data
+    return Documents(name, target, content.read(target.digest), lambda one, limit: content.read(one.digest, limit))
 
 
 def children(documents: Documents) -> list[Descriptor]:

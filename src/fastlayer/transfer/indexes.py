@@ -23,11 +23,10 @@ from fastlayer.oci.image_index import ImageIndex, new_index, parse_index
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest
 from fastlayer.oci.platform import Platform, host_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_reference
-from fastlayer.registry.client import Repository
-from fastlayer.registry.looking import Warn, first_with, silent
+from fastlayer.registry.looking import Warn, silent
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import parse_place
-from fastlayer.transfer.documents import Documents, of_repository
+from fastlayer.transfer.documents import Documents, of_store, opened_documents
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
@@ -183,30 +182,24 @@ def gathered(store: Store, images: Iterable[str], wishes: Wishes, which: Which, 
 
 def _entries(store: Store, text: str, wishes: Wishes, which: Which, warn: Warn) -> list[Descriptor]:
     place = parse_place(text)
-    if place.transport != "docker":
+    if not place.is_registry:
         raise UsageError(f"{text}: only images of the store and of registries: load it, or copy it to a registry first")
     if not text.startswith("docker://"):
         with suppress(NotFoundError):
             return _of_store(store, text, which)
     reference = place.reference
     assert reference is not None
-    return first_with(reference, wishes, lambda there, name: _of_registry(there, name, reference, which), warn)
+    with opened_documents(place, wishes, warn) as documents:
+        found = _chosen(documents, which, lambda entry: True)
+    return [
+        entry._replace(annotations={**entry.annotations, SOURCE: str(reference._replace(digest=str(entry.digest)))})
+        for entry in found
+    ]
 
 
 def _of_store(store: Store, text: str, which: Which) -> list[Descriptor]:
-    target, _ = Images(store).target_of(text)
-    content = store.content
-    data = content.read(target.digest)
-    documents = Documents(text, target, data, lambda one, limit: content.read(one.digest, limit))
-    return _chosen(documents, which, lambda entry: content.has(entry.digest) or SOURCE in entry.annotations)
-
-
-def _of_registry(there: Repository, name: Reference, shown: Reference, which: Which) -> list[Descriptor]:
-    found = _chosen(of_repository(there, name, shown), which, lambda entry: True)
-    return [
-        entry._replace(annotations={**entry.annotations, SOURCE: str(shown._replace(digest=str(entry.digest)))})
-        for entry in found
-    ]
+    documents = of_store(store, text, Images(store).target_of(text)[0])
+    return _chosen(documents, which, lambda entry: store.content.has(entry.digest) or SOURCE in entry.annotations)
 
 
 def _chosen(documents: Documents, which: Which, there: Callable[[Descriptor], bool]) -> list[Descriptor]:

@@ -7,12 +7,11 @@ have been written. A line that a killed process has begun is no line. The file i
 the blob; others wait for it. What the log says is believed for the moment only: the digest has the last word, and a
 blob that has another one is thrown away.
 
-What nobody fetches any more stays for a week, for whoever asks for it again (``sweep``).
+What nobody fetches any more stays for a while, for whoever asks for it again (``store/downloads.py``).
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -25,20 +24,15 @@ from typing import TYPE_CHECKING
 from fastlayer.content.files import explained, write_all
 from fastlayer.layer.pipeline import checkpoint
 from fastlayer.oci.digest import Digest
+from fastlayer.store.downloads import LOG, downloads_of
 from fastlayer.transfer.spans import Spans
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
-STAYS = 7 * 86_400  # seconds, since bytes last came
 _WAIT = 0.05  # seconds between two looks whether another process is done
-_LOG = ".log"
 _LONGEST_LOG = 8 << 20
-
-
-def downloads_of(root: Path) -> Path:
-    """Where they are."""
-    return root / "downloads"
+_LONGEST_HEAD = 200
 
 
 class KeptBlob:
@@ -52,7 +46,7 @@ class KeptBlob:
         self.size = size
         self.spans = Spans()
         self.identity = ""
-        self._log_path = Path(f"{self.path}{_LOG}")
+        self._log_path = Path(f"{self.path}{LOG}")
         self._fd = self._log = -1
 
     def lock(self, done: Callable[[], bool], meanwhile: Callable[[], object] | None = None) -> bool:
@@ -151,6 +145,8 @@ def _read_log(fd: int, size: int) -> tuple[str, Spans] | None:
     if os.fstat(fd).st_size > _LONGEST_LOG:
         return None
     head, *lines = os.pread(fd, _LONGEST_LOG, 0).split(b"\n")
+    if len(head) > _LONGEST_HEAD:
+        return None
     try:
         said = json.loads(head)
         if said["size"] != size:
@@ -164,36 +160,3 @@ def _read_log(fd: int, size: int) -> tuple[str, Spans] | None:
         return str(said["identity"]), spans
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def sweep(root: Path, *, older_than: float = STAYS) -> tuple[int, int]:
-    """Removes what nobody fetches and nobody has asked for in so many seconds: files and bytes that went."""
-    count = size = 0
-    place = downloads_of(root)
-    for name in sorted(os.listdir(place)) if place.is_dir() else []:
-        if not name.endswith(_LOG):
-            freed = _swept(place / name, older_than)
-            count, size = count + (freed is not None), size + (freed or 0)
-    return count, size
-
-
-def _swept(path: Path, older_than: float) -> int | None:
-    """Bytes that a file had taken; None when it stays."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as exc:
-        if exc.errno in (errno.ENOENT, errno.ELOOP):
-            return None
-        raise
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        found = os.fstat(fd)
-        if time.time() - found.st_mtime < older_than:
-            return None
-        Path(f"{path}{_LOG}").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        return found.st_blocks * 512
-    except BlockingIOError:
-        return None
-    finally:
-        os.close(fd)

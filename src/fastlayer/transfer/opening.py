@@ -91,7 +91,8 @@ def _in_directory(place: Place, jobs: int | None) -> Opened:
     value = jsontext.parse_object(data, str(place), MAX_MANIFEST)
     media_type = value.get("mediaType") or (mediatypes.INDEX if "manifests" in value else mediatypes.MANIFEST)
     root = Descriptor(str(media_type), digest_of(data), len(data))
-    return Opened(BlobsSource(_Rooted(blobs, root, data), str(place), jobs=jobs), root, _Rooted(blobs, root, data))
+    found = _Rooted(blobs, root, data)
+    return Opened(BlobsSource(found, str(place), jobs=jobs), root, found)
 
 
 class _Rooted:

@@ -182,11 +182,16 @@ def _is_right(there: Contents, place: Found, digest: bytes) -> bool:
     sha = hashlib.sha256(usedforsecurity=False)
     buffer = memoryview(bytearray(_PIECE))
     try:
-        with there.opened(place) as fd:
-            at, end = place.offset, place.offset + place.size
-            while at < end and (count := os.preadv(fd, [buffer[: end - at]], at)):
-                sha.update(buffer[:count])
-                at += count
+        fd = there.open(place)
     except OSError:
         return False
+    try:
+        at, end = place.offset, place.offset + place.size
+        while at < end and (count := os.preadv(fd, [buffer[: end - at]], at)):
+            sha.update(buffer[:count])
+            at += count
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
     return sha.digest() == digest

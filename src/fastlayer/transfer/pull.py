@@ -36,7 +36,6 @@ from fastlayer.registry.opening import Wishes, opened, pause_of, sources
 from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer.downloads import Downloads
 from fastlayer.transfer.events import Observer, silent
-from fastlayer.transfer.kept import sweep
 from fastlayer.transfer.opening import CONNECTIONS
 from fastlayer.transfer.remote import Remote
 
@@ -106,7 +105,6 @@ def pull(store: Store, reference: str, options: PullOptions = DEFAULTS, *, obser
         return Pulled(str(wanted), there.target)
     if options.policy == "never":
         raise NotFoundError(f"{wanted.familiar}: no such image in the store, and it may not be pulled (--policy never)")
-    sweep(store.root)
     try:
         return _from_anywhere(store, wanted, there, options, observe)
     except RegistryError as exc:
@@ -190,6 +188,10 @@ def _from_anywhere(
     raise error or RegistryError(f"{wanted.familiar}: no place is set up for its registry: see registries.conf")
 
 
+class _SpoiltError(Exception):
+    """What was left over from before is something else, and has been thrown away."""
+
+
 class _Pull:
     """From one place."""
 
@@ -204,6 +206,13 @@ class _Pull:
         self._warnings: list[str] = []
 
     def run(self, there: Image | None) -> Pulled:
+        """Once more where bytes that were left over were the reason why it failed."""
+        try:
+            return self._once(there)
+        except _SpoiltError:
+            return self._once(there, again=True)
+
+    def _once(self, there: Image | None, *, again: bool = False) -> Pulled:
         wishes = self._options.wishes
         budget = Budget(self._options.connections + 1)  # one for manifests
         with opened(self._location, wishes, budget=budget, warn=self._warnings.append) as repository:
@@ -214,7 +223,7 @@ class _Pull:
             name = self._location.reference.digest or self._location.reference.tag
             root = repository.manifest(name)
             wanted = None if self._options.all_platforms else self._choose(repository, root)
-            return self._take(repository, root, wanted)
+            return self._take(repository, root, wanted, again=again)
 
     def _is_current(self, repository: Repository, there: Image) -> bool:
         """Asked by HEAD, which registries that count pulls do not count."""
@@ -245,14 +254,7 @@ class _Pull:
             data = repository.manifest(str(descriptor.digest)).data
         return found or None
 
-    def _take(self, repository: Repository, root: RawManifest, wanted: set[Digest] | None) -> Pulled:
-        """Once more where bytes that were left over were the reason why it failed."""
-        found = self._try(repository, root, wanted, last=False)
-        return found or self._try(repository, root, wanted, last=True)  # type: ignore[return-value]
-
-    def _try(
-        self, repository: Repository, root: RawManifest, wanted: set[Digest] | None, *, last: bool
-    ) -> Pulled | None:
+    def _take(self, repository: Repository, root: RawManifest, wanted: set[Digest] | None, *, again: bool) -> Pulled:
         options = self._options
         loading = LoadOptions(options.unpack, options.platform, ignore_chown=options.ignore_chown, jobs=options.jobs)
         pause = pause_of(options.wishes.policy)
@@ -264,10 +266,10 @@ class _Pull:
             image = ArchivedImage((self._wanted,), root.descriptor)
             try:
                 (loaded,) = load_images(self._store, lease, remote, [image], loading)
-            except (DigestMismatchError, LayerFormatError):
-                if last or not remote.resumed:
+            except (DigestMismatchError, LayerFormatError) as exc:
+                if again or not remote.resumed:
                     raise
-                return None
+                raise _SpoiltError from exc
             self._warnings += (*remote.warnings, *loaded.warnings)
             received = downloads.received + remote.received
             return self._result(loaded.target, loaded.unpacked, received, changed=True)

@@ -45,6 +45,7 @@ class Remote:
     ) -> None:
         self.resumed = False
         self.costly = not whole
+        self.foreign = True
         self.warnings: list[str] = []
         self._parts: list[PartialLayer] = []
         self._store = store

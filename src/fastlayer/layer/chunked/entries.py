@@ -93,6 +93,8 @@ def _text(raw: bytes, what: str) -> str:
 
 def _refuse_foreign(item: TarItem, block: bytes, name: str) -> None:
     """What Go's reader takes for something else, or refuses."""
+    if not item.path:
+        raise Untold("an entry without a name")
     if item.sparse:
         raise Untold(f"a sparse file: {name}")
     if _OF_FLAG.get(block[_FLAG]) != item.type:

@@ -30,21 +30,28 @@ class Contents(NamedTuple):
 
 def read_split(packed: bytes, expanded: int | None) -> Iterator[bytes | Contents]:
     """What a compressed tar-split says, in the order of the tar. Raises ``LayerFormatError``, ``LimitError``."""
-    for line in _lines(packed, MAX_SPLIT if expanded is None else expanded):
+    for lines in _lines(packed, MAX_SPLIT if expanded is None else expanded):
         try:
-            value = json.loads(line)
-            kind = value["type"]
-            if kind == 2:
-                yield binascii.a2b_base64(value["payload"] or "", strict_mode=True)
-            elif kind == 1 and value.get("size"):
-                yield Contents(_name(value), _size(value["size"]))
-            elif kind != 1:
-                raise ValueError(kind)
+            values = json.loads(b"[%b]" % b",".join(lines))
+            if len(values) != len(lines):
+                raise ValueError
+            found = [_entry(value) for value in values]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             raise LayerFormatError("the tar-split is none") from exc
+        yield from filter(None, found)
 
 
-def _lines(packed: bytes, expanded: int) -> Iterator[bytes]:
+def _entry(value: Any) -> bytes | Contents | None:
+    kind = value["type"]
+    if kind == 2:
+        return binascii.a2b_base64(value["payload"] or "", strict_mode=True)
+    if kind != 1:
+        raise ValueError(kind)
+    return Contents(_name(value), _size(value["size"])) if value.get("size") else None
+
+
+def _lines(packed: bytes, expanded: int) -> Iterator[list[bytes]]:
+    """Some at a time."""
     reader = ZstdReader(Lookahead(Bytes(packed)))
     buffer = memoryview(bytearray(_PIECE))
     total, rest = 0, b""
@@ -55,9 +62,9 @@ def _lines(packed: bytes, expanded: int) -> Iterator[bytes]:
         *lines, rest = (rest + bytes(buffer[:count])).split(b"\n")
         if len(rest) > _LINE:
             raise LimitError("a tar-split with an entry that is too long")
-        yield from filter(None, lines)
+        yield [line for line in lines if line]
     if rest:
-        yield rest
+        yield [rest]
 
 
 def _name(value: dict[str, Any]) -> str:
