@@ -41,7 +41,8 @@ class Layout:
         self._size = size
         data = self._fetch(blob, found, tail)
         self.tail = data if self.end + len(data) == size else b""
-        self.toc, self.tar_tail = verified_toc(found, self._at(data, found.toc.start, found.toc.end))
+        self.toc, tar_tail = verified_toc(found, self._at(data, found.toc.start, found.toc.end))
+        self.tar_tail = memoryview(tar_tail)
         self.packed_split = b""
         if self.toc.split_digest and self.is_whole:
             self.packed_split = self._take_split(blob, data)

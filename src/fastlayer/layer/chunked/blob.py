@@ -35,7 +35,7 @@ def open_packed(kind: Kind, source: Any) -> Reader:
     return ZstdReader(Lookahead(source)) if kind == "zstd:chunked" else GzipReader(Lookahead(source))
 
 
-def expand(kind: Kind, packed: bytes, most: int) -> bytes:
+def expand(kind: Kind, packed: bytes, most: int) -> bytearray:
     """All of what they expand to. Raises ``LimitError`` when it is more than ``most`` bytes."""
     reader = open_packed(kind, Bytes(packed))
     buffer = memoryview(bytearray(_PIECE))
@@ -44,10 +44,10 @@ def expand(kind: Kind, packed: bytes, most: int) -> bytes:
         found += buffer[:count]
         if len(found) > most:
             raise LimitError(f"a table of contents of more than {most} bytes")
-    return bytes(found)
+    return found
 
 
-def verified_toc(found: Announced, packed: bytes) -> tuple[Toc, bytes]:
+def verified_toc(found: Announced, packed: bytes) -> tuple[Toc, bytes | bytearray]:
     """The TOC of what stands at ``found.toc``, and the bytes of the tar that came with it: of eStargz it is a file.
 
     Raises ``DigestMismatchError`` when it is not the one that was announced, ``LayerFormatError``, ``LimitError``.
@@ -63,12 +63,12 @@ def verified_toc(found: Announced, packed: bytes) -> tuple[Toc, bytes]:
     return parse_toc(data, found.toc.start), tail
 
 
-def _require(found: Announced, data: bytes) -> None:
+def _require(found: Announced, data: bytes | bytearray) -> None:
     if found.digest and digest_of(data) != found.digest:
         raise DigestMismatchError("the table of contents is not the one that the manifest names")
 
 
-def _in_tar(tail: bytes) -> bytes:
+def _in_tar(tail: bytearray) -> bytearray:
     """The JSON in the last file of the tar of an eStargz layer."""
     size = tail[124:135]
     if tail[: len(_NAME) + 1] != _NAME + b"\0" or size.strip(b"01234567"):

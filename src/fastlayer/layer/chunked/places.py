@@ -21,7 +21,7 @@ from fastlayer.errors import LayerFormatError, LimitError
 
 Kind = Literal["zstd:chunked", "estargz"]
 
-MAX_TOC = 96 << 20  # bytes of JSON: about 250,000 files
+MAX_TOC = 48 << 20  # bytes of JSON: about 150,000 files
 MAX_SPLIT = 1 << 30  # bytes of JSON, read line by line
 ESTARGZ_TOC = "containerd.io/snapshot/stargz/toc.digest"
 ESTARGZ_FOOTER = 51  # bytes

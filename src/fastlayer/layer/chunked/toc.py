@@ -14,7 +14,7 @@ from zlib import crc32
 from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerFormatError, LimitError
 
-MAX_ENTRIES = 500_000  # files and chunks
+MAX_ENTRIES = 150_000  # of whatever type; each takes about 2 KB of memory
 _LARGEST = (1 << 63) - 1
 _OF_THE_BLOB = frozenset(
     ("digest", "offset", "endOffset", "innerOffset", "chunkOffset", "chunkSize", "chunkDigest", "chunkType")
@@ -80,7 +80,7 @@ class _Entry(NamedTuple):
     inner: bool
 
 
-def parse_toc(data: bytes, tar_end: int) -> Toc:
+def parse_toc(data: bytes | bytearray, tar_end: int) -> Toc:
     """The TOC of a layer whose frames or members with the tar end at ``tar_end``.
 
     Raises ``LayerFormatError`` for what contradicts itself, ``LimitError`` for too much.
@@ -126,6 +126,9 @@ def _hook(value: dict[str, Any]) -> Any:
     return _Entry(mark, kind, name, size, digests[0], start, end, chunk_at, chunk_size, digests[1], zeros, inner)
 
 
+_NONE = _Entry(0, "", "", 0, b"", 0, 0, 0, 0, b"", False, False)
+
+
 def _digest(text: Any) -> bytes:
     """Those of other kinds are of no use."""
     if not isinstance(text, str) or len(text) != _SHA256_LENGTH or not text.startswith("sha256:"):
@@ -149,6 +152,7 @@ def _files(entries: list[_Entry]) -> list[TocFile]:
         while end < len(entries) and entries[end].kind == "chunk":
             end += 1
         group = entries[at:end]
+        entries[at:end] = [_NONE] * len(group)  # they take memory
         if group[0].kind != "reg" or any(entry.name != group[0].name for entry in group):
             raise LayerFormatError("the TOC has a chunk of no file")
         if not any(entry.inner for entry in group):  # several in one member: those are fetched as a whole
