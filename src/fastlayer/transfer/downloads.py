@@ -143,7 +143,7 @@ class Downloads:
             at = noted = start
             skip = start - stream.offset
             try:
-                while at < end and not self._stop.is_set():
+                while at < end and not self._stop.is_set() and download.error is None:
                     data = stream.read(_READ if skip else min(_READ, end - at))
                     if not data:
                         break

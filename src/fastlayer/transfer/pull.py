@@ -1,9 +1,9 @@
 """``pull``: an image of a registry comes into the store, unpacked while it arrives.
 
-The places that are set up for its registry are tried in order, mirrors first. What has come of a layer stays when
-something fails or somebody kills us (``kept.py``), so the next try, here or in another process, goes on from there.
-Bytes that were left over and turn out to be something else are fetched once more. Names are given when everything below
-them is complete and verified.
+The places that are set up for its registry are tried in order, mirrors first, until one gives the right bytes. What has
+come of a layer stays when something fails or somebody kills us (``kept.py``), so the next try, here or in another
+process, goes on from there. Bytes that were left over and turn out to be something else are fetched once more. Names
+are given when everything below them is complete and verified.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from fastlayer._values import NamedTuple
 from fastlayer.errors import (
     DigestMismatchError,
+    LayerError,
     LayerFormatError,
     ManifestError,
     NotFoundError,
@@ -174,14 +175,14 @@ def _has_blobs(store: Store, image: Image) -> bool:
 def _from_anywhere(
     store: Store, wanted: Reference, there: Image | None, options: PullOptions, observe: Observer
 ) -> Pulled:
-    error: RegistryError | None = None
+    error: RegistryError | LayerError | None = None
     warnings: list[str] = []
     for location in sources(wanted, options.wishes):
         if error is not None:
             warnings.append(f"{error}; trying {location.host}")
         try:
             found = _Pull(store, wanted, location, options, observe).run(there)
-        except RegistryError as exc:
+        except (RegistryError, DigestMismatchError, LayerFormatError) as exc:  # a mirror may have something else
             error = exc
             continue
         return found._replace(warnings=(*warnings, *found.warnings))
