@@ -37,6 +37,7 @@ from fastlayer.transfer.tracking import Teller, Track
 _OF_BLOBS = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/stargz/")  # annotations of chunked layers
 _MAX_DOCUMENTS = 64 << 20  # bytes of all manifests and indexes below a name
 _DOING: dict[How, Doing] = {How.PRESENT: "present", How.MOUNTED: "mounted", How.UPLOADED: "done"}
+_EVERYBODYS = "gzip"  # what is not asked for
 _MAKERS = 2  # layers that are made at the same time: each takes all processors, but for its beginning and its end
 
 
@@ -187,7 +188,11 @@ class _Move:
         chunked = any(key.startswith(_OF_BLOBS) for key in annotations)
         if own == form.codec and (chunked or own == form.compression):
             return None
-        return form if own == "none" or self._wanted.force else None
+        if own == "none" or self._wanted.force:
+            return form
+        if form.compression != _EVERYBODYS:
+            self._warnings.append(f"layers that are {own} already stay so: --force-compression makes them anew")
+        return None
 
     def _config_tasks(self) -> list[_Task]:
         done = {digest for digest, _ in self._blobs}
