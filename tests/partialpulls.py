@@ -17,7 +17,7 @@ from fastlayer.oci.manifest import parse_manifest
 from fastlayer.registry.client import Registry, Repository
 from fastlayer.registry.http import Endpoint
 from fastlayer.store.store import Store
-from fastlayer.transfer.partial import PartialLayer, PartialStats, partial_layer
+from fastlayer.transfer.pulling.partial import PartialLayer, PartialStats, partial_layer
 from tests.registry_server import RegistryServer
 
 

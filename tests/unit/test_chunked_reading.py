@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,13 @@ from fastlayer.layer.chunked.places import MAX_TOC, announced, from_tail, toc_pl
 from fastlayer.layer.chunked.split import Contents, read_split
 from fastlayer.layer.chunked.toc import MAX_ENTRIES, parse_toc
 from fastlayer.oci.digest import Digest, digest_of
-from fastlayer.transfer.ranges import Span, boundary_of, cut, joined, parts, requests
+from fastlayer.transfer.pulling.ranges import Span, boundary_of, cut, joined, parts, requests
 from tests.applying import file, folder
 from tests.chunkedlayers import estargz, zstd_chunked
 from tests.conftest import needs_root
 from tests.corpus.tarparts import END
 
-FILES = {"d/": b"", "d/a": b"a" * 5000, "b": os.urandom(9000), "none": b""}
+FILES = {"d/": b"", "d/a": b"a" * 5000, "b": random.Random(3).randbytes(9000), "none": b""}
 
 
 # ---- places and tables -------------------------------------------------------------------------------
@@ -58,7 +59,11 @@ def test_footer_of_old_podman(tmp_path: Path) -> None:
     assert announced(old, len(layer.blob)) == announced(layer.annotations, len(layer.blob))
 
 
-@pytest.mark.parametrize("tail", [b"", b"x" * 72, b"GNUlInUx", bytes(64) + b"GNUlInUx", zstd_chunked(FILES).blob[-40:]])
+@pytest.mark.parametrize(
+    "tail",
+    [b"", b"x" * 72, b"GNUlInUx", bytes(64) + b"GNUlInUx", zstd_chunked(FILES).blob[-40:]],
+    ids=["nothing", "something", "magic", "zeros", "half"],
+)
 def test_no_footer(tail: bytes, tmp_path: Path) -> None:
     assert from_tail(tail, 1 << 20) is None
     (tmp_path / "blob").write_bytes(tail)

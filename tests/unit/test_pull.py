@@ -35,10 +35,10 @@ from fastlayer.registry.opening import Wishes
 from fastlayer.registry.pauses import Policy
 from fastlayer.store import downloads as leftovers
 from fastlayer.store.store import Store, open_store
-from fastlayer.transfer import downloads, kept
 from fastlayer.transfer.events import BlobProgress
 from fastlayer.transfer.pull import PullOptions, ensure, pull, tagged
-from fastlayer.transfer.spans import Spans
+from fastlayer.transfer.pulling import downloads, kept
+from fastlayer.transfer.pulling.spans import Spans
 from tests.conftest import needs_root
 from tests.registry_server import RegistryServer, digest
 from tests.stores import vfs_store
@@ -293,7 +293,8 @@ def test_what_has_come_stays_for_the_next_pull(store: Store, server: RegistrySer
 
 SCRIPT = """
 import os, sys
-from fastlayer.transfer import downloads, pull
+from fastlayer.transfer import pull
+from fastlayer.transfer.pulling import downloads
 from tests.stores import vfs_store
 from tests.unit.test_pull import options, SEGMENT
 from pathlib import Path

@@ -14,9 +14,9 @@ from fastlayer.oci.manifest import Manifest
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.pauses import Policy
 from fastlayer.store.store import Store
-from fastlayer.transfer.downloads import Downloads
-from fastlayer.transfer.kept import KeptBlob
 from fastlayer.transfer.pull import PullOptions, pull
+from fastlayer.transfer.pulling.downloads import Downloads
+from fastlayer.transfer.pulling.kept import KeptBlob
 from tests.registry_server import RegistryServer
 from tests.stores import Layout, content, vfs_store
 

@@ -31,8 +31,9 @@ from fastlayer.oci import mediatypes
 from fastlayer.oci.platform import Platform
 from fastlayer.store.collect import collect
 from fastlayer.store.store import Store
-from fastlayer.transfer import known, streaming
+from fastlayer.transfer import known
 from fastlayer.transfer.copy import CopyOptions, copy
+from fastlayer.transfer.ends import streaming
 from fastlayer.transfer.push import PushOptions, push, push_all_tags
 from tests.registry_server import RegistryServer, digest, error
 from tests.stores import LAYERS, Layout, imported, tree, vfs_store
@@ -103,7 +104,7 @@ def test_what_is_there_is_neither_made_nor_sent(
 ) -> None:
     imported(store, tmp_path / "tree", "app:1")
     first = push(store, "app:1", there(server), OPTIONS)
-    monkeypatch.setattr("fastlayer.transfer.store_source._Snapshot.write", not_again)
+    monkeypatch.setattr("fastlayer.transfer.ends.store_source._Snapshot.write", not_again)
     server.seen.clear()
     seen = Witness()
     second = push(store, "app:1", there(server), OPTIONS, observe=seen)
@@ -117,7 +118,7 @@ def test_another_repository_of_the_registry_gives_it(
 ) -> None:
     imported(store, tmp_path / "tree", "app:1")
     push(store, "app:1", there(server), OPTIONS)
-    monkeypatch.setattr("fastlayer.transfer.store_source._Snapshot.write", not_again)
+    monkeypatch.setattr("fastlayer.transfer.ends.store_source._Snapshot.write", not_again)
     pushed = push(store, "app:1", there(server, "c/d:2"), OPTIONS)
     assert (pushed.mounted, pushed.uploaded) == (1, 1)
     complete(server, "c/d", "2")
@@ -318,7 +319,7 @@ def test_a_registry_that_takes_no_large_requests(
     server: RegistryServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
 ) -> None:
     monkeypatch.setattr(streaming, "CHUNK", 1 << 20)
-    monkeypatch.setattr("fastlayer.transfer.registry_destination.CHUNK", 1 << 20)
+    monkeypatch.setattr("fastlayer.transfer.ends.registry_destination.CHUNK", 1 << 20)
     image = large(store, tmp_path / "tree")
     if written:
         materialize(store, image)

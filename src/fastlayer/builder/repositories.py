@@ -11,7 +11,7 @@ from fastlayer.content.files import write_all
 from fastlayer.content.ingest import new_hash
 from fastlayer.errors import DigestMismatchError, RegistryError
 from fastlayer.registry.opening import Wishes, opened, sources
-from fastlayer.transfer.steady import steady
+from fastlayer.transfer.ends.steady import steady
 
 if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor

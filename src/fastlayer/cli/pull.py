@@ -54,7 +54,7 @@ def command(**given: Any) -> int:
     A pull that is interrupted, however, goes on where it was when it is asked for again.
     """
     from fastlayer.maintenance.discard import discard_blobs
-    from fastlayer.transfer.opening import CONNECTIONS
+    from fastlayer.transfer.ends.opening import CONNECTIONS
     from fastlayer.transfer.pull import PullOptions, pull, tagged
 
     wanted = PullOptions(

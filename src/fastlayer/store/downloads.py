@@ -1,4 +1,4 @@
-"""Where blobs are that have not come in whole yet, and for how long (``transfer/kept.py`` writes them).
+"""Where blobs are that have not come in whole yet, and for how long (``transfer/pulling/kept.py`` writes them).
 
 A file that nobody has locked is fetched by nobody. It stays for a week, for whoever asks for the blob again.
 """

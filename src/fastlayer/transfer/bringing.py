@@ -13,8 +13,8 @@ from fastlayer.oci.platform import Platform
 from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import Place
+from fastlayer.transfer.ends.opening import Warn, narrowed, opened_source
 from fastlayer.transfer.events import Observer
-from fastlayer.transfer.opening import Warn, narrowed, opened_source
 from fastlayer.transfer.pull import PullOptions, pull
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from fastlayer.oci.digest import Digest
 from fastlayer.oci.platform import Platform
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import Place, parse_place
-from fastlayer.transfer.ends import Destination
+from fastlayer.transfer.ends.opening import Opened, narrowed, opened_destination, opened_source
+from fastlayer.transfer.ends.protocols import Destination
+from fastlayer.transfer.ends.sources import BlobsSource, RegistrySource
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Compression, form_of
 from fastlayer.transfer.moving import Moved, Wanted, move
-from fastlayer.transfer.opening import Opened, narrowed, opened_destination, opened_source
 from fastlayer.transfer.rewriting import ManifestFormat
-from fastlayer.transfer.sources import BlobsSource, RegistrySource
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store

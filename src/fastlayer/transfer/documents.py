@@ -86,7 +86,7 @@ def look_at(
 @contextmanager
 def opened_documents(place: Place, wishes: Wishes, warn: Warn = silent) -> Iterator[Documents]:
     """Those of an image that is not in the store, for the block."""
-    from fastlayer.transfer.opening import opened_source
+    from fastlayer.transfer.ends.opening import opened_source
 
     name = place.reference.familiar_name if place.is_registry and place.reference is not None else str(place)
     with opened_source(place, wishes, warn) as found:

@@ -21,16 +21,16 @@ from fastlayer.registry.looking import Warn
 from fastlayer.registry.opening import Wishes, destination, opened, sources
 from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer import known
-from fastlayer.transfer.ends import LayerOf, Write
+from fastlayer.transfer.ends.opening import CONNECTIONS
+from fastlayer.transfer.ends.protocols import LayerOf, Write
+from fastlayer.transfer.ends.registry_destination import RegistryDestination
+from fastlayer.transfer.ends.steady import steady
+from fastlayer.transfer.ends.store_source import StoreSource, mounts_of
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Form, form_of
 from fastlayer.transfer.indexes import index_named, source_of, without_source
 from fastlayer.transfer.moving import Wanted, move
-from fastlayer.transfer.opening import CONNECTIONS
 from fastlayer.transfer.push import DEFAULTS, Pushed, PushOptions
-from fastlayer.transfer.registry_destination import RegistryDestination
-from fastlayer.transfer.steady import steady
-from fastlayer.transfer.store_source import StoreSource, mounts_of
 
 if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
@@ -113,8 +113,8 @@ class _Away(NamedTuple):
 
 
 class _IndexSource(StoreSource):
-    """See ``ends.Source``. ``root``: of the index as others see it; ``repositories``: where blobs are that the store
-    has not."""
+    """See ``protocols.Source``. ``root``: of the index as others see it; ``repositories``: where blobs are
+    that the store has not."""
 
     def __init__(
         self, store: Store, name: str, index: ImageIndex, options: PushOptions, stack: ExitStack, warn: Warn

@@ -22,7 +22,7 @@ from fastlayer.oci.image_index import ImageIndex, parse_index, walk
 from fastlayer.oci.manifest import Manifest, parse_manifest
 from fastlayer.registry.blobs import short
 from fastlayer.registry.uploads import How
-from fastlayer.transfer.ends import Destination, LayerOf, Source, Write
+from fastlayer.transfer.ends.protocols import Destination, LayerOf, Source, Write
 from fastlayer.transfer.events import Doing, Observer, silent
 from fastlayer.transfer.forms import Form
 from fastlayer.transfer.rewriting import (

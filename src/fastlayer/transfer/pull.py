@@ -1,9 +1,9 @@
 """``pull``: an image of a registry comes into the store, unpacked while it arrives.
 
 The places that are set up for its registry are tried in order, mirrors first, until one gives the right bytes. What has
-come of a layer stays when something fails or somebody kills us (``kept.py``), so the next try, here or in another
-process, goes on from there. Bytes that were left over and turn out to be something else are fetched once more. Names
-are given when everything below them is complete and verified.
+come of a layer stays when something fails or somebody kills us (``pulling/kept.py``), so the next try, here or in
+another process, goes on from there. Bytes that were left over and turn out to be something else are fetched once more.
+Names are given when everything below them is complete and verified.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from fastlayer.oci.reference import Reference
 from fastlayer.registry.http import Budget
 from fastlayer.registry.opening import Wishes, opened, pause_of, sources
 from fastlayer.registry.places import Place, parse_place
-from fastlayer.transfer.downloads import Downloads
+from fastlayer.transfer.ends.opening import CONNECTIONS
 from fastlayer.transfer.events import Observer, silent
-from fastlayer.transfer.opening import CONNECTIONS
-from fastlayer.transfer.remote import Remote
+from fastlayer.transfer.pulling.downloads import Downloads
+from fastlayer.transfer.pulling.remote import Remote
 
 if TYPE_CHECKING:
     from fastlayer.registry.client import Repository

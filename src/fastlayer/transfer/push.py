@@ -19,18 +19,18 @@ from fastlayer.oci.reference import Reference, parse_reference
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer import known
+from fastlayer.transfer.ends.opening import narrowed, opened_destination
+from fastlayer.transfer.ends.store_source import StoreSource, mounts_of
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Compression, Form, form_of
 from fastlayer.transfer.moving import Moved, Wanted, move
-from fastlayer.transfer.opening import narrowed, opened_destination
 from fastlayer.transfer.rewriting import ManifestFormat
-from fastlayer.transfer.store_source import StoreSource, mounts_of
 
 if TYPE_CHECKING:
     from fastlayer.image.images import Image
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
-    from fastlayer.transfer.ends import Destination
+    from fastlayer.transfer.ends.protocols import Destination
 
 _MOST_JOBS = 8  # threads of one layer that is compressed: memory goes with them
 

@@ -24,12 +24,12 @@ from fastlayer.oci.platform import host_platform
 from fastlayer.oci.reference import parse_reference
 from fastlayer.registry.opening import destination, opened
 from fastlayer.transfer import known
-from fastlayer.transfer.ends import LayerOf
+from fastlayer.transfer.ends.protocols import LayerOf
+from fastlayer.transfer.ends.registry_destination import RegistryDestination
+from fastlayer.transfer.ends.steady import steady
+from fastlayer.transfer.ends.store_source import StoreSource, mounts_of
+from fastlayer.transfer.ends.verified import Verified
 from fastlayer.transfer.forms import Made, Pieces, form_of
-from fastlayer.transfer.registry_destination import RegistryDestination
-from fastlayer.transfer.steady import steady
-from fastlayer.transfer.store_source import StoreSource, mounts_of
-from fastlayer.transfer.verified import Verified
 
 if TYPE_CHECKING:
     from fastlayer.builder.repositories import Warn

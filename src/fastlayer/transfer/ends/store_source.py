@@ -16,7 +16,7 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
 from fastlayer.transfer import known
-from fastlayer.transfer.ends import LayerOf, Write
+from fastlayer.transfer.ends.protocols import LayerOf, Write
 from fastlayer.transfer.forms import Form, Made, made, remade
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _PIECE = 1 << 20
 
 
 class StoreSource:
-    """See ``ends.Source``. ``jobs``: threads that compress; ``name``: of the image, for messages."""
+    """See ``protocols.Source``. ``jobs``: threads that compress; ``name``: of the image, for messages."""
 
     def __init__(self, store: Store, name: str, jobs: int) -> None:
         self.name = name

@@ -14,7 +14,7 @@ from fastlayer.oci.digest import Digest
 from fastlayer.registry.client import Repository
 from fastlayer.registry.http import Body, body_of
 from fastlayer.registry.uploads import Upload
-from fastlayer.transfer.flow import Flow, flowing
+from fastlayer.transfer.ends.flow import Flow, flowing
 
 CHUNK = 8 << 20  # bytes of a chunk for registries that refuse larger requests
 _TOO_LARGE = 413

@@ -1,4 +1,4 @@
-"""Where images come from, besides the store: registries, layouts, archives, directories. See ``ends.Source``."""
+"""Where images come from, besides the store: registries, layouts, archives, directories. See ``protocols.Source``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fastlayer.oci.image_index import parse_document
 from fastlayer.oci.manifest import MAX_MANIFEST
 from fastlayer.registry.client import Repository
 from fastlayer.registry.manifests import RawManifest
-from fastlayer.transfer.ends import LayerOf, Write
+from fastlayer.transfer.ends.protocols import LayerOf, Write
+from fastlayer.transfer.ends.steady import steady
 from fastlayer.transfer.forms import Form, Made, remade
-from fastlayer.transfer.steady import steady
 
 _PIECE = 1 << 20
 _MOST_JOBS = 8  # threads of one layer that is compressed: memory goes with them

@@ -35,9 +35,9 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import MAX_MANIFEST
 from fastlayer.registry.uploads import How
-from fastlayer.transfer.ends import Bytes, LayerOf, Moved, Write
+from fastlayer.transfer.ends.protocols import Bytes, LayerOf, Moved, Write
+from fastlayer.transfer.ends.verified import Verified
 from fastlayer.transfer.forms import Made
-from fastlayer.transfer.verified import Verified
 
 _VERSION = b"Directory Transport Version: 1.1\n"
 _KNOWN_VERSION = re.compile(rb"Directory Transport Version: 1\.\d+\n?")
@@ -102,7 +102,7 @@ class DirectoryBlobs:
 
 
 class DirectoryDestination:
-    """See ``ends.Destination``."""
+    """See ``protocols.Destination``."""
 
     workers = 6
 

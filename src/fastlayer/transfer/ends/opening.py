@@ -20,12 +20,12 @@ from fastlayer.registry.http import Budget
 from fastlayer.registry.opening import Wishes, opened, sources
 from fastlayer.registry.opening import destination as location_of
 from fastlayer.registry.places import Place
-from fastlayer.transfer.ends import Source
-from fastlayer.transfer.registry_destination import RegistryDestination, nowhere
-from fastlayer.transfer.sources import BlobsSource, RegistrySource
+from fastlayer.transfer.ends.protocols import Source
+from fastlayer.transfer.ends.registry_destination import RegistryDestination, nowhere
+from fastlayer.transfer.ends.sources import BlobsSource, RegistrySource
 
 if TYPE_CHECKING:
-    from fastlayer.transfer.ends import Destination
+    from fastlayer.transfer.ends.protocols import Destination
 
 CONNECTIONS = 8  # to a registry, at the same time
 _MOST_NAMES = 10  # of an archive, in a message
@@ -84,7 +84,7 @@ def _in_registry(stack: ExitStack, place: Place, wishes: Wishes, warn: Warn, job
 
 
 def _in_directory(place: Place, jobs: int | None) -> Opened:
-    from fastlayer.transfer.directory import DirectoryBlobs
+    from fastlayer.transfer.ends.directory import DirectoryBlobs
 
     blobs = DirectoryBlobs(place.path)
     data = blobs.root()
@@ -200,9 +200,9 @@ def opened_destination(
 
 @contextmanager
 def _opened_file(place: Place) -> Iterator[Destination]:
-    from fastlayer.transfer.archive_destination import opened_docker_archive, opened_oci_archive
-    from fastlayer.transfer.directory import opened_directory
-    from fastlayer.transfer.layout_destination import opened_layout
+    from fastlayer.transfer.ends.archive_destination import opened_docker_archive, opened_oci_archive
+    from fastlayer.transfer.ends.directory import opened_directory
+    from fastlayer.transfer.ends.layout_destination import opened_layout
 
     if place.number >= 0:
         raise UsageError(f"{place}: a number says which image is read: give a name for one that is written")

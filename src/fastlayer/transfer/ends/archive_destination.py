@@ -27,13 +27,13 @@ from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import parse_manifest
 from fastlayer.oci.reference import Reference, parse_reference
 from fastlayer.registry.uploads import How
-from fastlayer.transfer.ends import Bytes, LayerOf, Moved, Write
+from fastlayer.transfer.ends.protocols import Bytes, LayerOf, Moved, Write
+from fastlayer.transfer.ends.verified import Verified
 from fastlayer.transfer.forms import Made, Pieces
-from fastlayer.transfer.verified import Verified
 
 
 class _Archive:
-    """What both kinds have in common. See ``ends.Destination``."""
+    """What both kinds have in common. See ``protocols.Destination``."""
 
     workers = 1  # a tar has one end
 

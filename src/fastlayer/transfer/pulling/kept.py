@@ -25,7 +25,7 @@ from fastlayer.content.files import explained, write_all
 from fastlayer.layer.pipeline import checkpoint
 from fastlayer.oci.digest import Digest
 from fastlayer.store.downloads import LOG, downloads_of
-from fastlayer.transfer.spans import Spans
+from fastlayer.transfer.pulling.spans import Spans
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store

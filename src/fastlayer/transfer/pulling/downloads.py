@@ -21,14 +21,14 @@ from fastlayer.layer.pipeline import checkpoint
 from fastlayer.oci import mediatypes
 from fastlayer.oci.digest import Digest
 from fastlayer.transfer.events import BlobProgress, Doing, Observer, silent
-from fastlayer.transfer.spans import Spans
+from fastlayer.transfer.pulling.spans import Spans
 
 if TYPE_CHECKING:
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.registry.blobs import BlobStream
     from fastlayer.registry.calls import Pause
     from fastlayer.registry.client import Repository
-    from fastlayer.transfer.kept import KeptBlob
+    from fastlayer.transfer.pulling.kept import KeptBlob
 
 SEGMENT = 4 << 20  # bytes that are asked for at once
 _NOTED = 1 << 20  # bytes after which the log is told, at the latest

@@ -10,8 +10,8 @@ from fastlayer.errors import DigestMismatchError, LayerFormatError, NotFoundErro
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import ImageIndex, parse_document
-from fastlayer.transfer.kept import KeptBlob
-from fastlayer.transfer.partial import PartialLayer, partial_layer
+from fastlayer.transfer.pulling.kept import KeptBlob
+from fastlayer.transfer.pulling.partial import PartialLayer, partial_layer
 
 if TYPE_CHECKING:
     from fastlayer.image.unpack import LayerSource
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastlayer.registry.client import Repository
     from fastlayer.registry.manifests import RawManifest
     from fastlayer.store.store import Store
-    from fastlayer.transfer.downloads import Download, Downloads, Reader
+    from fastlayer.transfer.pulling.downloads import Download, Downloads, Reader
 
 _PIECE = 1 << 20
 

@@ -12,14 +12,14 @@ from fastlayer.layer.assembled import Extent
 from fastlayer.layer.chunked.blob import open_packed
 from fastlayer.layer.chunked.split import read_split
 from fastlayer.registry.blobs import short
-from fastlayer.transfer.ranges import BlobParts
+from fastlayer.transfer.pulling.ranges import BlobParts
 
 if TYPE_CHECKING:
     from fastlayer.content.ingest import Ingest
     from fastlayer.image.contents import Contents, Found
     from fastlayer.layer.chunked.toc import Chunk, TocFile
     from fastlayer.oci.descriptor import Descriptor
-    from fastlayer.transfer.layout import Layout, Part, Plan
+    from fastlayer.transfer.pulling.layout import Layout, Part, Plan
 
 _PIECE = 256 << 10
 _COPY = 1 << 20

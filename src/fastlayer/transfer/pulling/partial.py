@@ -36,10 +36,10 @@ from fastlayer.image import contents
 from fastlayer.image.contents import Contents, Found
 from fastlayer.image.unpack import LayerSource
 from fastlayer.layer.chunked.places import announced
-from fastlayer.transfer.assembling import Rebuilt, Tar
 from fastlayer.transfer.events import BlobProgress, Doing, Observer, silent
-from fastlayer.transfer.layout import Layout, Plan, make_plan
-from fastlayer.transfer.ranges import BlobParts
+from fastlayer.transfer.pulling.assembling import Rebuilt, Tar
+from fastlayer.transfer.pulling.layout import Layout, Plan, make_plan
+from fastlayer.transfer.pulling.ranges import BlobParts
 
 if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease

@@ -10,10 +10,10 @@ from fastlayer.oci.digest import Digest
 from fastlayer.registry.blobs import blob_size
 from fastlayer.registry.client import Repository
 from fastlayer.registry.uploads import How
-from fastlayer.transfer.ends import Bytes, LayerOf, Moved, Write
+from fastlayer.transfer.ends.protocols import Bytes, LayerOf, Moved, Write
+from fastlayer.transfer.ends.streaming import CHUNK, push_stream
+from fastlayer.transfer.ends.verified import Verified
 from fastlayer.transfer.forms import Made
-from fastlayer.transfer.streaming import CHUNK, push_stream
-from fastlayer.transfer.verified import Verified
 
 _ACTIONS = ("pull", "push")
 _TOO_LARGE = 413
@@ -26,7 +26,7 @@ def nowhere(_: Digest) -> Iterable[str]:
 
 
 class RegistryDestination:
-    """See ``ends.Destination``. ``reference``: the tag or digest that the image gets.
+    """See ``protocols.Destination``. ``reference``: the tag or digest that the image gets.
 
     ``chunk``: bytes of one request of an upload, 0 for all in one; ``mounts``: the repositories of the registry that
     may have a blob; ``went`` is told of each layer that is in the repository now.

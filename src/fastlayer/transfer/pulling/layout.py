@@ -11,7 +11,7 @@ from fastlayer.layer.chunked.blob import verified_toc
 from fastlayer.layer.chunked.places import ESTARGZ_FOOTER, Announced, toc_place
 from fastlayer.layer.chunked.toc import Chunk, TocFile
 from fastlayer.oci.digest import digest_of
-from fastlayer.transfer.ranges import BlobParts, Span, joined
+from fastlayer.transfer.pulling.ranges import BlobParts, Span, joined
 
 if TYPE_CHECKING:
     from fastlayer.image.contents import Contents, Found

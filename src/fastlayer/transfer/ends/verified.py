@@ -8,7 +8,7 @@ from fastlayer.content.ingest import new_hash
 from fastlayer.errors import DigestMismatchError
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.registry.blobs import short
-from fastlayer.transfer.ends import Bytes, Moved
+from fastlayer.transfer.ends.protocols import Bytes, Moved
 
 
 class Verified:

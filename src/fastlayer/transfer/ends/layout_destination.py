@@ -17,7 +17,7 @@ from fastlayer.content.store import REF_NAME, ContentStore, IndexEntry, check_la
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.registry.uploads import How
-from fastlayer.transfer.ends import Bytes, LayerOf, Moved, Write
+from fastlayer.transfer.ends.protocols import Bytes, LayerOf, Moved, Write
 from fastlayer.transfer.forms import Made
 
 _OLD = 60.0  # seconds since the last byte, of what a killed copy has left
@@ -29,7 +29,7 @@ def _lease() -> str:
 
 
 class LayoutDestination:
-    """See ``ends.Destination``. ``reference``: the image's name in the layout, as it is written there; may be empty."""
+    """See ``protocols.Destination``. ``reference``: the image's name, as it is written in the layout; may be empty."""
 
     workers = 6
 
