@@ -291,6 +291,12 @@ class Download:
                 self._downloads.changed.wait()
             self.kept.reset()
 
+    def settle(self) -> None:
+        """Waits until nobody works on the file, of which all has come."""
+        with self._downloads.changed:
+            while self.at_work:
+                self._downloads.changed.wait()
+
     def end(self) -> None:
         """It has become a blob of the store."""
         with self._downloads.changed:

@@ -163,6 +163,7 @@ class Remote:
         self._keep(download)
 
     def _keep(self, download: Download) -> None:
+        download.settle()
         download.kept.give(self._store, self._lease.id, download.blob.digest)
         download.end()
 
