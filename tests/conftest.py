@@ -34,6 +34,7 @@ def own_store() -> Iterator[None]:
     with temporary_directory() as place, pytest.MonkeyPatch.context() as patch:
         place.chmod(0o755)
         patch.setenv("FASTLAYER_ROOT", str(place / "store"))
+        patch.setenv("FASTLAYER_PULL", "never")  # images that are missing are looked for in no registry of the world
         yield
 
 

@@ -79,6 +79,7 @@ def main(place: Path, isolation: str, port: int, archives: Sequence[str], names:
         from fastlayer.running.rootless import become_root
 
         assert become_root()
+    os.environ["FASTLAYER_PULL"] = "never"
     os.environ["FASTLAYER_ROOT"] = os.fspath(place / "store")
     for archive in archives:
         code, _, err = typed(["load", "-q", "-i", archive])

@@ -126,6 +126,7 @@ def test_what_is_printed(shell: Shell, server: RegistryServer) -> None:
 def test_run_pulls_what_is_missing(shell: Shell, server: RegistryServer) -> None:
     publish(server)
     name = named(server)
+    shell.env.pop("FASTLAYER_PULL")
     assert "no store there" in shell.refused("create", "--pull", "never", name, "true")
     shell.good("create", "--name", "one", name, "true")
     assert len(server.calls("GET .*blobs")) == 3

@@ -98,7 +98,8 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {
             "type": declare.Choice(["always", "missing", "newer", "never"]),
             "default": "missing",
-            "help": "When the image is pulled: always; if the store has none (missing); if there is a newer one.",
+            "envvar": "FASTLAYER_PULL",
+            "help": "When the image is pulled: always, missing (if the store has none), newer, never.",
         },
     ),
     (
