@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 _SHORTEST_ID = 2
+_MISSING = "no such image: `fastlayer images` lists them, `fastlayer pull` or `load` brings one in"
 _MAX_MANIFEST = 4 << 20  # bytes, as in oci/manifest.py
 
 
@@ -171,7 +172,7 @@ class Images:
     def _target_of(self, db: sqlite3.Connection, text: str) -> tuple[Descriptor, list[str]]:
         target = _by_name(db, text) or _by_digest(db, text)
         if target is None:
-            raise NotFoundError(f"{text}: no such image: `fastlayer images` lists them, `fastlayer pull` or `load` brings one in")
+            raise NotFoundError(f"{text}: {_MISSING}")
         return target, _names(db, target.digest)
 
     def by_target(self, target: Descriptor, names: Sequence[str] = (), platform: Platform | None = None) -> Image:
