@@ -71,7 +71,8 @@ fuzz: build
 # not enter the native code: names, documents, Dockerfiles, types, what listings show.
 NOT_NATIVE = $(patsubst %,--ignore=tests/unit/test_%.py,architecture build_explain build_graph build_progress cli_filters \
   devicemapper dockerfile dockerfile_corpus dockerfile_shell dockerignore driver_protocol manifests oci output_options \
-  platform record_cost reference running_values templates typing)
+  platform record_cost reference running_values templates typing cache_options cache_records cli_login cli_transfers \
+  proxy pull_leftovers pull_spoilt transfer_indexes $(patsubst tests/unit/test_%.py,%,$(wildcard tests/unit/test_registry_*.py)))
 asan: build peers
 	rm -rf $(ASAN) && mkdir -p $(ASAN)
 	cp -r csrc src setup.py pyproject.toml README.md LICENSE $(ASAN)/
