@@ -2,16 +2,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h> /* RENAME_NOREPLACE */
 #include <sys/stat.h>
 
+#include "fl_open.h"
 #include "fl_sys.h"
 
-#define BENEATH (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
+#define DIRECTORY (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define CONTENT (O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
 
-/* The entry's directory in the donor, or -1. */
+/* The entry's directory in the donor, or a negative number. */
 static int open_dir(struct fl_extract *x)
 {
     char *text = (char *)x->name.text.data;
@@ -20,12 +20,13 @@ static int open_dir(struct fl_extract *x)
     int fd;
 
     if (len == 0)
-        return fl_sys_openat2(x->opt.donor, ".", O_PATH | O_DIRECTORY, 0, BENEATH);
-    if (len >= PATH_MAX)
-        return -1;
+        return fl_open_beneath(x->opt.donor, text, 0, DIRECTORY);
     end = text[len];
     text[len] = '\0';
-    fd = fl_sys_openat2(x->opt.donor, text, O_PATH | O_DIRECTORY, 0, BENEATH);
+    fd = fl_open_beneath(x->opt.donor, text, len, DIRECTORY);
+    for (size_t i = 0; i < len; i++)
+        if (text[i] == '\0')
+            text[i] = '/';
     text[len] = end;
     return fd;
 }

@@ -3,7 +3,6 @@
 #include <errno.h>
 
 #include "fl_attrs.h"
-#include "fl_sys.h"
 
 #define QUICK (256u << 10) /* bytes */
 
@@ -143,7 +142,7 @@ static int begin(struct fl_extract *x, struct fl_error *err)
         return -1;
     fl_tar_init(&x->tar, &limits);
     x->in_layer = true;
-    x->has_donor = x->opt.donor >= 0 && (x->path.dirs[0].flags & FL_DIR_CLEAN) && fl_sys_has_openat2();
+    x->has_donor = x->opt.donor >= 0 && (x->path.dirs[0].flags & FL_DIR_CLEAN);
     return 0;
 }
 
