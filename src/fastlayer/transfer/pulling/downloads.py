@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fastlayer.transfer.pulling.kept import KeptBlob
 
 SEGMENT = 4 << 20  # bytes that are asked for at once
-_NOTED = 1 << 20  # bytes after which the log is told, at the latest
+_NOTED = 256 << 10  # bytes after which the log is told, at the latest
 _READ = 256 << 10
 _FIRST = 2  # connections at the beginning
 _HUNGER = 0.05  # seconds of waiting that are worth another connection
