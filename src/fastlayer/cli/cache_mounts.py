@@ -141,7 +141,7 @@ def _target(given: dict[str, Any]) -> Iterator[Target]:
     if text.startswith(_REGISTRY):
         from fastlayer.builder.mountarchive import repository
 
-        with repository.target(_reference(text), registries.wishes(given), _warn) as artifact:
+        with repository.target(_reference(text), registries.wishes(given), output.warn_line) as artifact:
             yield artifact
     elif text == "-":
         with places.archive(sys.stdout.buffer) as archive:
@@ -186,7 +186,7 @@ def _artifact(store: Store, given: dict[str, Any]) -> Iterator[Source | None]:
     with ExitStack() as ends:
         artifact: Source | None = None
         try:
-            opened = repository.source(store, _reference(given["source"]), registries.wishes(given), _warn)
+            opened = repository.source(store, _reference(given["source"]), registries.wishes(given), output.warn_line)
             artifact = ends.enter_context(opened)
         except RegistryMissingError:
             if not given["if_exists"]:
@@ -200,10 +200,6 @@ def _reference(text: str) -> Reference:
     found = parse_place(text).reference
     assert found is not None
     return found
-
-
-def _warn(line: str) -> None:
-    output.warn([line])
 
 
 @declare.command("limit")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastlayer.cli import options, output, registries, stores
+from fastlayer.cli import options, registries, sending, stores
 from fastlayer.cli.line import declare
-from fastlayer.cli.push import write_digest
 from fastlayer.cli.transfer_progress import TransferReporter
 
 if TYPE_CHECKING:
-    from fastlayer.transfer.copy import Copied, CopyOptions
+    from fastlayer.transfer.copy import CopyOptions
 
 EPILOG = """\b
 Examples:
@@ -26,26 +25,13 @@ Examples:
 @declare.argument("source", metavar="SOURCE")
 @declare.argument("destination", metavar="DESTINATION")
 @declare.option("-a", "--all", "all_", is_flag=True, help="The images for all platforms, and their index.")
+@declare.option("--referrers", is_flag=True, help="Copy what refers to the image, too, such as signatures.")
 @declare.option(
     "--compression",
-    type=declare.Choice(["none", "gzip", "zstd", "zstd:chunked", "estargz"]),
+    type=sending.compression_choice,
     help="Compress layers that are not compressed (default: as they are).",
 )
-@declare.option("--compression-level", type=declare.IntRange(0, 22), metavar="N", help="gzip: 0 to 9; zstd: 1 to 22.")
-@declare.option("--force-compression", is_flag=True, help="Compress anew what is compressed in another way.")
-@declare.option(
-    "-f",
-    "--manifest-format",
-    type=declare.Choice(["oci", "v2s2"]),
-    help="Write manifests of OCI's or Docker's kind (default: as they are).",
-)
-@declare.option("--preserve-digests", is_flag=True, help="Fail rather than write a manifest with another digest.")
-@declare.option("--referrers", is_flag=True, help="Copy what refers to the image, too, such as signatures.")
-@declare.option("--chunk-size", metavar="SIZE", help="Send blobs in requests of at most SIZE bytes (16m).")
-@declare.option("--digestfile", type=options.PATH, metavar="FILE", help="Write the digest of what was copied to FILE.")
-@declare.option(
-    "--format", "format_", type=declare.Choice(["text", "json"]), default="text", help="How the result is printed."
-)
+@sending.sending_options
 @stores.platform_option()
 @options.jobs_option
 @options.progress_option
@@ -68,8 +54,8 @@ def command(**given: Any) -> int:
                 copied = copy(given["source"], given["destination"], wanted, store=store, observe=shown.observe)
         else:
             copied = copy(given["source"], given["destination"], wanted, observe=shown.observe)
-    write_digest(given["digestfile"], copied.descriptor.digest)
-    _tell(copied, given)
+    sending.write_digest(given["digestfile"], copied.descriptor.digest)
+    sending.tell(copied, given, copied.name)
     return 0
 
 
@@ -79,24 +65,9 @@ def _options(given: dict[str, Any]) -> CopyOptions:
     return CopyOptions(
         all=given["all_"],
         platform=stores.platform(given),
-        compression=given["compression"],
-        level=given["compression_level"],
-        force=given["force_compression"],
-        manifest_format=given["manifest_format"] or "",
-        preserve_digests=given["preserve_digests"],
+        **sending.chosen(given),
         referrers=given["referrers"],
-        chunk=options.memory("--chunk-size", given["chunk_size"]) or 0,
         jobs=given["jobs"],
         source=registries.wishes_of("src", given),
         destination=registries.wishes_of("dest", given),
     )
-
-
-def _tell(copied: Copied, given: dict[str, Any]) -> None:
-    output.warn(copied.warnings, given["quiet"])
-    descriptor = copied.descriptor
-    if given["format_"] == "json":
-        value = {"schema": 1, **copied._asdict(), "descriptor": descriptor.to_dict()}
-        print(output.json_line(value).decode())
-        return
-    print(f"{copied.name}: digest: {descriptor.digest} size: {descriptor.size}", flush=True)

@@ -75,7 +75,7 @@ def _show_login(registry: str, wishes: Wishes, verbose: bool) -> int:
     from fastlayer.registry.credentials import registry_key
     from fastlayer.registry.login import kept_login
 
-    found = kept_login(registry, wishes, lambda line: output.warn([line]))
+    found = kept_login(registry, wishes, output.warn_line)
     key = registry_key(registry)
     if found is None:
         raise NotFoundError(f"{key}: nobody is logged in: fastlayer login {key}")
@@ -109,7 +109,7 @@ def _is_kept(registry: str, wishes: Wishes) -> bool:
     """As docker and podman: who is logged in is not asked again."""
     from fastlayer.registry.login import is_kept
 
-    found = is_kept(registry, wishes, lambda line: output.warn([line]))
+    found = is_kept(registry, wishes, output.warn_line)
     if found is not None:
         print(f"Login Succeeded, as {found.username or '<token>'}: the login of {found.source}")
     return found is not None

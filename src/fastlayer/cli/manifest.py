@@ -51,10 +51,6 @@ Examples:
 """
 
 
-def _warn(line: str) -> None:
-    output.warn([line])
-
-
 # ---- inspect -------------------------------------------------------------------------------------------
 
 
@@ -84,7 +80,7 @@ def inspect(**given: Any) -> int:
             data = documents.config(platform) if given["config"] else documents.raw(platform)
             return data if given["raw"] else _pretty(_object(documents, data))
 
-        found = look_at(given["image"], work, registries.wishes(given), store=store, warn=_warn)
+        found = look_at(given["image"], work, registries.wishes(given), store=store, warn=output.warn_line)
     sys.stdout.buffer.write(found)
     sys.stdout.buffer.flush()
     return 0
@@ -167,7 +163,7 @@ def create(**given: Any) -> int:
             which=_which(given),
             amend=given["amend"],
             annotations=notes,
-            warn=_warn,
+            warn=output.warn_line,
         )
     return _told(made)
 
@@ -192,7 +188,7 @@ def add(**given: Any) -> int:
             wishes=registries.wishes(given),
             which=_which(given),
             change=change,
-            warn=_warn,
+            warn=output.warn_line,
         )
     return _told(made)
 

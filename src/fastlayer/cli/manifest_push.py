@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastlayer.cli import options, output, registries, stores
+from fastlayer.cli import options, output, registries, sending, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.transfer_progress import TransferReporter
 
@@ -20,14 +20,8 @@ Examples:
 @declare.argument("destination", required=False, metavar="[DESTINATION]")
 @declare.option("--purge", is_flag=True, help="Remove the index from the store then.")
 @declare.option("--all", "all_", is_flag=True, hidden=True)
-@declare.option(
-    "-f",
-    "--format",
-    "format_",
-    type=declare.Choice(["oci", "v2s2"]),
-    help="Write manifests of OCI's or Docker's kind (default: as they are).",
-)
-@declare.option("--digestfile", type=options.PATH, metavar="FILE", help="Write the digest of the index to FILE.")
+@sending.manifest_format_option("-f", "--format", "format_")
+@sending.digestfile_option
 @options.jobs_option
 @options.progress_option
 @registries.registry_options
@@ -46,12 +40,7 @@ def command(**given: Any) -> int:
         pushed = push_index(
             store, given["index"], given["destination"], wanted, purge=given["purge"], observe=shown.observe
         )
-    if given["digestfile"]:
-        from fastlayer.layer.output import Output
-
-        with Output(given["digestfile"]) as file:
-            file.write(f"{pushed.descriptor.digest}\n".encode())
-            file.commit()
+    sending.write_digest(given["digestfile"], pushed.descriptor.digest)
     output.warn(pushed.warnings, given["quiet"])
     print(pushed.descriptor.digest)
     return 0

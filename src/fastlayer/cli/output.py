@@ -93,6 +93,11 @@ def warn(messages: Iterable[str], quiet: bool = False) -> None:
         print(f"fastlayer: warning: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
+def warn_line(line: str) -> None:
+    """One of them, for whoever tells of each when it comes up."""
+    warn([line])
+
+
 def display_name(path: str | bytes) -> str:
     """A file name for a message."""
     return os.fsdecode(quote(os.fsencode(path)))

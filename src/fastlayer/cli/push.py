@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastlayer.cli import options, output, registries, stores
+from fastlayer.cli import options, registries, sending, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.transfer_progress import TransferReporter
 
@@ -27,29 +27,12 @@ Examples:
 @declare.option("-a", "--all-tags", is_flag=True, help="Push every tag of the repository NAME.")
 @declare.option(
     "--compression",
-    type=declare.Choice(["none", "gzip", "zstd", "zstd:chunked", "estargz"]),
+    type=sending.compression_choice,
     default="gzip",
     show_default=True,
     help="Of layers that are not compressed; others stay as they are.",
 )
-@declare.option("--compression-level", type=declare.IntRange(0, 22), metavar="N", help="gzip: 0 to 9; zstd: 1 to 22.")
-@declare.option("--force-compression", is_flag=True, help="Compress anew what is compressed in another way.")
-@declare.option(
-    "-f",
-    "--manifest-format",
-    type=declare.Choice(["oci", "v2s2"]),
-    help="Write manifests of OCI's or Docker's kind (default: as they are).",
-)
-@declare.option("--preserve-digests", is_flag=True, help="Fail rather than push a manifest with another digest.")
-@declare.option(
-    "--chunk-size",
-    metavar="SIZE",
-    help="Send blobs in requests of at most SIZE bytes (16m), for registries that want it.",
-)
-@declare.option("--digestfile", type=options.PATH, metavar="FILE", help="Write the digest of what was pushed to FILE.")
-@declare.option(
-    "--format", "format_", type=declare.Choice(["text", "json"]), default="text", help="How the result is printed."
-)
+@sending.sending_options
 @stores.platform_option("Only that image of several (default: all).")
 @options.jobs_option
 @options.progress_option
@@ -78,20 +61,9 @@ def command(**given: Any) -> int:
             )
             return 0
         pushed = push(store, given["image"], given["destination"], wanted, observe=shown.observe)
-    write_digest(given["digestfile"], pushed.descriptor.digest)
+    sending.write_digest(given["digestfile"], pushed.descriptor.digest)
     _tell(pushed, given)
     return 0
-
-
-def write_digest(path: bytes | None, digest: str) -> None:
-    """--digestfile."""
-    if path is None:
-        return
-    from fastlayer.layer.output import Output
-
-    with Output(path) as file:
-        file.write(f"{digest}\n".encode())
-        file.commit()
 
 
 def _options(given: dict[str, Any]) -> PushOptions:
@@ -99,25 +71,14 @@ def _options(given: dict[str, Any]) -> PushOptions:
 
     return PushOptions(
         platform=stores.platform(given),
-        compression=given["compression"],
-        level=given["compression_level"],
-        force=given["force_compression"],
-        manifest_format=given["manifest_format"] or "",
-        preserve_digests=given["preserve_digests"],
-        chunk=options.memory("--chunk-size", given["chunk_size"]) or 0,
+        **sending.chosen(given),
         jobs=given["jobs"],
         wishes=registries.wishes(given),
     )
 
 
 def _tell(pushed: Pushed, given: dict[str, Any]) -> None:
-    output.warn(pushed.warnings, given["quiet"])
-    descriptor = pushed.descriptor
-    if given["format_"] == "json":
-        value = {"schema": 1, **pushed._asdict(), "descriptor": descriptor.to_dict()}
-        print(output.json_line(value).decode())
-        return
-    print(f"{_label(pushed.name)}: digest: {descriptor.digest} size: {descriptor.size}", flush=True)
+    sending.tell(pushed, given, _label(pushed.name))
 
 
 def _label(name: str) -> str:

@@ -77,8 +77,7 @@ def two_registries_options(function: F) -> F:
 
 def wishes_of(side: str, given: dict[str, Any]) -> Wishes:
     """Those of one of two registries; what is not said of it is what is said of both."""
-    names = ("tls_verify", "creds", "cert_dir", "authfile")
-    own = {name: given[f"{side}_{name}"] for name in names if given[f"{side}_{name}"] is not None}
+    own = {name: found for name in NAMES if (found := given.get(f"{side}_{name}")) is not None}
     return wishes({**given, **own})
 
 

@@ -13,7 +13,6 @@ Examples:
   fastlayer rmi -f 3f2a9c0d1e5b         all names of an image
   fastlayer rmi --remote registry.example.com/app:1     from the registry, with all its tags there
 """
-_REGISTRY = ("authfile", "cert_dir", "creds", "tls_verify", "retry_times")
 _STORE = ("force", "no_prune", "root", "driver")
 
 
@@ -33,7 +32,7 @@ def command(**given: Any) -> int:
 def _check(given: dict[str, Any]) -> None:
     """Options of the other kind would do nothing."""
     remote = given["remote"]
-    for name in _STORE if remote else _REGISTRY:
+    for name in _STORE if remote else registries.NAMES:
         if given[name] not in (None, False):
             word = "--" + name.replace("_", "-")
             advice = "leave one of them out" if remote else "give --remote, too, or leave it out"
@@ -75,7 +74,7 @@ def _remove_remote(given: dict[str, Any]) -> int:
             reference = parse_reference(text.removeprefix("docker://"))
             if not (reference.tag or reference.digest):  # what is gone there is gone for everybody
                 raise UsageError(f"{text}: says neither tag nor digest, which have to be given to delete an image")
-            digest = delete_image(reference, wishes, lambda line: output.warn([line]))
+            digest = delete_image(reference, wishes, output.warn_line)
             print(f"Deleted: {reference.familiar_name}@{digest}")
         except FastlayerError as exc:
             failed.append(exc)

@@ -52,7 +52,7 @@ def tags(**given: Any) -> int:
     from fastlayer.oci.reference import parse_reference
     from fastlayer.registry.looking import find_tags
 
-    found = find_tags(given["repository"], registries.wishes(given), given["limit"] or 0, _warn)
+    found = find_tags(given["repository"], registries.wishes(given), given["limit"] or 0, output.warn_line)
     name = parse_reference(given["repository"].removeprefix("docker://")).familiar_name
     return _show(given, TAGS, [{"Name": name, "Tag": tag} for tag in found], "Tag")
 
@@ -69,7 +69,7 @@ def repositories(**given: Any) -> int:
     from fastlayer.registry.looking import find_repositories
 
     host = registry_key(given["registry"])
-    found = find_repositories(given["registry"], registries.wishes(given), given["limit"] or 0, _warn)
+    found = find_repositories(given["registry"], registries.wishes(given), given["limit"] or 0, output.warn_line)
     return _show(given, REPOSITORIES, [{"Name": f"{host}/{name}"} for name in found], "Name")
 
 
@@ -85,7 +85,7 @@ def referrers(**given: Any) -> int:
     from fastlayer.registry.looking import find_referrers
 
     image = parse_reference(given["image"].removeprefix("docker://")).with_default_tag()
-    _, found = find_referrers(image, registries.wishes(given), given["artifact_type"] or "", _warn)
+    _, found = find_referrers(image, registries.wishes(given), given["artifact_type"] or "", output.warn_line)
     return _show(given, REFERRERS, [_referrer(one) for one in found], "Digest")
 
 
@@ -106,7 +106,3 @@ def _show(given: dict[str, Any], columns: rows.Columns, found: list[rows.Row], k
     else:
         rows.show(given["format_"], columns, found, frozenset({"Size"}))
     return 0
-
-
-def _warn(line: str) -> None:
-    output.warn([line])
