@@ -353,7 +353,6 @@ static int run(struct fl_extract *x, fl_work_function work, bool quick, unsigned
 
 int fl_extract_feed(struct fl_extract *x, const uint8_t *data, size_t len, unsigned wait_ms, struct fl_error *err)
 {
-
     if (check_usable(x, true, err) < 0 || check_not_placing(x, err) < 0)
         return -1;
     x->input = data;

@@ -113,8 +113,8 @@ struct fl_extract_stats {
 /* A donor is a directory on the target's file system that an earlier extraction of the same layer was cut short in: its
  * files are moved to the target instead of being written again, those that have the size of their entry. The caller
  * vouches that it was fed the same bytes. Everything else - attributes, links, markers - is made as ever. Only what goes
- * into an empty target is taken. A layer that has two entries of one name may have left the content of another one than is asked for: what then replaces an entry fails with FL_ERR_CHANGED, and
- * has to be extracted without the donor. */
+ * into an empty target is taken. A layer that has two entries of one name may have left the content of another one than
+ * is asked for: what then replaces an entry fails with FL_ERR_CHANGED, and has to be extracted without the donor. */
 
 struct fl_extract;
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -147,8 +147,6 @@ def apply(
     check_limits(limits)
     check_descriptors(target, *sources)
     report, threads = Reporter(progress), default_jobs(jobs)
-    applied: list[AppliedLayer] = []
-    warnings: list[str] = []
     uids, gids = _id_map("uid_map", uid_map), _id_map("gid_map", gid_map)
     with Target(target, (_mapped_root(uids), _mapped_root(gids))) as place:
         extractor = _backend.engine().extract.Extractor(
@@ -165,24 +163,10 @@ def apply(
             fsync=durability == "fsync",
             donor=-1 if donor is None else donor,
         )
-        try:
-            for value, (blob_digest, tar_digest) in zip(sources, wanted, strict=True):
-                with _opened(value, tar_digest) as source, _explained(source, place.name, extractor):
-                    layer, found = _apply_one(source, extractor, limits, threads, report)
-                    _verify(source.name, layer, blob_digest, tar_digest)
-                applied.append(layer)
-                warnings += [warning for warning in found if warning not in warnings]
-        except BaseException:
-            extractor.abort()
-            raise
+        with _aborted_on_failure(extractor):
+            stats = _apply_all(zip(sources, wanted, strict=True), extractor, limits, threads, report, place.name)
         place.commit(durability)
-    return ApplyStats(
-        tuple(applied),
-        sum(layer.entries for layer in applied),
-        sum(layer.payload for layer in applied),
-        sum(layer.whiteouts for layer in applied),
-        tuple(warnings),
-    )
+    return stats
 
 
 # ---- arguments -----------------------------------------------------------------------------------
@@ -243,7 +227,42 @@ def _mapped_root(ranges: IdMap | None) -> int:
     return -1
 
 
-# ---- one layer -----------------------------------------------------------------------------------
+# ---- layers --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _aborted_on_failure(extractor: _backend.Extractor) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        extractor.abort()
+        raise
+
+
+def _apply_all(
+    layers: Iterable[tuple[Any, tuple[Digest | None, Digest | None]]],
+    extractor: _backend.Extractor,
+    limits: Limits,
+    jobs: int,
+    report: Reporter,
+    target: str,
+) -> ApplyStats:
+    """Each onto the last, verified: its digest and diff id are what they have to be."""
+    applied: list[AppliedLayer] = []
+    warnings: list[str] = []
+    for value, (blob_digest, tar_digest) in layers:
+        with _opened(value, tar_digest) as source, _explained(source, target, extractor):
+            layer, found = _apply_one(source, extractor, limits, jobs, report)
+            _verify(source.name, layer, blob_digest, tar_digest)
+        applied.append(layer)
+        warnings += [warning for warning in found if warning not in warnings]
+    return ApplyStats(
+        tuple(applied),
+        sum(layer.entries for layer in applied),
+        sum(layer.payload for layer in applied),
+        sum(layer.whiteouts for layer in applied),
+        tuple(warnings),
+    )
 
 
 def _opened(value: Any, diff_id: Digest | None) -> AbstractContextManager[Source | Assembled]:

@@ -15,12 +15,12 @@ from fastlayer.layer.chunked.contents import StargzContents
 from fastlayer.layer.chunked.cutting import DATA, HEAD, Cutter, Entry, Frame
 from fastlayer.layer.chunked.entries import BLOCK, padding
 from fastlayer.layer.chunked.frames import GzipPacker
+from fastlayer.layer.chunked.places import ESTARGZ_TOC
 from fastlayer.layer.chunked.spool import Spool
 from fastlayer.layer.chunked.sums import Sum, Sums
 from fastlayer.layer.compression import check_level
 
 NAME = "estargz"
-TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 TABLE = b"stargz.index.json"
 LANDMARK = b".no.prefetch.landmark"
@@ -56,7 +56,7 @@ class Stargz:
             offset += len(packed)
             yield tar, packed
         table = self._contents.close()
-        self.annotations[TOC_DIGEST] = str(table.digest())
+        self.annotations[ESTARGZ_TOC] = str(table.digest())
         yield from self._table(table)
         yield b"", _footer(offset)
 

@@ -24,12 +24,15 @@ Kind = Literal["zstd:chunked", "estargz"]
 MAX_TOC = 48 << 20  # bytes of JSON: about 150,000 files
 MAX_SPLIT = 1 << 30  # bytes of JSON, read line by line
 ESTARGZ_TOC = "containerd.io/snapshot/stargz/toc.digest"
+ZSTD_PREFIXES = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")  # today's, and of podman before 5
+CHECKSUM, POSITION = "manifest-checksum", "manifest-position"
+SPLIT_CHECKSUM, SPLIT_POSITION = "tarsplit-checksum", "tarsplit-position"
+SKIPPABLE = b"\x50\x2a\x4d\x18"
+FRAME = 8  # bytes before what a skippable frame holds: magic, length
+MAGIC = b"GNUlInUx"
 ESTARGZ_FOOTER = 51  # bytes
 ZSTD_FOOTER = 8 + 64  # with the header of its frame; older ones are shorter
-_PREFIXES = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")  # today's, and of podman before 5
-_FRAME = 8  # bytes before what a skippable frame holds
-_SKIPPABLE = b"\x50\x2a\x4d\x18"
-_MAGICS = (b"GNUlInUx", b"GnUlInUx")
+_MAGICS = (MAGIC, b"GnUlInUx")
 _NUMBERS = re.compile(r"\d{1,19}(:\d{1,19}){2,3}", re.ASCII)
 _GZIP_START = b"\x1f\x8b\x08\x04"
 _GZIP_EXTRA = b"\x1a\x00SG\x16\x00"
@@ -59,16 +62,16 @@ def announced(annotations: Mapping[str, str], size: int) -> Announced | None:
 
     Raises ``LayerFormatError`` when what it says cannot be, ``LimitError`` for a TOC that is too long.
     """
-    prefix = next((prefix for prefix in _PREFIXES if prefix + "manifest-checksum" in annotations), "")
+    prefix = next((prefix for prefix in ZSTD_PREFIXES if prefix + CHECKSUM in annotations), "")
     if prefix and ESTARGZ_TOC in annotations:
         raise LayerFormatError("the layer says to be both zstd:chunked and eStargz")
     if prefix:
-        toc = _numbers(annotations.get(prefix + "manifest-position", ""), 4, "manifest-position")
+        toc = _numbers(annotations.get(prefix + POSITION, ""), 4, POSITION)
         if toc[3] != 1:
             raise LayerFormatError(f"zstd:chunked: a TOC of type {toc[3]} is not known")
-        split = annotations.get(prefix + "tarsplit-position")
-        found = None if split is None else _numbers(split, 3, "tarsplit-position")
-        digest = _sha256(annotations[prefix + "manifest-checksum"])
+        split = annotations.get(prefix + SPLIT_POSITION)
+        found = None if split is None else _numbers(split, 3, SPLIT_POSITION)
+        digest = _sha256(annotations[prefix + CHECKSUM])
         return _zstd(toc, found or (), size, digest)
     if ESTARGZ_TOC in annotations:
         if size <= ESTARGZ_FOOTER:
@@ -84,11 +87,9 @@ def from_tail(tail: bytes, size: int) -> Announced | None:
     """
     if tail[-8:] in _MAGICS:
         for length in (64, 40):
-            start = len(tail) - length - _FRAME
-            if start >= 0 and tail[start : start + _FRAME] == _SKIPPABLE + length.to_bytes(4, "little"):
-                numbers = [
-                    int.from_bytes(tail[at : at + 8], "little") for at in range(start + _FRAME, len(tail) - 8, 8)
-                ]
+            start = len(tail) - length - FRAME
+            if start >= 0 and tail[start : start + FRAME] == SKIPPABLE + length.to_bytes(4, "little"):
+                numbers = [int.from_bytes(tail[at : at + 8], "little") for at in range(start + FRAME, len(tail) - 8, 8)]
                 split = numbers[4:7]
                 return _zstd(tuple(numbers[:4]), tuple(split) if any(split) else (), size, "")
         return None
@@ -118,7 +119,7 @@ def toc_place(footer: bytes, size: int) -> Place:
 
 def _zstd(toc: tuple[int, ...], split: tuple[int, ...], size: int, digest: str) -> Announced:
     place = _place("zstd:chunked: the TOC", toc[0], toc[1], toc[2], size)
-    if place.start < _FRAME:
+    if place.start < FRAME:
         raise LayerFormatError("zstd:chunked: the TOC has no frame")
     if not split or not split[0]:
         return Announced("zstd:chunked", place, None, digest)

@@ -13,19 +13,22 @@ from collections.abc import Iterator
 from fastlayer.layer.chunked.contents import ZstdContents
 from fastlayer.layer.chunked.cutting import Cutter, Entry
 from fastlayer.layer.chunked.frames import ZstdPacker
+from fastlayer.layer.chunked.places import (
+    CHECKSUM,
+    FRAME,
+    MAGIC,
+    POSITION,
+    SKIPPABLE,
+    SPLIT_CHECKSUM,
+    SPLIT_POSITION,
+    ZSTD_PREFIXES,
+)
 from fastlayer.layer.chunked.sums import Sum
 from fastlayer.layer.chunked.tarsplit import TarSplit
 from fastlayer.oci.digest import digest_of
 
 NAME = "zstd:chunked"
-PREFIX = "io.github.containers.zstd-chunked."
-OLD_PREFIX = "io.containers.zstd-chunked."  # of older containers/storage, as in podman 4.3
-CHECKSUM, POSITION = "manifest-checksum", "manifest-position"
-SPLIT_CHECKSUM, SPLIT_POSITION = "tarsplit-checksum", "tarsplit-position"
-MAGIC = b"GNUlInUx"
-_SKIPPABLE = b"\x50\x2a\x4d\x18"
 _CRFS = 1  # the type of the table
-_HEADER = 8  # of a skippable frame: magic, length
 
 
 class ZstdChunked:
@@ -58,11 +61,11 @@ class ZstdChunked:
         split_digest = digest_of(packed_split)
         table = self._contents.close(f',"tarSplitDigest":"{split_digest}"')
         packed = table.packed()
-        position = offset + _HEADER
-        split_position = position + len(packed) + _HEADER
+        position = offset + FRAME
+        split_position = position + len(packed) + FRAME
         self._annotate(str(digest_of(packed)), (position, len(packed), table.size, _CRFS))
-        self.annotations[PREFIX + SPLIT_CHECKSUM] = str(split_digest)
-        self.annotations[PREFIX + SPLIT_POSITION] = f"{split_position}:{len(packed_split)}:{split.size}"
+        self.annotations[ZSTD_PREFIXES[0] + SPLIT_CHECKSUM] = str(split_digest)
+        self.annotations[ZSTD_PREFIXES[0] + SPLIT_POSITION] = f"{split_position}:{len(packed_split)}:{split.size}"
         yield b"", _skippable(packed)
         yield b"", _skippable(packed_split)
         places = (position, len(packed), table.size, _CRFS, split_position, len(packed_split), split.size)
@@ -72,10 +75,10 @@ class ZstdChunked:
         yield from ()
 
     def _annotate(self, checksum: str, places: tuple[int, ...]) -> None:
-        for prefix in (OLD_PREFIX, PREFIX):
+        for prefix in reversed(ZSTD_PREFIXES):
             self.annotations[prefix + CHECKSUM] = checksum
             self.annotations[prefix + POSITION] = ":".join(map(str, places))
 
 
 def _skippable(data: bytes) -> bytes:
-    return _SKIPPABLE + len(data).to_bytes(4, "little") + data
+    return SKIPPABLE + len(data).to_bytes(4, "little") + data
