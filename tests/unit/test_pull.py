@@ -36,7 +36,7 @@ from fastlayer.registry.pauses import Policy
 from fastlayer.store import downloads as leftovers
 from fastlayer.store.store import Store, open_store
 from fastlayer.transfer.events import BlobProgress
-from fastlayer.transfer.pull import PullOptions, ensure, pull, tagged
+from fastlayer.transfer.pull import PullOptions, pull, tagged
 from fastlayer.transfer.pulling import downloads, kept
 from fastlayer.transfer.pulling.spans import Spans
 from tests.conftest import needs_root
@@ -177,7 +177,8 @@ def test_policies(store: Store, server: RegistryServer, policy: Any, asks: int) 
         with pytest.raises(RegistryError, match="500"):
             pull(store, named(server), options(policy=policy))
     else:
-        assert ensure(store, named(server), options(policy=policy)).names == (named(server),)
+        assert pull(store, named(server), options(policy=policy)).name == named(server)
+        assert Images(store).find(named(server)).names == (named(server),)
         with pytest.raises((NotFoundError, RegistryError)):
             pull(store, named(server, "nothing"), options(policy=policy))
 
@@ -187,7 +188,8 @@ def test_by_digest(store: Store, server: RegistryServer) -> None:
     target = pull(store, named(server), options()).target.digest
     found = pull(store, f"docker://{server.host}/app@{target}", options())
     assert found.name == f"{server.host}/app@{target}" and found.target.digest == target
-    assert ensure(store, found.name, options(policy="never")).manifest == target
+    assert pull(store, found.name, options(policy="never")).name == found.name
+    assert Images(store).find(found.name).manifest == target
 
 
 def test_all_tags(store: Store, server: RegistryServer) -> None:

@@ -107,8 +107,21 @@ class Repository:
     def name(self) -> str:
         return self.calls.name
 
+    @property
+    def registry(self) -> str:
+        """``HOST[:PORT]``, as people write it."""
+        return self.calls.calls.registry
+
     def __repr__(self) -> str:
-        return f"Repository({self.calls.calls.registry}/{self.name})"
+        return f"Repository({self.registry}/{self.name})"
+
+    def give_up(self) -> None:
+        """See ``Registry.give_up``: what other threads receive from all repositories of this registry ends, too."""
+        self.calls.calls.connections.give_up()
+
+    def wait(self, attempt: int, error: RegistryError) -> None:
+        """See ``calls.Calls.wait``."""
+        self.calls.calls.wait(attempt, error)
 
     # ---- manifests -----------------------------------------------------------------------------------------
 
@@ -186,7 +199,7 @@ class Repository:
 
     def tags(self, *, page: int = PAGE, last: str = "") -> Iterator[str]:
         """Its tags, those after ``last``, as the registry orders them."""
-        what = f"{self.calls.calls.registry}/{self.name}: tags"
+        what = f"{self.registry}/{self.name}: tags"
 
         def get(url: str) -> Answer:
             return self.calls.call("GET", url, "tags", (200,), keep=listing.MAX_PAGE)

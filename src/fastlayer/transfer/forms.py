@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastlayer._values import NamedTuple
+from fastlayer.content.files import write_all
 from fastlayer.errors import DigestMismatchError, UsageError
 from fastlayer.image.pipe import piped
 from fastlayer.layer.expand import Expansion
+from fastlayer.layer.pipeline import default_jobs
 from fastlayer.layer.source import Source
 from fastlayer.oci import mediatypes
 from fastlayer.oci.descriptor import Descriptor
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Compression = Literal["none", "gzip", "zstd", "zstd:chunked", "estargz"]
 COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip", "zstd", "zstd:chunked", "estargz")
+MAKERS = 2  # layers that are made at the same time: each takes all processors, but for its beginning and its end
+_MOST_JOBS = 8  # threads of one layer that is made: memory goes with them
 
 
 class Made(NamedTuple):
@@ -95,6 +98,11 @@ def form_of(compression: str, level: int | None) -> Form:
     raise UsageError(f"unknown compression {compression!a}: use {', '.join(COMPRESSIONS[:-1])} or {COMPRESSIONS[-1]}")
 
 
+def threads(jobs: int | None) -> int:
+    """How many make one layer, of the ``jobs`` that were asked for."""
+    return min(default_jobs(jobs), _MOST_JOBS)
+
+
 def remade(
     blob: Descriptor, data: Callable[[], Iterable[bytes | memoryview]], form: Form, jobs: int
 ) -> Callable[[Any], Made]:
@@ -103,7 +111,7 @@ def remade(
     def tar(sink: int) -> None:
         with Source(Pieces(data(), str(blob.digest))) as source:
             expansion = Expansion(source, jobs=jobs)
-            expansion.run(lambda piece: _write_all(sink, piece))
+            expansion.run(lambda piece: write_all(sink, piece))
         if expansion.digest != blob.digest:
             raise DigestMismatchError(f"{blob.digest}: the bytes hash to {expansion.digest}: fetch it again")
 
@@ -135,9 +143,3 @@ class Pieces(io.RawIOBase):
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
-
-
-def _write_all(fd: int, data: Any) -> None:
-    view = memoryview(data)
-    while len(view):
-        view = view[os.write(fd, view) :]

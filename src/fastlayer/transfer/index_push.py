@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import FastlayerError, RegistryError, RegistryMissingError, UsageError
 from fastlayer.image.images import Images, full_name
-from fastlayer.layer.pipeline import default_jobs
 from fastlayer.oci import mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -18,25 +18,20 @@ from fastlayer.oci.reference import Reference
 from fastlayer.registry.client import Repository
 from fastlayer.registry.http import Budget
 from fastlayer.registry.looking import Warn
-from fastlayer.registry.opening import Wishes, destination, opened, sources
+from fastlayer.registry.opening import Wishes, opened, sources
 from fastlayer.registry.places import Place, parse_place
-from fastlayer.transfer import known
-from fastlayer.transfer.ends.opening import CONNECTIONS
+from fastlayer.transfer.ends.opening import CONNECTIONS, opened_destination
 from fastlayer.transfer.ends.protocols import LayerOf, Write
-from fastlayer.transfer.ends.registry_destination import RegistryDestination
 from fastlayer.transfer.ends.steady import steady
-from fastlayer.transfer.ends.store_source import StoreSource, mounts_of
+from fastlayer.transfer.ends.store_source import StoreSource, mounts_of, went_from
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Form, form_of
 from fastlayer.transfer.indexes import index_named, source_of, without_source
 from fastlayer.transfer.moving import Wanted, move
-from fastlayer.transfer.push import DEFAULTS, Pushed, PushOptions
+from fastlayer.transfer.push import DEFAULTS, Pushed, PushOptions, hold, summed
 
 if TYPE_CHECKING:
-    from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
-
-_MOST_JOBS = 8  # threads of one layer that is compressed
 
 
 def push_index(
@@ -57,15 +52,23 @@ def push_index(
     warnings: list[str] = []
     wanted = Wanted(form_of(options.compression, options.level), options.force, options.manifest_format)
     with store.lease(f"push {name}") as lease, ExitStack() as stack:
-        _keep(store, lease, name, index)
+        documents = (index.digest, *(entry.digest for entry in index.manifests))
+        hold(store, lease, documents, Images(store).platforms(name))
         source = _IndexSource(store, name, index, options, stack, warnings.append)
-        target = _opened(store, place, source, options, stack, warnings.append)
+        target = stack.enter_context(
+            opened_destination(
+                place,
+                options.wishes,
+                warnings.append,
+                chunk=options.chunk,
+                mounts=source.mounts,
+                went=partial(went_from, store),
+            )
+        )
         moved = move(source, target, source.root, wanted, observe=observe)
     if purge:
         Images(store).untag(full_name(name))
-    return Pushed(
-        str(place), moved.root, moved.sent, moved.uploaded, moved.mounted, moved.present, tuple(dict.fromkeys(warnings))
-    )
+    return summed(place, moved, warnings)
 
 
 def _place(name: str, wanted: str | None) -> Place:
@@ -73,36 +76,6 @@ def _place(name: str, wanted: str | None) -> Place:
     if place.reference is None or not place.is_registry or place.reference.digest:
         raise UsageError(f"{wanted or name}: an index is pushed to a registry: give docker://HOST/NAME[:TAG]")
     return place
-
-
-def _keep(store: Store, lease: Lease, name: str, index: ImageIndex) -> None:
-    """What is in the store stays while it is pushed."""
-    images = Images(store).platforms(name)
-    with store.database.write() as db:
-        lease.add(db, "blob", [index.digest, *(entry.digest for entry in index.manifests)])
-        for image in images:
-            lease.add(db, "snapshot", image.chain)
-
-
-def _opened(
-    store: Store, place: Place, source: _IndexSource, options: PushOptions, stack: ExitStack, warn: Warn
-) -> RegistryDestination:
-    assert place.reference is not None
-    location = destination(place.reference, options.wishes)
-    registry, path = location.reference.domain, location.reference.path
-    of_store = mounts_of(store, registry, path)
-
-    def mounts(digest: Digest) -> Iterable[str]:
-        found = source.repositories.get(digest)
-        own = [found.path] if found is not None and found.domain == registry and found.path != path else []
-        return dict.fromkeys((*own, *of_store(digest)))
-
-    def went(digest: Digest) -> None:
-        with store.database.write() as db:
-            known.remember(db, digest, registry, path)
-
-    repository = stack.enter_context(opened(location, options.wishes, budget=Budget(CONNECTIONS), warn=warn))
-    return RegistryDestination(repository, location.reference.tag, chunk=options.chunk, mounts=mounts, went=went)
 
 
 class _Away(NamedTuple):
@@ -113,18 +86,17 @@ class _Away(NamedTuple):
 
 
 class _IndexSource(StoreSource):
-    """See ``protocols.Source``. ``root``: of the index as others see it; ``repositories``: where blobs are
-    that the store has not."""
+    """See ``protocols.Source``. ``root``: of the index as others see it."""
 
     def __init__(
         self, store: Store, name: str, index: ImageIndex, options: PushOptions, stack: ExitStack, warn: Warn
     ) -> None:
-        super().__init__(store, name, min(default_jobs(options.jobs), _MOST_JOBS))
+        super().__init__(store, name, options.jobs)
         seen = new_index(
             map(without_source, index.manifests), media_type=index.media_type, annotations=index.annotations
         )
         self.root = seen.descriptor
-        self.repositories: dict[Digest, Reference] = {}
+        self._repositories: dict[Digest, Reference] = {}  # where blobs are that the store has not
         self._raw = seen.raw
         self._found: dict[Digest, _Away] = {}
         self._away = _Repositories(options.wishes, stack, warn)
@@ -135,7 +107,18 @@ class _IndexSource(StoreSource):
 
     def _note(self, digest: Digest, away: _Away) -> None:
         self._found[digest] = away
-        self.repositories[digest] = away.name
+        self._repositories[digest] = away.name
+
+    def mounts(self, registry: str, path: str) -> Callable[[Digest], Iterable[str]]:
+        """As ``mounts_of``: for a destination, from where else it can take a blob."""
+        of_store = mounts_of(self._store, registry, path)
+
+        def mounts(digest: Digest) -> Iterable[str]:
+            found = self._repositories.get(digest)
+            own = [found.path] if found is not None and found.domain == registry and found.path != path else []
+            return dict.fromkeys((*own, *of_store(digest)))
+
+        return mounts
 
     def has_manifest(self, manifest: Descriptor) -> bool:
         return manifest.digest in self._found or super().has_manifest(manifest)
@@ -199,7 +182,7 @@ class _Repositories:
     def give_up(self) -> None:
         for repositories in self._open.values():
             for repository in repositories:
-                repository.calls.calls.connections.give_up()
+                repository.give_up()
 
 
 def _parts(document: Descriptor, data: bytes) -> Iterable[Descriptor]:

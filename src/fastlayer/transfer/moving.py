@@ -24,7 +24,7 @@ from fastlayer.registry.blobs import short
 from fastlayer.registry.uploads import How
 from fastlayer.transfer.ends.protocols import Destination, LayerOf, Source, Write
 from fastlayer.transfer.events import Doing, Observer, silent
-from fastlayer.transfer.forms import Form
+from fastlayer.transfer.forms import MAKERS, Form
 from fastlayer.transfer.rewriting import (
     ManifestFormat,
     is_docker,
@@ -38,7 +38,6 @@ _OF_BLOBS = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/starg
 _MAX_DOCUMENTS = 64 << 20  # bytes of all manifests and indexes below a name
 _DOING: dict[How, Doing] = {How.PRESENT: "present", How.MOUNTED: "mounted", How.UPLOADED: "done"}
 _EVERYBODYS = "gzip"  # what is not asked for
-_MAKERS = 2  # layers that are made at the same time: each takes all processors, but for its beginning and its end
 
 
 class Wanted(NamedTuple):
@@ -98,7 +97,7 @@ class _Move:
         self._destination = destination
         self._wanted = wanted
         self._teller = Teller(observe)
-        self._making = threading.BoundedSemaphore(_MAKERS)
+        self._making = threading.BoundedSemaphore(MAKERS)
         self._count = threading.Lock()
         self._sent = 0
         self._warnings: list[str] = []

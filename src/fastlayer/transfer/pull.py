@@ -114,12 +114,6 @@ def pull(store: Store, reference: str, options: PullOptions = DEFAULTS, *, obser
         return Pulled(str(wanted), there.target, warnings=(f"{exc}; the image that is here is used",))
 
 
-def ensure(store: Store, reference: str, options: PullOptions = DEFAULTS, *, observe: Observer = silent) -> Image:
-    """The image of that name for ``options.platform``, pulled as ``options.policy`` says. Raises likewise."""
-    found = pull(store, reference, options, observe=observe)
-    return Images(store).find(found.name, options.platform)
-
-
 def tagged(text: str, options: PullOptions = DEFAULTS) -> list[str]:
     """The names of all images of a repository, in order. Raises ``RegistryError``, ``UsageError`` for a tag."""
     place = parse_place(text)

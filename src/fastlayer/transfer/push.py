@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import NotFoundError, UsageError
 from fastlayer.image.images import Images
-from fastlayer.layer.pipeline import default_jobs
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import parse_index
@@ -18,9 +18,8 @@ from fastlayer.oci.platform import Platform
 from fastlayer.oci.reference import Reference, parse_reference
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import Place, parse_place
-from fastlayer.transfer import known
 from fastlayer.transfer.ends.opening import narrowed, opened_destination
-from fastlayer.transfer.ends.store_source import StoreSource, mounts_of
+from fastlayer.transfer.ends.store_source import StoreSource, mounts_of, went_from
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Compression, Form, form_of
 from fastlayer.transfer.moving import Moved, Wanted, move
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from fastlayer.image.images import Image
     from fastlayer.metadata.leases import Lease
     from fastlayer.store.store import Store
-    from fastlayer.transfer.ends.protocols import Destination
-
-_MOST_JOBS = 8  # threads of one layer that is compressed: memory goes with them
 
 
 class PushOptions(NamedTuple):
@@ -92,13 +88,22 @@ def push(
     wanted = _wanted(place, options)
     warnings: list[str] = []
     with store.lease(f"push {name}") as lease, ExitStack() as stack:
-        root = _hold(store, lease, name, options.platform, warnings.append)
-        source = StoreSource(store, name, min(default_jobs(options.jobs), _MOST_JOBS))
+        root = _held(store, lease, name, options.platform, warnings.append)
+        source = StoreSource(store, name, options.jobs)
         if place.transport == "docker-archive":  # which is for one platform
             root = narrowed(source, root, options.platform)
-        target = stack.enter_context(_opened(store, place, options, warnings.append))
+        target = stack.enter_context(
+            opened_destination(
+                place,
+                options.wishes,
+                warnings.append,
+                chunk=options.chunk,
+                mounts=partial(mounts_of, store),
+                went=partial(went_from, store),
+            )
+        )
         moved = move(source, target, root, wanted, observe=observe)
-    return _pushed(place, moved, warnings)
+    return summed(place, moved, warnings)
 
 
 def _wanted(place: Place, options: PushOptions) -> Wanted:
@@ -110,7 +115,8 @@ def _wanted(place: Place, options: PushOptions) -> Wanted:
     return Wanted(form, options.force, options.manifest_format, options.preserve_digests)
 
 
-def _pushed(place: Place, moved: Moved, warnings: list[str]) -> Pushed:
+def summed(place: Place, moved: Moved, warnings: list[str]) -> Pushed:
+    """What is told of a push that is done."""
     counts = (moved.sent, moved.uploaded, moved.mounted, moved.present)
     return Pushed(str(place), moved.root, *counts, tuple(dict.fromkeys([*warnings, *moved.warnings])))
 
@@ -173,7 +179,7 @@ def _place(name: str, destination: str | None) -> Place:
     return Place("docker", reference=found.reference._replace(digest=""))
 
 
-def _hold(
+def _held(
     store: Store, lease: Lease, name: str, platform: Platform | None, warn: Callable[[str], object]
 ) -> Descriptor:
     """What is to be pushed, which stays in the store as long as the lease is held.
@@ -187,7 +193,7 @@ def _hold(
     elif root.media_type in INDEXES and len(found) == 1 and not _is_whole(store, root):
         warn(f"{name}: only its image for {found[0].platform} is here, so that is pushed, without the index")
         platform = found[0].platform
-    _keep(store, lease, root, found)
+    hold(store, lease, (root.digest, *(image.manifest for image in found)), found)
     return root if platform is None else images.manifest(found[0]).descriptor
 
 
@@ -196,32 +202,11 @@ def _is_whole(store: Store, root: Descriptor) -> bool:
     return all(store.content.has(child.digest) for child in index.manifests)
 
 
-def _keep(store: Store, lease: Lease, root: Descriptor, images: Sequence[Image]) -> None:
+def hold(store: Store, lease: Lease, documents: Iterable[Digest], images: Iterable[Image]) -> None:
+    """They stay in the store as long as the lease is held."""
     if store.read_only:
         return
     with store.database.write() as db:
-        lease.add(db, "blob", [root.digest, *(image.manifest for image in images)])
+        lease.add(db, "blob", documents)
         for image in images:
             lease.add(db, "snapshot", image.chain)
-
-
-@contextmanager
-def _opened(store: Store, place: Place, options: PushOptions, warn: Callable[[str], object]) -> Iterator[Destination]:
-    def went(registry: str, repository: str, digest: Digest) -> None:
-        if store.read_only:
-            return
-        with store.database.read() as db:
-            if repository in known.repositories(db, digest, registry):
-                return
-        with store.database.write() as db:
-            known.remember(db, digest, registry, repository)
-
-    with opened_destination(
-        place,
-        options.wishes,
-        warn,
-        chunk=options.chunk,
-        mounts=lambda registry, repository: mounts_of(store, registry, repository),
-        went=went,
-    ) as found:
-        yield found

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastlayer._values import NamedTuple
 from fastlayer.builder.mountarchive import index
@@ -48,6 +48,7 @@ MAX_CHUNKS = 30_000  # of one archive: what jsontext takes of them in one docume
 _FULL = 8 << 20  # bytes of a pack that is complete
 _AT_ONCE = 4  # packs on their way
 _ENOSPC = 28
+Archive = TypeVar("Archive", "RepositorySource", "RepositoryTarget")
 
 
 class Pack(NamedTuple):
@@ -103,6 +104,18 @@ def _contents(repository: Repository, manifest: Manifest, what: str) -> Contents
     return from_documents(manifest, repository.read_blob(manifest.config, index.MAX_INDEX), what)
 
 
+@contextmanager
+def _at_work(repository: Repository, archive: Archive) -> Iterator[Archive]:
+    """The archive for the block; when that fails, what its threads receive and send ends, too."""
+    try:
+        yield archive
+    except BaseException:
+        repository.give_up()
+        raise
+    finally:
+        archive.close()
+
+
 # ---- reading ---------------------------------------------------------------------------------------
 
 
@@ -121,14 +134,7 @@ def source(store: Store, reference: Reference, wishes: Wishes, warn: Warn) -> It
         with explained("cannot write", place):
             place.mkdir(parents=True, mode=0o700)
         ends.callback(clear, place)
-        archive = RepositorySource(repository, contents, place, name)
-        try:
-            yield archive
-        except BaseException:
-            repository.calls.calls.connections.give_up()
-            raise
-        finally:
-            archive.close()
+        yield ends.enter_context(_at_work(repository, RepositorySource(repository, contents, place, name)))
 
 
 class RepositorySource:
@@ -206,15 +212,10 @@ def target(reference: Reference, wishes: Wishes, warn: Warn) -> Iterator[Reposit
     if reference.digest:
         raise UsageError(f"{reference}: nothing can be written under a digest: give a tag")
     location = destination(reference, wishes)
-    with opened(location, wishes, warn=warn) as repository:
+    with ExitStack() as ends:
+        repository = ends.enter_context(opened(location, wishes, warn=warn))
         archive = RepositoryTarget(repository, location.reference.tag, str(reference))
-        try:
-            yield archive
-        except BaseException:
-            repository.calls.calls.connections.give_up()
-            raise
-        finally:
-            archive.close()
+        yield ends.enter_context(_at_work(repository, archive))
 
 
 class RepositoryTarget:

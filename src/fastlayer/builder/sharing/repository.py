@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fastlayer.builder.repositories import find, wishes_of
 from fastlayer.builder.sharing import records
 from fastlayer.errors import DigestMismatchError, ManifestError, NotFoundError, RegistryMissingError
-from fastlayer.layer.pipeline import default_jobs, map_ordered
+from fastlayer.layer.pipeline import map_ordered
 from fastlayer.oci import mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import digest_of
@@ -27,9 +27,9 @@ from fastlayer.transfer import known
 from fastlayer.transfer.ends.protocols import LayerOf
 from fastlayer.transfer.ends.registry_destination import RegistryDestination
 from fastlayer.transfer.ends.steady import steady
-from fastlayer.transfer.ends.store_source import StoreSource, mounts_of
+from fastlayer.transfer.ends.store_source import StoreSource, mounts_of, went_from
 from fastlayer.transfer.ends.verified import Verified
-from fastlayer.transfer.forms import Made, Pieces, form_of
+from fastlayer.transfer.forms import MAKERS, Made, Pieces, form_of
 
 if TYPE_CHECKING:
     from fastlayer.builder.repositories import Warn
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from fastlayer.transfer.forms import Form
 
 _PIECE = 1 << 20
-_MAKERS = 2  # layers that are compressed at the same time: each takes all processors, but for beginning and end
-_MOST_JOBS = 8  # threads of one: memory goes with them
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -88,7 +86,7 @@ class RepositorySource:
             if known.form_of(db, layer.diff_id, form) is None:
                 made = Made(form.media_type, blob.digest, blob.size, layer.diff_id, layer.diff_id)
                 known.remember_form(db, form, made)
-            known.remember(db, blob.digest, self.repository.calls.calls.registry, self.repository.name)
+            known.remember(db, blob.digest, self.repository.registry, self.repository.name)
 
     def close(self) -> None:
         self._ends.close()
@@ -106,7 +104,7 @@ def written(store: Store, wanted: CacheTo, wished: Wishes | None, warn: Warn) ->
         try:
             yield RepositoryTarget(store, repository, location.reference, wanted.dest)
         except BaseException:
-            repository.calls.calls.connections.give_up()
+            repository.give_up()
             raise
 
 
@@ -123,13 +121,8 @@ class RepositoryTarget:
             repository,
             reference.tag,
             mounts=mounts_of(store, reference.domain, reference.path),
-            went=self._remember,
+            went=went_from(store, reference.domain, reference.path),
         )
-
-    def _remember(self, digest: Digest) -> None:
-        if not self._store.read_only:
-            with self._store.database.write() as db:
-                known.remember(db, digest, self._reference.domain, self._reference.path)
 
     def known(self) -> dict[Digest, list[records.StoredLayer]]:
         """Those of the cache that has the tag now."""
@@ -163,14 +156,14 @@ class RepositoryTarget:
     ) -> dict[Digest, Descriptor]:
         """Layers are compressed while they are sent, some at once."""
         form = form_of(wanted.compression or "gzip", wanted.level)
-        source = StoreSource(self._store, self.name, min(default_jobs(jobs), _MOST_JOBS))
+        source = StoreSource(self._store, self.name, jobs)
 
         def one(pair: tuple[LayerInfo, Digest]) -> Descriptor:
             info, chain = pair
             blob = Descriptor(info.media_type, info.digest, info.size)
             return self._made(source, LayerOf(blob, info.diff_id, chain), form)
 
-        made = map_ordered(one, layers, min(_MAKERS, max(1, len(layers))))
+        made = map_ordered(one, layers, min(MAKERS, max(1, len(layers))))
         return {info.diff_id: blob for (info, _), blob in zip(layers, made, strict=True)}
 
     def _made(self, source: StoreSource, layer: LayerOf, form: Form) -> Descriptor:

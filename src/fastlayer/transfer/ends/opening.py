@@ -174,12 +174,12 @@ def opened_destination(
     *,
     chunk: int = 0,
     mounts: Callable[[str, str], Mounts] = lambda registry, repository: nowhere,
-    went: Callable[[str, str, Digest], object] = lambda registry, repository, digest: None,
+    went: Callable[[str, str], Callable[[Digest], object]] = lambda registry, repository: lambda digest: None,
 ) -> Iterator[Destination]:
     """A place outside of the store to write to, for the block.
 
-    ``mounts``: for a registry and a repository of it, from where else blobs can be taken; ``went`` is told what is in
-    there now.
+    ``mounts``: for a registry and a repository of it, from where else blobs can be taken; ``went``: likewise, what
+    is told of each layer that is there now.
     """
     if not place.is_registry:
         with _opened_file(place) as found:
@@ -194,7 +194,7 @@ def opened_destination(
             location.reference.digest or location.reference.tag,
             chunk=chunk,
             mounts=mounts(registry, path),
-            went=lambda digest: went(registry, path, digest),
+            went=went(registry, path),
         )
 
 

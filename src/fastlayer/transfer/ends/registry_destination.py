@@ -43,7 +43,7 @@ class RegistryDestination:
         mounts: Callable[[Digest], Iterable[str]] = nowhere,
         went: Callable[[Digest], object] = lambda digest: None,
     ) -> None:
-        self.name = f"{repository.calls.calls.registry}/{repository.name}"
+        self.name = f"{repository.registry}/{repository.name}"
         self._repository = repository
         self._reference = reference
         self._chunk = chunk
@@ -108,4 +108,4 @@ class RegistryDestination:
             self._repository.tag_referrer(subject, manifest)
 
     def give_up(self) -> None:
-        self._repository.calls.calls.connections.give_up()
+        self._repository.give_up()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastlayer.image.formats.source import Blobs
-from fastlayer.layer.pipeline import default_jobs
 from fastlayer.oci import mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -16,10 +15,9 @@ from fastlayer.registry.client import Repository
 from fastlayer.registry.manifests import RawManifest
 from fastlayer.transfer.ends.protocols import LayerOf, Write
 from fastlayer.transfer.ends.steady import steady
-from fastlayer.transfer.forms import Form, Made, remade
+from fastlayer.transfer.forms import Form, Made, remade, threads
 
 _PIECE = 1 << 20
-_MOST_JOBS = 8  # threads of one layer that is compressed: memory goes with them
 _DOCUMENTS = mediatypes.MANIFESTS | mediatypes.INDEXES | mediatypes.SCHEMA_1
 
 
@@ -28,7 +26,7 @@ class _Elsewhere:
 
     def __init__(self, name: str, jobs: int | None = None) -> None:
         self.name = name
-        self._jobs = min(default_jobs(jobs), _MOST_JOBS)
+        self._jobs = threads(jobs)
 
     def open(self, blob: Descriptor, offset: int = 0) -> Iterator[bytes | memoryview]:
         raise NotImplementedError
@@ -71,7 +69,7 @@ class RegistrySource(_Elsewhere):
         return self._repository.referrers(digest)
 
     def give_up(self) -> None:
-        self._repository.calls.calls.connections.give_up()
+        self._repository.give_up()
 
 
 class BlobsSource(_Elsewhere):

@@ -31,4 +31,4 @@ def steady(repository: Repository, blob: Descriptor, offset: int = 0) -> Iterato
                 raise RegistryError(f"{repository.name}: {blob.digest}: ends after {offset} bytes", transient=True)
         except RegistryError as exc:
             failures += 1
-            repository.calls.calls.wait(failures - 1, exc)
+            repository.wait(failures - 1, exc)

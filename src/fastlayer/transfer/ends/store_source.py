@@ -7,7 +7,7 @@ What it came to is remembered (``known.py``), so that the next push need not eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from fastlayer.errors import CorruptStoreError, DigestMismatchError
@@ -17,7 +17,7 @@ from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
 from fastlayer.transfer import known
 from fastlayer.transfer.ends.protocols import LayerOf, Write
-from fastlayer.transfer.forms import Form, Made, made, remade
+from fastlayer.transfer.forms import Form, Made, made, remade, threads
 
 if TYPE_CHECKING:
     from fastlayer.snapshot.snapshotter import Snapshotter
@@ -29,10 +29,10 @@ _PIECE = 1 << 20
 class StoreSource:
     """See ``protocols.Source``. ``jobs``: threads that compress; ``name``: of the image, for messages."""
 
-    def __init__(self, store: Store, name: str, jobs: int) -> None:
+    def __init__(self, store: Store, name: str, jobs: int | None = None) -> None:
         self.name = name
         self._store = store
-        self._jobs = jobs
+        self._jobs = threads(jobs)
 
     def has_manifest(self, manifest: Descriptor) -> bool:
         return self._store.content.has(manifest.digest)
@@ -113,3 +113,19 @@ def mounts_of(store: Store, registry: str, own: str) -> Any:
             return [name for name in known.repositories(db, digest, registry) if name != own]
 
     return mounts
+
+
+def went_from(store: Store, registry: str, repository: str) -> Callable[[Digest], None]:
+    """For a destination: told of each blob that a repository has got, or had. A store that we may only read learns
+    nothing."""
+
+    def went(digest: Digest) -> None:
+        if store.read_only:
+            return
+        with store.database.read() as db:
+            if repository in known.repositories(db, digest, registry):
+                return
+        with store.database.write() as db:
+            known.remember(db, digest, registry, repository)
+
+    return went

@@ -150,7 +150,7 @@ class _Stream(Generic[W]):
             if self._begun > _ANEW:
                 raise exc
             if not (again and self._upload is not None and self._failures <= _TRIES):
-                self._repository.calls.calls.wait(self._failures - 1, exc)
+                self._repository.wait(self._failures - 1, exc)
         except RegistryError:
             self._cancel()
             raise

@@ -180,7 +180,7 @@ class Downloads:
             self.changed.notify_all()
             busy = any(download.at_work for download in self._downloads)
         if busy:
-            self._repository.calls.calls.connections.give_up()
+            self._repository.give_up()
         for thread in self._threads:
             thread.join(_JOIN)
         if not any(thread.is_alive() for thread in self._threads):  # else it would write into what we have closed
@@ -287,12 +287,11 @@ class Download:
         """What has come is something else: it is thrown away, and nothing more of it comes from here."""
         with self._downloads.changed:
             self.error = self.error or DigestMismatchError(f"{self.blob.digest}: something else came")
-            while self.at_work:
-                self._downloads.changed.wait()
+            self.settle()
             self.kept.reset()
 
     def settle(self) -> None:
-        """Waits until nobody works on the file, of which all has come."""
+        """Waits until nobody works on the file."""
         with self._downloads.changed:
             while self.at_work:
                 self._downloads.changed.wait()

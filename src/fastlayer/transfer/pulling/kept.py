@@ -1,11 +1,10 @@
 """Blobs on their way into the store, which stay where they are when the way breaks off.
 
 Below ``downloads/`` of the store a blob has a file, named by its digest, with its bytes at their places, and a log that
-says which of them have come: a line of JSON (``size``, ``identity``: bytes that are there never become others without
-a new one), then lines ``START END``, each appended when its bytes
-have been written. A line that a killed process has begun is no line. The file is locked (flock(2)) by whoever fetches
-the blob; others wait for it. What the log says is believed for the moment only: the digest has the last word, and a
-blob that has another one is thrown away.
+says which of them have come: a line of JSON (``size``, ``identity``: bytes that are there never become others without a
+new one), then lines ``START END``, each appended when its bytes have been written. A line that a killed process has
+begun is no line. The file is locked (flock(2)) by whoever fetches the blob; others wait for it. What the log says is
+believed for the moment only: the digest has the last word, and a blob that has another one is thrown away.
 
 What nobody fetches any more stays for a while, for whoever asks for it again (``store/downloads.py``).
 """
