@@ -192,6 +192,10 @@ def test_chunked_layers(server: RegistryServer, store: Store, tmp_path: Path, co
         wanted = CopyOptions(source=QUICK, destination=QUICK, compression=options.compression, force=True)
         copied = copy(f"docker://{there(server)}", f"docker://{there(other)}", wanted)
         assert copied.descriptor == first.descriptor  # it is what is wanted already
+        plain = wanted._replace(compression="gzip" if compression == "zstd:chunked" else "zstd")
+        copy(f"docker://{there(server)}", f"docker://{there(other, 'p/q:1')}", plain)
+        notes = [layer.get("annotations", {}) for layer in complete(other, "p/q", "1")["layers"]]
+        assert notes == [{}] * len(notes)  # what they said was about the blobs that were
 
 
 @pytest.mark.parametrize("written", [False, True])

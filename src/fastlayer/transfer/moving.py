@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import LimitError, ManifestError, NotFoundError, UsageError
+from fastlayer.layer.chunked.places import ABOUT_CHUNKED
 from fastlayer.layer.pipeline import map_ordered
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.chain import chain_ids
@@ -34,7 +35,6 @@ from fastlayer.transfer.rewriting import (
 )
 from fastlayer.transfer.tracking import Teller, Track
 
-_OF_BLOBS = ("io.github.containers.zstd-chunked.", "containerd.io/snapshot/stargz/")  # annotations of chunked layers
 _MAX_DOCUMENTS = 64 << 20  # bytes of all manifests and indexes below a name
 _DOING: dict[How, Doing] = {How.PRESENT: "present", How.MOUNTED: "mounted", How.UPLOADED: "done"}
 _EVERYBODYS = "gzip"  # what is not asked for
@@ -184,7 +184,7 @@ class _Move:
         own, form = mediatypes.layer_compression(layer.blob.media_type), self._wanted.form
         if form is None or layer.diff_id is None or own is None:
             return None
-        chunked = any(key.startswith(_OF_BLOBS) for key in annotations)
+        chunked = any(key.startswith(ABOUT_CHUNKED) for key in annotations)
         if own == form.codec and (chunked or own == form.compression):
             return None
         if own == "none" or self._wanted.force:
@@ -320,7 +320,7 @@ def _become(layer: Descriptor, found: Descriptor | None) -> Descriptor:
     """A layer of a manifest as it is now. Annotations say what a layer is, or how its old blob was made: those go."""
     if found is None or found.digest == layer.digest:
         return layer
-    kept = {key: value for key, value in layer.annotations.items() if not key.startswith(_OF_BLOBS)}
+    kept = {key: value for key, value in layer.annotations.items() if not key.startswith(ABOUT_CHUNKED)}
     return layer._replace(
         media_type=found.media_type,
         digest=found.digest,

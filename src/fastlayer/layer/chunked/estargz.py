@@ -21,7 +21,6 @@ from fastlayer.layer.chunked.sums import Sum, Sums
 from fastlayer.layer.compression import check_level
 
 NAME = "estargz"
-UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 TABLE = b"stargz.index.json"
 LANDMARK = b".no.prefetch.landmark"
 PREFETCH = b".prefetch.landmark"

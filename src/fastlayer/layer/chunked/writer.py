@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from fastlayer.layer.chunked import estargz, zstdchunked
 from fastlayer.layer.chunked.cutting import BATCH, DATA, SKIP, Batch, Cutter, Entry
 from fastlayer.layer.chunked.frames import Packer
+from fastlayer.layer.chunked.places import ESTARGZ_SIZE
 from fastlayer.layer.chunked.sums import Sum, Sums
 from fastlayer.layer.compression import Chunked
 from fastlayer.layer.hashing import HashStream, hashing
@@ -73,7 +74,7 @@ def write_chunked(source: TarSource, output: Output, codec: Chunked, *, jobs: in
         diff_id, digest, *made_of = (stream.finish() for stream in streams)
     report.end("write", work.cutter.entries, work.tar_size, work.tar_size)
     if codec.base == "gzip" and form.annotations:
-        form.annotations[estargz.UNCOMPRESSED_SIZE] = str(work.tar_size)
+        form.annotations[ESTARGZ_SIZE] = str(work.tar_size)
     return Layer(
         layer_media_type(codec.base),
         digest,
