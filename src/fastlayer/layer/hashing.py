@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastlayer import _backend
-from fastlayer.layer.pipeline import default_jobs
+from fastlayer.layer.pipeline import HEARD, default_jobs
 from fastlayer.oci.digest import Digest, sha256_digest
 
 _ENOUGH = 2 << 20  # bytes that are worth hashing alone
@@ -84,7 +84,7 @@ class _Service:
         with self._lock:
             self._open.discard(stream)
             while stream.busy:
-                self._idle.wait()
+                self._idle.wait(HEARD)
 
     def forget(self, stream: HashStream) -> None:
         """Hashes no more of it; when this returns none of its buffers is in use."""

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STEP = 1 << 20  # bytes per call of a stage: half a millisecond of hashing, and within a second of any signal
+HEARD = 0.2  # seconds between two looks: the interpreter may begin to wait for a lock just after a signal came
 _JOIN_SECONDS = 0.5  # for all: a thread in a foreign read or a long compression is left behind (it is a daemon)
 
 
@@ -61,11 +62,18 @@ class Channel:
         self.put = self._queue.put
 
     def get(self) -> Any:
-        item = self._queue.get()
+        item = self._next()
         if item is _STOP or self._pipeline.stopped:
             self._queue.put(_STOP)  # for the next reader of this queue
             raise Stopped
         return item
+
+    def _next(self) -> Any:
+        while True:
+            try:
+                return self._queue.get(timeout=HEARD)
+            except Empty:
+                pass
 
     def drain(self) -> None:
         """Forgets what is left. Only when all threads have ended."""
@@ -160,8 +168,8 @@ class Pipeline:
             self.stop(None if isinstance(exc, Stopped) else exc)
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
-            if thread.is_alive():  # one whose start was interrupted cannot be joined
-                thread.join(max(0.0, deadline - time.monotonic()) if self.stopped else None)
+            while thread.is_alive() and not (self.stopped and time.monotonic() > deadline):
+                thread.join(HEARD)  # not joined at once: one whose start was interrupted cannot be
         self._threads.clear()
         for channel in self._channels:
             channel.drain()  # buffers are large: they do not wait for the garbage collector

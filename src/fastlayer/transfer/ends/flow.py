@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from fastlayer.layer.pipeline import HEARD
+
 T = TypeVar("T")
 
 _AHEAD = 4 << 20  # bytes that may wait for the reader
@@ -55,7 +57,7 @@ class Flow(Generic[T]):
     def _put(self, piece: bytes | memoryview) -> None:
         with self._change:
             while self._held >= _AHEAD and not self._left:
-                self._change.wait()
+                self._change.wait(HEARD)
             if self._left:
                 raise _LeftError
             self._pieces.append(piece)
@@ -75,7 +77,7 @@ class Flow(Generic[T]):
         while True:
             with self._change:
                 while not self._pieces and not self._ended:
-                    self._change.wait()
+                    self._change.wait(HEARD)
                 if not self._pieces:
                     break
                 piece = self._pieces.popleft()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastlayer.content.ingest import new_hash
 from fastlayer.errors import DigestMismatchError, RegistryError
-from fastlayer.layer.pipeline import checkpoint
+from fastlayer.layer.pipeline import HEARD, checkpoint
 from fastlayer.oci import mediatypes
 from fastlayer.oci.digest import Digest
 from fastlayer.transfer.events import BlobProgress, Doing, Observer, silent
@@ -35,7 +35,6 @@ _NOTED = 256 << 10  # bytes after which the log is told, at the latest
 _READ = 256 << 10
 _FIRST = 2  # connections at the beginning
 _HUNGER = 0.05  # seconds of waiting that are worth another connection
-_LOOK = 0.2  # seconds between two looks whether the job has stopped
 _JOIN = 2.0  # seconds for all threads
 
 
@@ -270,7 +269,7 @@ class Download:
                 while (front := self.kept.spans.front(at)) == at:
                     if self.error is not None:
                         raise self.error
-                    changed.wait(_LOOK)
+                    changed.wait(HEARD)
                     checkpoint()
                     if time.monotonic() - since >= _HUNGER:
                         self._downloads.hungry()
@@ -294,7 +293,7 @@ class Download:
         """Waits until nobody works on the file."""
         with self._downloads.changed:
             while self.at_work:
-                self._downloads.changed.wait()
+                self._downloads.changed.wait(HEARD)
 
     def end(self) -> None:
         """It has become a blob of the store."""
