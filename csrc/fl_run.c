@@ -173,8 +173,8 @@ static void run_child(const struct fl_run *run, int maps)
         return;
     }
     if (run->ready >= 0) {
-        close(run->ready);
         fl_run_tell(run->report, FL_RUN_PID, 0, child);
+        close(run->ready); /* after it: who sees the end of that pipe looks for the pid in the other */
         fl_run_give_back(maps);
     }
     status = wait_for(run, child);

@@ -139,8 +139,8 @@ struct fl_run {
     int *slots;                  /* -1 or a descriptor                                  */
     size_t slot_count;
     int life, report;
-    int ready;                   /* -1, or a pipe's end that only the child keeps, until it executes the program: then
-                                    the keeper reports FL_RUN_PID and keeps little memory */
+    int ready;                   /* -1, or a pipe's end that only the child keeps, until it executes the program: the
+                                    keeper reports FL_RUN_PID before it closes its own, and keeps little memory */
 };
 
 enum fl_run_what {

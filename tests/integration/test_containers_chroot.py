@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastlayer.container.chrooted import _inside
-from tests.conftest import needs_root
+from tests.conftest import needs_root, require
 from tests.containers import FOREVER, Command, Terminal, keeper_of, lives, until
 from tests.integration.confined import confined
 
@@ -72,6 +73,16 @@ def test_all_its_processes_end_with_it(pod: Command) -> None:
     until(lambda: len(_inside(root)) >= 5)
     pod.out("stop", "-t", "0", "c")
     assert _inside(root) == []
+
+
+def test_a_program_that_runs_before_its_keeper_has_said_so(pod: Command) -> None:
+    """Its monitor saw that it ran and did not know yet what: then nobody was told for as long as it ran."""
+    require("strace")
+    pod.out("run", "-d", "--name", "c", "box", "sh", "-c", FOREVER)
+    slow = ["strace", "-D", "-f", "-qq", "-o/dev/null", "-etrace=write", "-einject=write:delay_enter=300000"]
+    words = [*slow, *pod.words("exec", "-d", "c", "sleep", "987655")]
+    done = subprocess.run(words, env=pod.env, stdin=subprocess.DEVNULL, timeout=60, check=False)
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("who", ["monitor", "keeper", "both"])

@@ -210,8 +210,8 @@ def _run_child(run: _Run, number: int, child: Sequence[Any], namespaces: int, wh
         finally:
             os._exit(255)
     if run.ready >= 0:
-        os.close(run.ready)
         run.tell(_PID, 0, pid)
+        os.close(run.ready)  # after it: who sees the end of that pipe looks for the pid in the other
     status = _wait_for(run, pid, whole_tree)
     if whole_tree:
         _kill_all()
