@@ -162,12 +162,15 @@ def test_a_token_and_tls(machines: Machines, tmp_path: Path) -> None:
         certs.mkdir()
         (certs / "ca.crt").write_bytes(authority.ca.read_bytes())
         name, trust = f"{registry.host}/team/cache:1", ("--cert-dir", str(certs), "--retry-times", "0")
-        login = ("--creds", f"{USER}:{PASSWORD}")
+        logins = place / "auth.json"
+        words = ("login", "-u", USER, "--password-stdin", "--authfile", logins, *trust, registry.host)
+        assert machines.one.run(*words, input=PASSWORD.encode()).returncode == 0
+        login = ("--authfile", str(logins))
         denied = machines.one.run("build", "-q", *trust, "--cache-to", to(name), machines.one.context)
         assert denied.returncode == 1 and denied.stderr.decode().count("\n") == 1
         machines.one.build(*trust, *login, "--cache-to", to(name, mode="max"))
         two = machines.new("two")
-        assert cached(two.build(*trust, "--cache-from", name)) == STEPS
+        assert cached(two.build(*trust, *login, "--cache-from", name)) == STEPS
         assert identity(two) == identity(machines.one)
         three = machines.new("three")
         (warning,) = warnings(three.build("--tls-verify=true", "--retry-times", "0", "--cache-from", name))

@@ -31,6 +31,7 @@ from fastlayer.errors import (
 from fastlayer.image.images import Images
 from fastlayer.oci import mediatypes
 from fastlayer.oci.platform import parse_platform
+from fastlayer.registry.credential import Credential
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.pauses import Policy
 from fastlayer.store import downloads as leftovers
@@ -464,6 +465,29 @@ def test_a_mirror_that_fails_in_the_middle(
     assert found.source == server.host and any(mirror.host in line for line in found.warnings)
     assert moved(server, blobs[:1]) < len(blobs[0])
     check(store, server)
+
+
+def test_a_given_login_is_for_the_registry_itself(store: Store, server: RegistryServer, tmp_path: Path) -> None:
+    """A mirror would let us in with it, and does not get it; nor does a registry that it was not given for."""
+    publish(server)
+    server.auth = "basic"
+    with RegistryServer() as mirror:
+        publish(mirror)
+        mirror.auth = "basic"
+        conf = tmp_path / "registries.conf"
+        conf.write_text(
+            f'[[registry]]\nprefix = "named.io"\nlocation = "{server.host}"\ninsecure = true\n'
+            f'[[registry.mirror]]\nlocation = "{mirror.host}"\ninsecure = true\n'
+        )
+        wishes = options().wishes._replace(
+            environ={"CONTAINERS_REGISTRIES_CONF": str(conf), "HOME": str(tmp_path)},
+            verify=None,
+            credential=Credential("jane", "s3cret-pa55"),
+        )
+        found = pull(store, "named.io/app:1", options(wishes=wishes._replace(credential_for="named.io")))
+        assert found.source == server.host and any(mirror.host in line for line in found.warnings)
+        with pytest.raises(RegistryDeniedError):
+            pull(store, "named.io/app:1", options(wishes=wishes._replace(credential_for="other.io")))
 
 
 def test_foreign_layers_come_from_where_they_say(store: Store, server: RegistryServer) -> None:

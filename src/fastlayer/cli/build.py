@@ -134,7 +134,7 @@ Examples:
 )
 @declare.option("--format", "format_", type=declare.Choice(["table", "json"]), default="table", help="Of the summary.")
 @stores.platform_option("What it is for (default: this machine).")
-@registries.registry_options
+@registries.connection_options
 @options.jobs_option
 @stores.store_options
 @build_others.other_options

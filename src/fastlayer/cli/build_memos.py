@@ -16,7 +16,7 @@ _OTHERS = """
     progress quiet format_ iidfile metadata_file digest_file image_name_with_digest_file
     image_name_tag_with_digest_file outputs tar_path oci_layout_path root driver jobs explain pull no_push secrets ssh
     push check context context_option file arguments source_date_epoch platform
-    authfile cert_dir creds tls_verify retry_times
+    authfile cert_dir tls_verify retry_times
 """
 _ELSEWHERE = frozenset(_OTHERS.split())
 

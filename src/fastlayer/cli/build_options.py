@@ -69,7 +69,7 @@ def _pull(word: str) -> Pull:
 
 def _wishes(given: dict[str, Any]) -> Wishes | None:
     """None where nothing is wished: a build that asks no registry loads nothing of them."""
-    if all(given[name] is None for name in registries.NAMES):
+    if all(given.get(name) is None for name in registries.NAMES):
         return None
     return registries.wishes(given)
 

@@ -35,7 +35,8 @@ def command(**given: Any) -> int:
     from fastlayer.transfer.index_push import push_index
     from fastlayer.transfer.push import PushOptions
 
-    wanted = PushOptions(manifest_format=given["format_"] or "", jobs=given["jobs"], wishes=registries.wishes(given))
+    wishes = registries.wishes_for(given["destination"] or given["index"], given)
+    wanted = PushOptions(manifest_format=given["format_"] or "", jobs=given["jobs"], wishes=wishes)
     with stores.open_store(given) as store, TransferReporter(given["progress"], quiet=given["quiet"]) as shown:
         pushed = push_index(
             store, given["index"], given["destination"], wanted, purge=given["purge"], observe=shown.observe

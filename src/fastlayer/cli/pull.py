@@ -66,7 +66,7 @@ def command(**given: Any) -> int:
         jobs=given["jobs"],
         connections=given["connections"] or CONNECTIONS,
         whole=given["whole"],
-        wishes=registries.wishes(given),
+        wishes=registries.wishes_for(given["names"][0], given),
     )
     with stores.open_store(given, create=True) as store:
         for text in given["names"]:

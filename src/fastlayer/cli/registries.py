@@ -20,7 +20,9 @@ NAMES = ("authfile", "cert_dir", "creds", "tls_verify", "retry_times")  # of the
 def registry_options(function: F) -> F:
     """--creds and the ``connection_options``; spelled as skopeo and podman do."""
     function = declare.option(
-        "--creds", metavar="USER[:PASSWORD]", help="The login for the registry, instead of one that is kept."
+        "--creds",
+        metavar="USER[:PASSWORD]",
+        help="The login for the registry alone. PASSWORD is seen by others in ps: without it a terminal is asked.",
     )(function)
     return connection_options(function)
 
@@ -72,7 +74,7 @@ def two_registries_options(function: F) -> F:
             ),
         ):
             function = option(function)
-    return registry_options(function)
+    return connection_options(function)
 
 
 def wishes_of(side: str, given: dict[str, Any]) -> Wishes:
@@ -104,6 +106,16 @@ def wishes(given: dict[str, Any]) -> Wishes:
         credential=credential(creds) if creds else None,
         policy=Policy() if times is None else Policy(tries=times + 1),
     )
+
+
+def wishes_for(place: str, given: dict[str, Any]) -> Wishes:
+    """Likewise, of verbs that may ask other registries, too: --creds is for that of ``place`` alone."""
+    from fastlayer.registry.places import parse_place
+
+    wished = wishes(given)
+    if wished.credential is None or (reference := parse_place(place).reference) is None:
+        return wished
+    return wished._replace(credential_for=reference.domain)
 
 
 def few_wishes(given: dict[str, Any]) -> Wishes:

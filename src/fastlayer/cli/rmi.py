@@ -68,7 +68,7 @@ def _remove_remote(given: dict[str, Any]) -> int:
     from fastlayer.registry.looking import delete_image
 
     failed: list[FastlayerError] = []
-    wishes = registries.wishes(given)
+    wishes = registries.wishes_for(given["images"][0], given)
     for text in given["images"]:
         try:
             reference = parse_reference(text.removeprefix("docker://"))

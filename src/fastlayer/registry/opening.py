@@ -32,13 +32,15 @@ _ETC = Path("/etc")
 class Wishes(NamedTuple):
     """What a command says of registries. ``verify``: certificates (``--tls-verify``); None: as it is set up.
 
-    ``credential``: a login that is given, instead of one that is looked up; ``etc``: where the system's files are.
+    ``credential``: a login that is given, instead of one that is looked up, for the registry ``credential_for`` (empty:
+    the one that an image is asked of; mirrors of it never get it). ``etc``: where the system's files are.
     """
 
     authfile: str = ""
     cert_dir: str = ""
     verify: bool | None = None
     credential: Credential | None = None
+    credential_for: str = ""
     policy: Policy = Policy()
     timeouts: Timeouts | None = None
     environ: Mapping[str, str] | None = None
@@ -133,7 +135,8 @@ def pause_of(policy: Policy, chance: Callable[[], float] = random.random) -> Pau
 
 
 def _credential(location: Location, wishes: Wishes, warn: Callable[[str], object]) -> Credential | None:
-    if wishes.credential is not None:
+    asked = location.named or location.reference.domain
+    if wishes.credential is not None and not location.mirror and wishes.credential_for in ("", asked):
         return wishes.credential
     found = find_credential(location.reference.name, authfile=wishes.authfile, environ=wishes.environment)
     for line in found.warnings:

@@ -72,12 +72,14 @@ class Settings(NamedTuple):
 
 class Location(NamedTuple):
     """Where to ask. ``reference``: the name there; ``insecure``: a certificate that nobody vouches for, and plain HTTP,
-    are good enough; ``scheme``: the only one to use, empty for https, then http where insecure."""
+    are good enough; ``scheme``: the only one to use, empty for https, then http where insecure; ``named``: the registry
+    that was asked for, where settings have another in its place."""
 
     reference: Reference
     insecure: bool = False
     mirror: bool = False
     scheme: str = ""
+    named: str = ""
 
     @property
     def host(self) -> str:
@@ -123,7 +125,7 @@ def pull_locations(settings: Settings, reference: Reference) -> tuple[Location, 
         found += _hub_mirrors(settings, reference)
     there = _rewritten(reference, registry, registry.location)
     insecure = registry.insecure or _is_insecure(settings, there.domain)
-    return (*found, Location(there, insecure))
+    return (*found, Location(there, insecure, named=reference.domain))
 
 
 def push_location(settings: Settings, reference: Reference) -> Location:
