@@ -478,7 +478,7 @@ def test_a_reader_that_goes_away_leaves_nothing(trees: tuple[Path, Path], tmp_pa
     assert process.stdin is not None
     process.stdin.write(tar[:-1024])
     process.stdin.flush()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 2
     while process.poll() is None and time.monotonic() < deadline:
         try:
             process.stdin.write(bytes(512))
