@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from hashlib import sha512
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import fastlayer
+from fastlayer.errors import NotFoundError, OperandError, UsageError
 from fastlayer.store.downloads import downloads_of
 from tests.conftest import needs_root
 from tests.registry_server import RegistryServer, digest
@@ -139,10 +142,32 @@ def test_run_pulls_what_is_missing(shell: Shell, server: RegistryServer) -> None
     assert "cannot be pulled" in line and server.host in line
 
 
+def test_python_pulls_what_is_missing(server: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(server)
+    name = named(server)
+    given: dict[str, Any] = {"root": tmp_path / "store", "driver": "vfs"}
+    with pytest.raises(OperandError, match="no store there"):
+        fastlayer.create(name, "true", pull="never", **given)
+    with pytest.raises(UsageError, match="pull='often': use always, missing, newer or never"):
+        fastlayer.create(name, "true", pull="often", **given)
+    monkeypatch.delenv("FASTLAYER_PULL")
+    fastlayer.create(name, "true", **given)
+    assert len(server.calls("GET .*blobs")) == 3
+    server.seen.clear()
+    fastlayer.create(name, "true", **given)
+    assert server.calls() == []
+    fastlayer.create(name, "true", pull="newer", **given)
+    assert [call for call in server.calls() if "manifests" in call] == ["HEAD /v2/app/manifests/1"]
+    with pytest.raises(NotFoundError, match="cannot be pulled"):
+        fastlayer.create(f"{server.host}/nothing:1", "true", **given)
+
+
 def test_an_image_that_is_there_loads_nothing_of_registries(shell: Shell, server: RegistryServer) -> None:
     publish(server)
     shell.good("pull", "-q", named(server))
     line = [sys.executable, "-X", "importtime", "-m", "fastlayer", "create", named(server), "true"]
     done = subprocess.run(line, env=shell.env, capture_output=True, text=True, check=True)
     assert "fastlayer.container.create" in done.stderr
-    assert not [row for row in done.stderr.splitlines() if "fastlayer.registry" in row or "fastlayer.transfer" in row]
+    assert not [
+        row for row in done.stderr.splitlines() if "fastlayer.registry" in row or "fastlayer.transfer.pull" in row
+    ]

@@ -12,11 +12,11 @@ from fastlayer.oci.platform import Platform
 
 if TYPE_CHECKING:
     from fastlayer.builder.context.sources import Source
-    from fastlayer.builder.pulling import Pull
     from fastlayer.builder.sharing.options import CacheFrom, CacheTo
     from fastlayer.registry.opening import Wishes
     from fastlayer.running.limits import Limit
     from fastlayer.running.security import SecurityOptions
+    from fastlayer.transfer.policies import Policy
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")  # ARGs that every RUN has
 
@@ -76,7 +76,7 @@ class Options(NamedTuple):
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()
     wishes: Wishes | None = None
-    pull: Pull = "missing"
+    pull: Policy = "missing"
 
     @property
     def git(self) -> bool:

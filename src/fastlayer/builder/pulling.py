@@ -1,19 +1,19 @@
 """Images that a build goes on from, or copies from: of the store, or of a registry when they have to come from there.
 
-``missing``: what the store has is taken, for the platform that is wanted; ``always``: the registry says what the name
-means now; ``newer``: likewise, but what the store has will do when no registry answers; ``never``: none is asked.
-Nothing of registries is loaded as long as none is asked.
+What the store has is taken if it is for the platform that is wanted. Nothing of registries is loaded as long as none is
+asked.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from fastlayer.builder.context.waiting import beside
-from fastlayer.errors import NotFoundError, ReferenceFormatError, UsageError
+from fastlayer.errors import NotFoundError, ReferenceFormatError
 from fastlayer.image.images import Images, looks_like_id
 from fastlayer.oci.reference import parse_reference
+from fastlayer.transfer.policies import Policy, parse_policy
 
 if TYPE_CHECKING:
     from fastlayer.builder.context.waiting import Check
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from fastlayer.transfer.events import BlobProgress
     from fastlayer.transfer.pull import Pulled
 
-Pull = Literal["missing", "always", "newer", "never"]
-PULLS: tuple[Pull, ...] = get_args(Pull)
 _WORDS = {
     "true": "always",
     "1": "always",
@@ -37,13 +35,10 @@ _WORDS = {
 _SCHEME = "docker://"
 
 
-def parse_pull(text: str) -> Pull:
+def parse_pull(text: str) -> Policy:
     """``--pull=POLICY``. Raises ``UsageError``."""
     word = text.strip().lower()
-    found = _WORDS.get(word, word)
-    if found not in PULLS:
-        raise UsageError(f"--pull={text[:60]!a}: use always, missing, newer or never")
-    return found
+    return parse_policy(_WORDS.get(word, word), "--pull")
 
 
 def find(shop: Workshop, name: str, platform: Platform | None) -> Image:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from fastlayer.builder.options import Options, Secret, Ssh
     from fastlayer.builder.outputs.notes import Notes
     from fastlayer.builder.outputs.options import Export
-    from fastlayer.builder.pulling import Pull
     from fastlayer.registry.opening import Wishes
     from fastlayer.running.limits import Limit
     from fastlayer.running.security import SecurityOptions
+    from fastlayer.transfer.policies import Policy
 
 
 def wanted(given: dict[str, Any]) -> Options:
@@ -59,7 +59,7 @@ def wanted(given: dict[str, Any]) -> Options:
     )
 
 
-def _pull(word: str) -> Pull:
+def _pull(word: str) -> Policy:
     if word == "missing":
         return "missing"
     from fastlayer.builder.pulling import parse_pull

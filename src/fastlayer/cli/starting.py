@@ -11,59 +11,42 @@ if TYPE_CHECKING:
     from fastlayer.container.attach import Outcome
     from fastlayer.container.containers import Container
     from fastlayer.store.store import Store
+    from fastlayer.transfer.policies import Policy
 
 CANNOT = 125  # the exit status of docker run when it, not the program, has failed
 
 
 def created(store: Store, given: dict[str, Any], asked: Any) -> Container:
     """A new container, of an image that may have to be pulled before."""
-    from fastlayer.errors import NotFoundError
-
-    policy = given["pull"]
-    if policy in ("always", "newer"):
-        from fastlayer.cli.pulling import pulled
-
-        pulled(store, given, policy)
-        return _created(store, given, asked)
-    try:
-        return _created(store, given, asked)
-    except NotFoundError as exc:
-        if policy == "never" or _has(store, given):
-            raise
-        from fastlayer.cli.pulling import pulled
-
-        pulled(store, given, policy, exc)
-    return _created(store, given, asked)
-
-
-def _has(store: Store, given: dict[str, Any]) -> bool:
-    from fastlayer.errors import FastlayerError, NotFoundError
-    from fastlayer.image.images import Images
-
-    try:
-        Images(store).find(given["image"], stores.platform(given))
-    except NotFoundError:
-        return False
-    except FastlayerError:
-        return True  # something else is wrong
-    return True
-
-
-def _created(store: Store, given: dict[str, Any], asked: Any) -> Container:
     from fastlayer.container.create import create as make
+    from fastlayer.container.pulling import with_image
 
     warnings: list[str] = []
-    row = make(
+    platform = stores.platform(given)
+    row = with_image(
         store,
         given["image"],
-        given["words"],
-        asked,
-        name=given["name"],
-        platform=stores.platform(given),
-        warnings=warnings,
+        platform,
+        given["pull"],
+        lambda: make(
+            store, given["image"], given["words"], asked, name=given["name"], platform=platform, warnings=warnings
+        ),
+        lambda policy: _pull(store, given, policy),
     )
     output.warn(warnings, given.get("quiet", False))
     return row
+
+
+def _pull(store: Store, given: dict[str, Any], policy: Policy) -> None:
+    from fastlayer.cli import registries
+    from fastlayer.cli.transfer_progress import TransferReporter
+    from fastlayer.transfer.pull import PullOptions, pull
+
+    options = PullOptions(platform=stores.platform(given), policy=policy, wishes=registries.few_wishes(given))
+    quiet = given.get("quiet", False)
+    with TransferReporter("auto", quiet=quiet) as shown:
+        found = pull(store, given["image"], options, observe=shown.observe)
+    output.warn(found.warnings, quiet)
 
 
 def begin(store: Store, row: Container, given: dict[str, Any]) -> Outcome | None:

@@ -14,7 +14,9 @@ from fastlayer.errors import RunError
 
 if TYPE_CHECKING:
     from fastlayer.container import containers
+    from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
+    from fastlayer.transfer.policies import Policy
 
 _Place = str | os.PathLike[str] | None
 
@@ -211,6 +213,7 @@ def create(
     *command: str,
     name: str | None = None,
     platform: str | None = None,
+    pull: str | None = None,
     root: _Place = None,
     driver: str | None = None,
     warnings: list[str] | None = None,
@@ -218,13 +221,15 @@ def create(
 ) -> Container:
     """A container of ``image``, not started. As a context manager it is removed at the end of the block.
 
+    ``pull``: when the image comes from its registry: ``missing`` (if the store has none), ``always``, ``newer``,
+    ``never``; None: as ``FASTLAYER_PULL`` says, else ``missing``.
     ``options``: the fields of ``fastlayer.container.options.Options``, with ``env`` as a mapping or ``NAME=value``
     texts, ``volumes`` as ``SOURCE:TARGET[:ro]`` and ``mounts`` as ``type=bind,source=...,target=...`` texts, ``tmpfs``
     as ``TARGET[:OPTIONS]``. What could not be done as asked is added to ``warnings``.
 
     Raises ``NotFoundError`` for the image, ``AlreadyExistsError`` for the name, ``UsageError`` for options.
     """
-    with _made(image, command, name, platform, root, driver, warnings, options) as (_, row):
+    with _made(image, command, name, platform, pull, root, driver, warnings, options) as (_, row):
         return Container(row.id, root=root)
 
 
@@ -234,6 +239,7 @@ def _made(
     command: Sequence[str],
     name: str | None,
     platform: str | None,
+    pull: str | None,
     root: _Place,
     driver: str | None,
     warnings: list[str] | None,
@@ -241,17 +247,35 @@ def _made(
 ) -> Iterator[tuple[Store, containers.Container]]:
     """A container that has just been made, and its store for the block."""
     from fastlayer.container.create import create as make
+    from fastlayer.container.pulling import with_image
     from fastlayer.oci.platform import parse_platform
-    from fastlayer.store.store import existing_store
+    from fastlayer.store.store import existing_store, open_store
+    from fastlayer.transfer.policies import VARIABLE, parse_policy
 
-    asked, words = given.options_of(options), given.command(command)
-    with existing_store(root, driver=driver) as store:
-        wanted = parse_platform(text("platform", platform)) if platform else None
-        name = None if name is None else text("name", name)
+    asked, words, image = given.options_of(options), given.command(command), text("image", image)
+    policy = parse_policy(text("pull", pull or os.environ.get(VARIABLE) or "missing"))
+    wanted = parse_platform(text("platform", platform)) if platform else None
+    name = None if name is None else text("name", name)
+    with (existing_store if policy == "never" else open_store)(root, driver=driver) as store:
         yield (
             store,
-            make(store, text("image", image), words, asked, name=name, platform=wanted, warnings=warnings),
+            with_image(
+                store,
+                image,
+                wanted,
+                policy,
+                lambda: make(store, image, words, asked, name=name, platform=wanted, warnings=warnings),
+                lambda how: _pull(store, image, wanted, how, warnings),
+            ),
         )
+
+
+def _pull(store: Store, image: str, platform: Platform | None, policy: Policy, warnings: list[str] | None) -> None:
+    from fastlayer.transfer.pull import PullOptions, pull
+
+    found = pull(store, image, PullOptions(platform=platform, policy=policy))
+    if warnings is not None:
+        warnings.extend(found.warnings)
 
 
 def run(
@@ -263,6 +287,7 @@ def run(
     check: bool = True,
     name: str | None = None,
     platform: str | None = None,
+    pull: str | None = None,
     root: _Place = None,
     driver: str | None = None,
     warnings: list[str] | None = None,
@@ -278,7 +303,7 @@ def run(
 
     stdin = given.data("stdin", stdin)
     options |= {"detach": detach, "auto_remove": remove, "interactive": stdin is not None or options.get("interactive")}
-    with _made(image, command, name, platform, root, driver, warnings, options) as (store, row):
+    with _made(image, command, name, platform, pull, root, driver, warnings, options) as (store, row):
         try:
             if detach:
                 os.close(launch.start(store, row).news)

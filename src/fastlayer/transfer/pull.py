@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import (
@@ -37,6 +37,7 @@ from fastlayer.registry.opening import Wishes, opened, pause_of, sources
 from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer.ends.opening import CONNECTIONS
 from fastlayer.transfer.events import Observer, silent
+from fastlayer.transfer.policies import Policy, parse_policy
 from fastlayer.transfer.pulling.downloads import Downloads
 from fastlayer.transfer.pulling.remote import Remote
 
@@ -46,16 +47,12 @@ if TYPE_CHECKING:
     from fastlayer.registry.settings import Location
     from fastlayer.store.store import Store
 
-Policy = Literal["always", "missing", "newer", "never"]
-POLICIES: tuple[Policy, ...] = ("always", "missing", "newer", "never")
-
 
 class PullOptions(NamedTuple):
     """How an image is pulled.
 
     ``platform``: which of several (None: this machine's); ``all_platforms``: all of them, that one being unpacked.
-    ``unpack``: at once, not when it is first used. ``policy``: ``missing``: only if the store has none of that name;
-    ``newer``: if the registry has another one and can be reached; ``never``: the store's, or an error.
+    ``unpack``: at once, not when it is first used. ``policy``: see ``policies``.
     ``connections``: at most so many at once. ``whole``: all of every blob, also of layers of which a part would do.
     """
 
@@ -97,8 +94,7 @@ def pull(store: Store, reference: str, options: PullOptions = DEFAULTS, *, obser
     ``StorageError``. What was complete before stays.
     """
     wanted = _named(reference)
-    if options.policy not in POLICIES:
-        raise UsageError(f"policy={options.policy!r} is unknown: use {', '.join(POLICIES)}")
+    parse_policy(options.policy, "policy")
     if options.connections < 1:
         raise UsageError(f"connections={options.connections}: give at least 1")
     there = _in_store(store, wanted, options)
