@@ -82,6 +82,15 @@ def test_toc_too_long() -> None:
         announced(position, 1 << 40)
     with pytest.raises(LimitError, match="entries"):
         parse_toc(b"{" * (2 * MAX_ENTRIES + 1), 1)
+    with pytest.raises(LimitError, match="entries"):
+        parse_toc(b"{}" + b"," * (20 * MAX_ENTRIES + 1), 1)
+
+
+@pytest.mark.parametrize("value", [b"[]", b'"ab"', b"1e5", b"null"])
+def test_toc_of_what_are_no_entries(value: bytes) -> None:
+    """A few kilobytes of a blob would become gigabytes of lists."""
+    with pytest.raises(LayerFormatError, match="values that are no entries"):
+        parse_toc(b'{"version":1,"entries":[' + b",".join([value] * 100_000) + b"]}", 1)
 
 
 def test_toc_of_many_files_in_time() -> None:
@@ -100,6 +109,8 @@ def test_toc_of_many_files_in_time() -> None:
 
 def test_deep_json_is_refused() -> None:
     with pytest.raises(LayerFormatError, match="no JSON that could be one"):
+        parse_toc(b'{"version":1,"entries":' + b"[" * 900, 100)
+    with pytest.raises(LayerFormatError, match="values that are no entries"):
         parse_toc(b'{"version":1,"entries":' + b"[" * 100_000, 100)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.registry.answers import Timeouts
 from fastlayer.registry.blobs import Range, parse_range
 from fastlayer.registry.client import Registry, Repository, first_that_answers
+from fastlayer.registry.credential import Credential
 from fastlayer.registry.http import Body, Budget, Endpoint, body_of
 from fastlayer.registry.listing import next_link
 from fastlayer.registry.uploads import How, upload_range
@@ -258,6 +261,37 @@ def test_warnings_are_passed_on_once(server: RegistryServer) -> None:
         for _ in range(3):
             registry.repository("a").manifest("v1")
     assert lines == [f'{server.host}: Your "token" ends soon', f"{server.host}: x y"]
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+@pytest.mark.parametrize("where", ["warning", "error", "type", "key", "redirect"])
+def test_what_is_sent_does_not_come_back(server: RegistryServer, auth: str, where: str) -> None:
+    """A registry says what it was told: neither the password nor a token is in a line."""
+    server.add_manifest("a", "v1", MANIFEST)
+    server.auth = auth
+    lines: list[str] = []
+    jane = Credential("jane", "s3cret-pa55")
+    token = ""
+    with suppress(FastlayerError), Registry(Endpoint(server.url), credentials=lambda: jane, warn=lines.append) as one:
+        one.repository("a").manifest("v1")
+        header = server.last("GET /v2/a/manifests").headers["Authorization"]
+        said, token = f"{header} s3cret-pa55", header.split()[1].rstrip("=")
+        answers: dict[str, dict[str, Any]] = {
+            "warning": {"extra": {"Warning": f'299 - "you said {said}"'}},
+            "error": {"status": 400, "body": error("UNKNOWN", said)},
+            "type": {"status": 200, "headers": {"Content-Type": said}, "body": json.dumps(MANIFEST).encode()},
+            "key": {"status": 200, "body": b'{"%b":1,"%b":2}' % (said.encode(), said.encode())},
+            "redirect": {"status": 307, "headers": {"Location": f"http://127.0.0.1:1/{token}"}},
+        }
+        server.fail("GET /v2/a/manifests", **answers[where])
+        try:
+            one.repository("a").manifest("v1")
+        except FastlayerError as exc:
+            lines.append(exc)  # type: ignore[arg-type]  # what it says when it has come out
+            raise
+    assert token and lines
+    assert not [line for line in map(str, lines) if token in line or "s3cret" in line]
+    assert any("***" in line for line in map(str, lines)) or where == "redirect"
 
 
 def test_storms_end(server: RegistryServer, repository: Repository, patience: Patience) -> None:

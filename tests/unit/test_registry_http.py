@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import pytest
 from fastlayer.errors import RegistryError, UsageError
 from fastlayer.registry.answers import Timeouts
 from fastlayer.registry.http import Body, Budget, Connections, Endpoint, body_of
-from fastlayer.registry.lines import one_line, shown_url
+from fastlayer.registry.lines import hide, one_line, shown_url
 from fastlayer.registry.origins import follow, is_loopback, origin_of, require_tls, with_query
 from fastlayer.registry.proxies import proxy_for
 from tests.certificates import Authority
@@ -182,9 +183,53 @@ def test_a_drip_is_dead(server: RegistryServer) -> None:
     assert "less than 1048576 bytes a second" in refused(lambda: connections.request("GET", url).read_all(1 << 30))
 
 
-def test_who_reads_slowly_is_not_dead(server: RegistryServer) -> None:
-    import time
+@pytest.mark.parametrize(
+    ("piece", "line"),
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "nothing came for 0.15 s"),
+        (b"X", "nothing came for 0.15 s"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 2000, "Message too long"),
+    ],
+)
+def test_a_head_without_end(piece: bytes, line: str) -> None:
+    """Each piece comes in time; all of it does not, or is too much."""
+    timeouts = QUICK._replace(read=0.15 if len(piece) < 100 else 10.0)
+    connections = Connections(Endpoint("http://127.0.0.1"), timeouts=timeouts, environ={})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.recv(1000)
+                for _ in range(500):
+                    client.sendall(piece)
+                    time.sleep(0.01 if len(piece) < 100 else 0)
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert line in refused(lambda: connections.request("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+
+
+def test_a_head_in_pieces_with_a_body_that_takes_longer() -> None:
+    connections = Connections(Endpoint("http://127.0.0.1"), timeouts=QUICK._replace(floor=1), environ={})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(1000)
+                for piece in (b"HTTP/1.1 100 Continue\r\n\r\nHT", b"TP/1.1 200 OK\r\nContent-Le", b"ngth: 40\r\n\r\n"):
+                    client.sendall(piece)
+                    time.sleep(0.02)
+                for _ in range(4):
+                    client.sendall(b"0123456789")
+                    time.sleep(0.1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        assert connections.request("GET", url).read_all(100) == b"0123456789" * 4
+
+
+def test_who_reads_slowly_is_not_dead(server: RegistryServer) -> None:
     url = put(server)
     connections = Connections(Endpoint(server.url), timeouts=QUICK, environ={})
     with connections.request("GET", url) as answer:
@@ -523,7 +568,8 @@ def test_a_proxy_that_is_not_there() -> None:
 def test_lines() -> None:
     assert one_line("a\n\x1b[31mb  c\u202e d") == "a [31mb c d"
     assert len(one_line("x" * 1000)) == 303
-    assert one_line("your key is k3y", ["k3y", ""]) == "your key is ***"
+    hide(["a-k3y", "k3y", "", "is"])
+    assert one_line("your key is a-k3y, not k3y") == "your key is ***, not ***"
     assert shown_url("https://u:p@h/x?y=z#f") == "https://h/x"
     assert shown_url("http://[bad?x") and "secret" not in shown_url("http://u:secret@[bad")
 

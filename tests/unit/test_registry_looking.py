@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from fastlayer.cli.main import run as command
-from fastlayer.errors import RegistryError
+from fastlayer.errors import ManifestError, RegistryError
 from fastlayer.oci import mediatypes
 from fastlayer.oci.digest import digest_of
+from fastlayer.oci.platform import parse_platform
 from fastlayer.oci.reference import parse_reference
 from fastlayer.registry import looking
 from fastlayer.registry.answers import Timeouts
@@ -174,3 +175,31 @@ def test_deleting_needs_a_tag_or_digest(server: RegistryServer, run: Run) -> Non
         found, out, err = run("rmi", *words)
         assert (found, out) == (code, "") and reason in err and err.count("\n") == 1, err
     assert not server.calls("DELETE")
+
+
+def test_lists_without_end(server: RegistryServer, wishes: Wishes) -> None:
+    """Few names, but of a megabyte each: they would be all in memory."""
+    page = json.dumps({"name": "team/app", "tags": [f"{number}" * (1 << 20) for number in range(7)]}).encode()
+    for number in range(10):
+        link = f'</v2/team/app/tags/list?last={number}>; rel="next"'
+        server.fail("GET .*/tags/list", 1, status=200, body=page, headers={"Link": link})
+    with pytest.raises(RegistryError, match="a list of more than 32 MiB"):
+        find_tags(f"{server.host}/team/app", wishes)
+    assert len(server.calls("GET .*/tags/list")) == 5
+
+
+def test_indexes_within_each_other(server: RegistryServer, wishes: Wishes) -> None:
+    config = {"mediaType": mediatypes.CONFIG, "digest": "sha256:" + "0" * 64, "size": 2}
+    server.add_manifest("team/app", "image", {**VALUE, "config": config, "annotations": {"n": "1"}})
+    for number in range(12):
+        inner = f"n{number - 1}" if number else "image"
+        data, _ = server.manifests["team/app", inner]
+        child = {"mediaType": mediatypes.INDEX if number else mediatypes.MANIFEST, "digest": digest_of(data)}
+        entry = {**child, "size": len(data), "platform": {"os": "linux", "architecture": "amd64"}}
+        value = {"schemaVersion": 2, "mediaType": mediatypes.INDEX, "manifests": [entry]}
+        server.add_manifest("team/app", f"n{number}", value, mediatypes.INDEX)
+    amd64 = parse_platform("linux/amd64")
+    name = f"docker://{server.host}/team/app:n"
+    assert look_at(name + "8", lambda found: found.manifest(amd64), wishes).annotations == {"n": "1"}
+    with pytest.raises(ManifestError, match="more than 8 indexes within each other"):
+        look_at(name + "11", lambda found: found.manifest(amd64), wishes)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastlayer._values import NamedTuple
+from fastlayer.errors import NotFoundError
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -101,6 +102,28 @@ def parse_document(descriptor: Descriptor, data: bytes) -> Manifest | ImageIndex
     if descriptor.media_type in mediatypes.INDEXES:
         return parse_index(data, descriptor.media_type, what)
     return parse_manifest(data, descriptor.media_type, what)
+
+
+def way_to(platform: Platform, root: Descriptor, read: Callable[[Descriptor], bytes], what: str) -> list[Descriptor]:
+    """What lies between an index and its manifest for a platform, that last; empty where ``root`` is no index.
+
+    ``what``: for messages. Raises ``NotFoundError`` where it has none, ``ManifestError`` beyond ``MAX_DEPTH``.
+    """
+    found: list[Descriptor] = []
+    while root.media_type in mediatypes.INDEXES:
+        if len(found) > MAX_DEPTH:
+            jsontext.refuse(what, f"has more than {MAX_DEPTH} indexes within each other")
+        index = parse_index(read(root), root.media_type, str(root.digest))
+        candidates = index.candidates(platform)
+        if not candidates:
+            there = sorted({str(one.platform) for one in index.manifests if one.platform and not is_attestation(one)})
+            raise NotFoundError(
+                f"{what}: not for {platform}: it is there for {', '.join(there) or 'nothing that can run'}: choose"
+                " another --platform"
+            )
+        root = candidates[0]
+        found.append(root)
+    return found
 
 
 def walk(root: Descriptor, read: Read, missing: Callable[[Descriptor], bool] | None = None) -> Iterator[Node]:

@@ -81,7 +81,7 @@ class Calls:
                 if keep:
                     answer.keep(keep)
                 return answer
-            raise problem(answer, doing, self.registry, self.tokens.secrets)
+            raise problem(answer, doing, self.registry)
 
         return self.patiently(once) if repeat else once()
 

@@ -18,6 +18,7 @@ from fastlayer.registry.answers import Answer, Timeouts
 from fastlayer.registry.calls import Calls, Pause, RepositoryCalls, no_pause
 from fastlayer.registry.credential import Credential
 from fastlayer.registry.http import Budget, Connections, Endpoint
+from fastlayer.registry.lines import hide_in
 from fastlayer.registry.scopes import CATALOG
 from fastlayer.registry.tokens import Tokens
 
@@ -61,6 +62,7 @@ class Registry:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        hide_in(exc)
         self.close()
 
     def close(self) -> None:

@@ -22,8 +22,8 @@ class Credential(NamedTuple):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown; the login as it is written in a header too."""
-        basic = basic_value(self.username, self.password) if self.password else ""
+        """What must not be shown; the login as it is written in a header too, be it cut short at its padding."""
+        basic = basic_value(self.username, self.password).rstrip("=") if self.password else ""
         return tuple(filter(None, (basic, self.password, self.identity_token, self.registry_token)))
 
 

@@ -11,7 +11,8 @@ from fastlayer.oci.jsontext import parse_object
 from fastlayer.registry.answers import Answer
 from fastlayer.registry.origins import follow, origin_of
 
-MAX_PAGE = 16 << 20  # bytes
+MAX_PAGE = 8 << 20  # bytes
+MAX_LIST = 32 << 20  # bytes of all pages
 MAX_PAGES = 10_000
 _LONGEST = 16 << 10  # characters of a header
 _LINK = re.compile(r'\s*<([^>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:"(?:[^"\\]|\\.)*"|[^\s";,]*))?)*)\s*(?:,|$)')
@@ -24,12 +25,16 @@ def pages(get: Callable[[str], Answer], url: str, what: str) -> Iterator[tuple[A
     Raises ``RegistryError`` for pages that lead back or away, ``ManifestError`` for what is no JSON.
     """
     seen: set[str] = set()
+    size = 0
     while url:
         if url in seen or len(seen) >= MAX_PAGES:
             raise RegistryError(f"{what}: its pages lead in a circle: tell whoever runs the registry")
         seen.add(url)
         with get(url) as answer:
             data = answer.read_all(MAX_PAGE)
+        size += len(data)
+        if size > MAX_LIST:
+            raise RegistryError(f"{what}: a list of more than {MAX_LIST >> 20} MiB: see whether it is a registry")
         yield answer, parse_object(data, what, MAX_PAGE)
         url = next_page(answer, what)
 

@@ -30,7 +30,7 @@ def find_tags(name: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) ->
     if reference.tag or reference.digest:
         raise UsageError(f"{name}: a repository has tags: leave out tag and digest")
     with opened(sources(reference, wishes)[-1], wishes, warn=warn) as repository:
-        return _bounded(repository.tags(), limit, reference.name)
+        return bounded(repository.tags(), limit, reference.name)
 
 
 def find_repositories(registry: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) -> list[str]:
@@ -39,7 +39,7 @@ def find_repositories(registry: str, wishes: Wishes, limit: int = 0, warn: Warn 
     if slash:
         raise UsageError(f"{registry}: a registry has repositories: give HOST[:PORT]")
     with opened_registry(destination(Reference(host, _ANY), wishes), wishes, warn=warn) as found:
-        return _bounded(found.catalog(), limit, host)
+        return bounded(found.catalog(), limit, host)
 
 
 def find_referrers(
@@ -79,7 +79,8 @@ def _no_deletion(error: RegistryError, reference: Reference) -> RegistryError:
     )
 
 
-def _bounded(names: Iterable[str], limit: int, what: str) -> list[str]:
+def bounded(names: Iterable[str], limit: int, what: str) -> list[str]:
+    """Them all, or the first ``limit``. Raises ``RegistryError`` for more than a list may have."""
     found = list(islice(names, limit or MAX_NAMES + 1))
     if not limit and len(found) > MAX_NAMES:
         raise RegistryError(f"{what}: lists more than {MAX_NAMES} names: give --limit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastlayer._values import NamedTuple
@@ -27,13 +27,13 @@ class Refusal(NamedTuple):
     said: str
 
 
-def problem(answer: Answer, doing: str, registry: str, secrets: Iterable[str] = ()) -> RegistryError:
+def problem(answer: Answer, doing: str, registry: str) -> RegistryError:
     """The error for an answer that is none of those that were hoped for; reads and closes it.
 
     ``doing``: what was asked for, for people; ``registry``: ``HOST[:PORT]`` of the registry, for ``fastlayer login``.
     """
     host = host_of(answer.url)
-    refusal = read_refusal(answer, secrets)
+    refusal = read_refusal(answer)
     said = f": {refusal.said}" if refusal.said else ""
     kind = _kind(answer.status, refusal.codes)
     return kind(
@@ -79,17 +79,17 @@ def _wait(headers: Mapping[str, str]) -> str:
     return f": try again in {seconds} s" if seconds is not None else ": try again later"
 
 
-def read_refusal(answer: Answer, secrets: Iterable[str] = ()) -> Refusal:
+def read_refusal(answer: Answer) -> Refusal:
     """What the body of an answer says, in whatever form; never raises for one that is not as it should be."""
     try:
         with answer:
             data = answer.read_all(MAX_ERROR, cut=True)
     except RegistryError:
         return Refusal((), "")
-    return refusal_of(data, answer.media_type, tuple(secrets))
+    return refusal_of(data, answer.media_type)
 
 
-def refusal_of(data: bytes, media_type: str, secrets: tuple[str, ...] = ()) -> Refusal:
+def refusal_of(data: bytes, media_type: str) -> Refusal:
     """Of JSON as the specification has it, JSON of other kinds (token servers), text; HTML is named, not shown."""
     text = data.decode("utf-8", "replace").strip()
     if not text:
@@ -100,10 +100,10 @@ def refusal_of(data: bytes, media_type: str, secrets: tuple[str, ...] = ()) -> R
         value = None
     if value is not None:
         codes, said = _of_object(value)
-        return Refusal(codes, one_line(said, secrets))
+        return Refusal(codes, one_line(said))
     if "html" in media_type or text[:200].lower().startswith(("<!doctype", "<html")):
         return Refusal((), "an HTML page, which no registry sends: see its address, and what is in between")
-    return Refusal((), one_line(text, secrets))
+    return Refusal((), one_line(text))
 
 
 def _of_object(value: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:

@@ -18,7 +18,7 @@ from fastlayer.oci.jsontext import parse_object
 from fastlayer.registry.challenge import Challenge, parse_challenges
 from fastlayer.registry.credential import Credential, basic_value
 from fastlayer.registry.http import Body, Connections
-from fastlayer.registry.lines import host_of, one_line, shown_url
+from fastlayer.registry.lines import hide, host_of, one_line, shown_url
 from fastlayer.registry.origins import with_query
 from fastlayer.registry.problems import problem
 from fastlayer.registry.scopes import covers, merge_scopes
@@ -89,14 +89,6 @@ class Tokens:
         """What the token server gave to be used instead of the password; empty for none."""
         return self._identity
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must not be shown of an answer."""
-        with self._lock:
-            known = self._credentials.secrets if self._credentials is not None else ()
-            tokens = [slot.token.header.partition(" ")[2] for slot in self._slots.values() if slot.token is not None]
-            return (*known, *tokens, *filter(None, (self._identity,)))
-
     def authorization(self, scopes: Iterable[str]) -> str:
         """The header for a request that needs ``scopes``; empty as long as the registry has not asked for one."""
         with self._lock:
@@ -147,6 +139,8 @@ class Tokens:
             if not self._asked:
                 self._credentials = self._ask()
                 self._asked = True
+                if self._credentials is not None:
+                    hide(self._credentials.secrets)
             return self._credentials
 
     # ---- tokens that are kept ------------------------------------------------------------------------------
@@ -207,6 +201,7 @@ class Tokens:
         text = _text(value, "access_token") or _text(value, "token")
         if not text:
             raise RegistryDeniedError(f"{self._line(realm)}: gives no token: tell whoever runs the registry")
+        hide((text, _text(value, "refresh_token")))
         self._keep_identity(_text(value, "refresh_token"))
         return _Token("Bearer " + _clean(text, self.registry), began + _usable(value.get("expires_in")))
 
@@ -252,8 +247,7 @@ class Tokens:
             if answer.status in frozenset(else_none):
                 return None
             if answer.status != 200:
-                who = self._who()
-                raise _not_missing(problem(answer, "token", self.registry, who.secrets if who is not None else ()))
+                raise _not_missing(problem(answer, "token", self.registry))
             found = answer.read_all(MAX_ANSWER)
         try:
             return parse_object(found, "answer", MAX_ANSWER)

@@ -12,8 +12,8 @@ from fastlayer.image.images import Images
 from fastlayer.oci import mediatypes
 from fastlayer.oci.config import MAX_CONFIG
 from fastlayer.oci.descriptor import Descriptor
-from fastlayer.oci.image_index import ImageIndex, Read, parse_document, parse_index
-from fastlayer.oci.manifest import MAX_MANIFEST, Manifest
+from fastlayer.oci.image_index import ImageIndex, Read, parse_document, parse_index, way_to
+from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from fastlayer.oci.platform import Platform, host_platform
 from fastlayer.registry.looking import Warn, silent
 from fastlayer.registry.opening import Wishes
@@ -43,19 +43,13 @@ class Documents(NamedTuple):
 
     def manifest(self, platform: Platform | None = None) -> Manifest:
         """That of the platform, by default this machine's. Raises ``NotFoundError``, ``ManifestError``."""
-        document = self.document
-        if isinstance(document, Manifest):
-            return document
-        wanted = platform or host_platform()
-        for entry in document.candidates(wanted):
-            found = parse_document(entry, self.read(entry, MAX_MANIFEST))
-            return (
-                found
-                if isinstance(found, Manifest)
-                else Documents(self.name, entry, found.raw, self.read).manifest(wanted)
-            )
-        there = ", ".join(sorted({str(entry.platform) for entry in document.manifests if entry.platform}))
-        raise NotFoundError(f"{self.name}: not for {wanted}: it is there for {there or 'nothing that is known'}")
+
+        def read(one: Descriptor) -> bytes:
+            return self.data if one is self.root else self.read(one, MAX_MANIFEST)
+
+        way = way_to(platform or host_platform(), self.root, read, self.name)
+        found = way[-1] if way else self.root
+        return parse_manifest(read(found), found.media_type, str(found.digest))
 
     def raw(self, platform: Platform | None) -> bytes:
         """What the name names, or the manifest of a platform."""

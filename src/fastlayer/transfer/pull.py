@@ -17,7 +17,6 @@ from fastlayer.errors import (
     DigestMismatchError,
     LayerError,
     LayerFormatError,
-    ManifestError,
     NotFoundError,
     RegistryError,
     UsageError,
@@ -29,10 +28,11 @@ from fastlayer.image.load import load_images
 from fastlayer.image.unpack import ensure_unpacked
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
-from fastlayer.oci.image_index import ImageIndex, is_attestation, parse_document
-from fastlayer.oci.platform import Platform, choose, host_platform
+from fastlayer.oci.image_index import way_to
+from fastlayer.oci.platform import Platform, host_platform
 from fastlayer.oci.reference import Reference
 from fastlayer.registry.http import Budget
+from fastlayer.registry.looking import bounded
 from fastlayer.registry.opening import Wishes, opened, pause_of, sources
 from fastlayer.registry.places import Place, parse_place
 from fastlayer.transfer.ends.opening import CONNECTIONS
@@ -119,7 +119,9 @@ def tagged(text: str, options: PullOptions = DEFAULTS) -> list[str]:
     for location in sources(place.reference, options.wishes):
         try:
             with opened(location, options.wishes) as repository:
-                return [str(place.reference.with_tag(tag)) for tag in sorted(repository.tags())]
+                return [
+                    str(place.reference.with_tag(tag)) for tag in sorted(bounded(repository.tags(), 0, location.host))
+                ]
         except RegistryError as exc:
             error = exc
     raise error or RegistryError(f"{text}: no place is set up for its registry: see registries.conf")
@@ -229,21 +231,12 @@ class _Pull:
 
     def _choose(self, repository: Repository, root: RawManifest) -> set[Digest] | None:
         """The manifests below an index that lead to the image for the platform; None: it is no index."""
+
+        def read(one: Descriptor) -> bytes:
+            return root.data if one is root.descriptor else repository.manifest(str(one.digest)).data
+
         platform = self._options.platform or host_platform()
-        found: set[Digest] = set()
-        descriptor, data = root.descriptor, root.data
-        while isinstance(document := parse_document(descriptor, data), ImageIndex):
-            offered = [(child.platform, child) for child in document.manifests if not is_attestation(child)]
-            chosen = choose(platform, offered)
-            if not chosen:
-                there = ", ".join(sorted(str(one) for one, _ in offered if one is not None)) or "nothing that can run"
-                raise ManifestError(f"{self._wanted.familiar}: not for {platform}: it is there for {there}")
-            descriptor = chosen[0]
-            if descriptor.digest in found:
-                raise ManifestError(f"{self._wanted.familiar}: an index that names itself")
-            found.add(descriptor.digest)
-            data = repository.manifest(str(descriptor.digest)).data
-        return found or None
+        return {one.digest for one in way_to(platform, root.descriptor, read, self._wanted.familiar)} or None
 
     def _take(self, repository: Repository, root: RawManifest, wanted: set[Digest] | None, *, again: bool) -> Pulled:
         options = self._options

@@ -15,6 +15,9 @@ from fastlayer._values import NamedTuple
 from fastlayer.errors import LayerFormatError, LimitError
 
 MAX_ENTRIES = 150_000  # of whatever type; each takes about 2 KB of memory
+_VALUES = 24  # of an entry at most
+_MAX_VALUES = 20 * MAX_ENTRIES
+_FEW = 1000
 _LARGEST = (1 << 63) - 1
 _OF_THE_BLOB = frozenset(
     ("digest", "offset", "endOffset", "innerOffset", "chunkOffset", "chunkSize", "chunkDigest", "chunkType")
@@ -85,8 +88,11 @@ def parse_toc(data: bytes | bytearray, tar_end: int) -> Toc:
 
     Raises ``LayerFormatError`` for what contradicts itself, ``LimitError`` for too much.
     """
-    if data.count(b"{") > 2 * MAX_ENTRIES:
+    objects = data.count(b"{")
+    if objects > 2 * MAX_ENTRIES or data.count(b",") > _MAX_VALUES:
         raise LimitError(f"a TOC of more than {MAX_ENTRIES} entries")
+    if data.count(b",") > _VALUES * objects + _FEW or data.count(b"[") > objects + _FEW:  # some are in names
+        raise LayerFormatError("the TOC has values that are no entries")
     try:
         value = json.loads(data, object_hook=_hook)
     except (ValueError, RecursionError) as exc:

@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import ManifestError, NotFoundError, RegistryError, UsageError
+from fastlayer.errors import NotFoundError, RegistryError, UsageError
 from fastlayer.image.formats.archive import open_images
 from fastlayer.image.formats.source import ArchivedImage, Blobs
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, digest_of
-from fastlayer.oci.image_index import ImageIndex, parse_document
+from fastlayer.oci.image_index import way_to
 from fastlayer.oci.manifest import MAX_MANIFEST
 from fastlayer.oci.platform import Platform, host_platform
 from fastlayer.registry.http import Budget
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 8  # to a registry, at the same time
 _MOST_NAMES = 10  # of an archive, in a message
-_LEVELS = 8  # indexes within indexes
 
 Warn = Callable[[str], object]
 Mounts = Callable[[Digest], Iterable[str]]
@@ -147,20 +146,8 @@ def narrowed(source: Source, root: Descriptor, platform: Platform | None) -> Des
 
     Raises ``NotFoundError`` where there is none for it.
     """
-    for _ in range(_LEVELS):
-        if root.media_type not in mediatypes.INDEXES:
-            return root
-        index = parse_document(root, source.read(root, MAX_MANIFEST))
-        assert isinstance(index, ImageIndex)
-        found = index.candidates(platform or host_platform())
-        if not found:
-            there = ", ".join(sorted({str(child.platform) for child in index.manifests if child.platform})) or "nothing"
-            raise NotFoundError(
-                f"{source.name}: not for {platform or host_platform()}: it is there for {there}: choose another"
-                " --platform, or --all"
-            )
-        root = found[0]._replace(annotations={}, platform=None, extra={})
-    raise ManifestError(f"{source.name}: has more than {_LEVELS} indexes within each other")
+    way = way_to(platform or host_platform(), root, lambda one: source.read(one, MAX_MANIFEST), source.name)
+    return way[-1]._replace(annotations={}, platform=None, extra={}) if way else root
 
 
 # ---- destinations --------------------------------------------------------------------------------------------

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import DigestMismatchError, LayerFormatError
+from fastlayer.errors import DigestMismatchError, LayerFormatError, LimitError
 from fastlayer.layer.chunked.blob import verified_toc
 from fastlayer.layer.chunked.places import ESTARGZ_FOOTER, Announced, toc_place
-from fastlayer.layer.chunked.toc import Chunk, TocFile
+from fastlayer.layer.chunked.toc import MAX_ENTRIES, Chunk, TocFile
 from fastlayer.oci.digest import digest_of
 from fastlayer.transfer.pulling.ranges import BlobParts, Span, joined
 
@@ -21,6 +22,28 @@ _FOOTERS = 4096  # bytes behind the tar that may be neither TOC nor tar-split
 _EXTRA = 64 << 10  # bytes that may be fetched for the blob alone, or one in
 _EXTRA_SHARE = 40  # of it
 _PART = 100  # bytes that a range costs
+
+
+class Room:
+    """How many files the layers may have that are pulled in part at the same time: each takes memory. For threads."""
+
+    def __init__(self, files: int = MAX_ENTRIES) -> None:
+        self._left = files
+        self._lock = threading.Lock()
+
+    def take(self, files: int) -> None:
+        """Raises ``LimitError`` where there is none."""
+        with self._lock:
+            if files > self._left:
+                raise LimitError(f"the layers of the image have more than {MAX_ENTRIES} files")
+            self._left -= files
+
+    def give(self, files: int) -> None:
+        with self._lock:
+            self._left += files
+
+
+_parsing = threading.Lock()  # a TOC takes the most memory while it is read
 
 
 class Layout:
@@ -41,7 +64,8 @@ class Layout:
         self._size = size
         data = self._fetch(blob, found, tail)
         self.tail = data if self.end + len(data) == size else b""
-        self.toc, tar_tail = verified_toc(found, self._at(data, found.toc.start, found.toc.end))
+        with _parsing:
+            self.toc, tar_tail = verified_toc(found, self._at(data, found.toc.start, found.toc.end))
         self.tar_tail = memoryview(tar_tail)
         self.packed_split = b""
         if self.toc.split_digest and self.is_whole:

@@ -38,7 +38,7 @@ from fastlayer.image.unpack import LayerSource
 from fastlayer.layer.chunked.places import announced
 from fastlayer.transfer.events import BlobProgress, Doing, Observer, silent
 from fastlayer.transfer.pulling.assembling import Rebuilt, Tar
-from fastlayer.transfer.pulling.layout import Layout, Plan, make_plan
+from fastlayer.transfer.pulling.layout import Layout, Plan, Room, make_plan
 from fastlayer.transfer.pulling.ranges import BlobParts
 
 if TYPE_CHECKING:
@@ -142,14 +142,15 @@ def partial_layer(
     chain: Digest,
     full: LayerSource,
     *,
+    room: Room | None = None,
     warn: Callable[[str], object] = lambda line: None,
     observe: Observer = silent,
 ) -> PartialLayer | None:
     """The layer with the chain id ``chain`` and the descriptor ``layer``, of a verified manifest, to be pulled in part.
 
-    ``full``: how to get all of it, should that be necessary. None when it is no chunked layer, when the store has
-    nothing of it, or when what there is of it is not as it should be: that is told by ``warn``, in one line. Raises
-    ``RegistryDeniedError``, which the whole layer would, too.
+    ``full``: how to get all of it, should that be necessary; ``room``: for the files of its TOC. None when it is no
+    chunked layer, when the store has nothing of it, or when what there is of it is not as it should be: that is told by
+    ``warn``, in one line. Raises ``RegistryDeniedError``, which the whole layer would, too.
     """
     there = None
     try:
@@ -160,6 +161,7 @@ def partial_layer(
         if there:
             blob = BlobParts(repository.calls, layer.digest, layer.size)
             layout = Layout(blob, found, layer.size)
+            (room := room or Room()).take(len(layout.toc.files))
             places = layout.places(there)
             there.claim(lease, places.values())
             plan = make_plan(layout, places, there, guess=True)
@@ -167,6 +169,7 @@ def partial_layer(
                 made = PartialLayer(store, lease, blob, layer, diff_id, chain, layout, plan, there, full, observe)
                 there = None
                 return made
+            room.give(len(layout.toc.files))
     except RegistryDeniedError:
         raise
     except (LayerError, RegistryError) as exc:

@@ -11,6 +11,7 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.image_index import ImageIndex, parse_document
 from fastlayer.transfer.pulling.kept import KeptBlob
+from fastlayer.transfer.pulling.layout import Room
 from fastlayer.transfer.pulling.partial import PartialLayer, partial_layer
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Remote:
         self.foreign = True
         self.warnings: list[str] = []
         self._parts: list[PartialLayer] = []
+        self._room = Room()
         self._store = store
         self._lease = lease
         self._repository = repository
@@ -109,6 +111,7 @@ class Remote:
             diff_id,
             chain,
             whole,
+            room=self._room,
             warn=self.warnings.append,
             observe=self._downloads.report,
         )
