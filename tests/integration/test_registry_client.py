@@ -141,9 +141,8 @@ def test_what_skopeo_pushes_we_read(setup: Setup, tmp_path: Path) -> None:
     assert list(repository.tags()) == ["v1"]
     assert list(setup.registry.catalog()) == ["theirs/app"]
     assert repository.referrers(raw.digest) == []
-    subject = Descriptor(mediatypes.MANIFEST, digest_of(b"{}"), 2, extra={"artifactType": "sig"})
-    repository.tag_referrer(raw.digest, raw.descriptor._replace(extra=subject.extra))  # what a registry takes
-    assert [one.digest for one in repository.referrers(raw.digest, "sig")] == [raw.digest]
+    repository.tag_referrer(raw.digest, raw.descriptor, raw.data)  # what a registry takes
+    assert [one.digest for one in repository.referrers(raw.digest, mediatypes.CONFIG)] == [raw.digest]
 
 
 @pytest.mark.parametrize("chunk", [0, 100_000])

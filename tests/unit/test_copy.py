@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import tarfile
@@ -149,6 +151,58 @@ def test_docker_archives(server: RegistryServer, tmp_path: Path, image: Manifest
         assert value["config"]["digest"] == image.config.digest
         assert found.descriptor.digest == digest_of(server.manifests["from/docker", "1"][0])
     assert "no image of that name: there are" in refused(f"docker-archive:{archive}:app:3", at(server), NotFoundError)
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("what", ["layer", "compressed layer", "configuration"])
+@pytest.mark.parametrize("way", [*PLACES, "docker-archive:{place}/out.docker.tar"])
+def test_a_damaged_docker_archive_goes_nowhere(server: RegistryServer, tmp_path: Path, what: str, way: str) -> None:
+    """It has no digests of its layers: the configuration has."""
+    tar = tar_of({"name": b"contents"})
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(digest_of(tar))]}}
+    ).encode()
+    name = digest_of(config).encoded
+    if what == "configuration":
+        config = config.replace(b"linux", b"plan9")
+    else:
+        tar = tar.replace(b"contents", b"CONTENTS")
+    layer = gzip.compress(tar) if what == "compressed layer" else tar
+    listed = json.dumps([{"Config": f"{name}.json", "RepoTags": ["app:1"], "Layers": ["l/layer.tar"]}]).encode()
+    members = {f"{name}.json": config, "l/layer.tar": layer, "manifest.json": listed}
+    (tmp_path / "archive.tar").write_bytes(tar_of(members))
+    there = way.format(host=server.host, place=tmp_path)
+    line = refused(f"docker-archive:{tmp_path}/archive.tar", there, DigestMismatchError)
+    assert "hashes to" in line if what == "configuration" else "diff_id is" in line
+    assert not server.manifests and not list(tmp_path.glob("out*"))
+
+
+def test_a_digest_that_a_docker_archive_cannot_keep(server: RegistryServer, tmp_path: Path, image: Manifest) -> None:
+    line = refused(at(server), f"docker-archive:{tmp_path}/d.tar:app:2", UsageError, preserve_digests=True)
+    assert "leave out --preserve-digests" in line and not (tmp_path / "d.tar").exists()
+
+
+def test_what_has_no_manifest_is_compressed_into_a_registry(server: RegistryServer, tmp_path: Path) -> None:
+    """As a push does it, from the store and from docker-archives."""
+    with vfs_store(tmp_path / "store") as store:
+        imported(store, tmp_path / "tree", "app:1")
+        options = OPTIONS._replace(compression=None)
+        copy("app:1", f"docker-archive:{tmp_path}/d.tar:app:1", options, store=store)
+        for number, source in enumerate(("app:1", f"docker-archive:{tmp_path}/d.tar")):
+            copied = copy(source, at(server, f"from/{number}:1"), options, store=store)
+            (layer,) = complete(server, f"from/{number}", "1")["layers"]
+            assert layer["mediaType"] == mediatypes.LAYER_GZIP and copied.sent < 9_000
+        plain = copy("app:1", at(server, "plain:1"), options._replace(preserve_digests=True), store=store)
+        assert plain.descriptor == Images(store).find("app:1").target
 
 
 def test_layers_are_compressed_on_their_way(

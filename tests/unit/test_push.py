@@ -34,6 +34,7 @@ from fastlayer.store.store import Store
 from fastlayer.transfer import known
 from fastlayer.transfer.copy import CopyOptions, copy
 from fastlayer.transfer.ends import streaming
+from fastlayer.transfer.pull import PullOptions, pull
 from fastlayer.transfer.push import PushOptions, push, push_all_tags
 from tests.registry_server import RegistryServer, digest, error
 from tests.stores import LAYERS, Layout, imported, tree, vfs_store
@@ -124,6 +125,18 @@ def test_another_repository_of_the_registry_gives_it(
     complete(server, "c/d", "2")
     with RegistryServer() as other, pytest.raises(AssertionError):  # another registry has to get it
         push(store, "app:1", there(other), OPTIONS)
+
+
+def test_where_it_was_pulled_from_gives_it(server: RegistryServer, store: Store, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.image("app:1", LAYERS)
+    load(store, layout.path)
+    push(store, "app:1", there(server), OPTIONS)
+    with vfs_store(tmp_path / "second") as second:
+        pull(second, f"{server.host}/a/b:1", PullOptions(wishes=QUICK))
+        pushed = push(second, f"{server.host}/a/b:1", there(server, "c/d:2"), OPTIONS)
+    assert (pushed.mounted, pushed.uploaded) == (len(LAYERS), 1)  # a configuration is no layer
+    complete(server, "c/d", "2")
 
 
 @pytest.mark.parametrize("how", ["no mounts", "lost", "forbidden"])

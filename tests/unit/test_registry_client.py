@@ -648,16 +648,20 @@ def test_referrers(server: RegistryServer, repository: Repository, api: bool) ->
     subject = Descriptor(mediatypes.MANIFEST, server.add_manifest("a/b", "v1", MANIFEST), len(json.dumps(MANIFEST)))
     assert repository.referrers(subject.digest) == []
     for kind in ("sig", "sbom"):
-        value = {**MANIFEST, "artifactType": kind, "subject": subject.to_dict()}
+        value: dict[str, Any] = {**MANIFEST, "artifactType": kind, "subject": subject.to_dict()}
+        if kind == "sbom" and not api:  # an image manifest may say it by its configuration
+            config = {"mediaType": value.pop("artifactType"), "digest": str(NOTHING), "size": 2}
+            value |= {"config": config, "annotations": {"of": "it"}}
         data = json.dumps(value).encode()
         pushed = repository.put_manifest(data, mediatypes.MANIFEST)
         assert pushed.subject_known is api
         if not api:
-            mine = Descriptor(mediatypes.MANIFEST, pushed.digest, len(data), extra={"artifactType": kind})
-            repository.tag_referrer(subject.digest, mine)
-            repository.tag_referrer(subject.digest, mine)
+            mine = Descriptor(mediatypes.MANIFEST, pushed.digest, len(data))
+            repository.tag_referrer(subject.digest, mine, data)
+            repository.tag_referrer(subject.digest, mine, data)
     assert [one.extra["artifactType"] for one in repository.referrers(subject.digest)] == ["sig", "sbom"]
-    assert [one.extra["artifactType"] for one in repository.referrers(subject.digest, "sbom")] == ["sbom"]
+    (sbom,) = repository.referrers(subject.digest, "sbom")
+    assert sbom.extra["artifactType"] == "sbom" and sbom.annotations == ({} if api else {"of": "it"})
 
 
 def test_referrers_that_are_none(server: RegistryServer, repository: Repository) -> None:
@@ -677,8 +681,12 @@ def test_the_first_endpoint_that_answers(server: RegistryServer) -> None:
     server.auth = "token"
     assert first_that_answers([Endpoint(server.url)]).url == server.url
     assert "speaks no TLS" in refused(lambda: first_that_answers([tls, dead]))
-    server.fail("/v2/", status=404)
+    server.fail("/v2/", 2, status=404)
     assert "no registry" in refused(lambda: first_that_answers([Endpoint(server.url)]))
+    assert "no registry" in refused(lambda: first_that_answers([tls, dead, Endpoint(server.url)]))
+    for status in (429, 500, 503):  # it has no time for us now: whoever asks for something is told so
+        server.fail("/v2/", 1, status=status)
+        assert first_that_answers([tls, Endpoint(server.url)]).url == server.url
     refused(lambda: first_that_answers([]))
 
 

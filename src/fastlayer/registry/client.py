@@ -78,11 +78,11 @@ class Registry:
         self.calls.call("GET", self.calls.base, "the registry itself", (200,)).close()
 
     def answers(self) -> bool:
-        """Whether there is a registry at all, be it one that wants a login first. Raises ``RegistryError`` when nobody
-        is there, False for somebody else."""
+        """Whether there is a registry at all, be it one that wants a login first, or has no time now. Raises
+        ``RegistryError`` when nobody is there, False for somebody else."""
         with self.connections.request("GET", self.calls.base) as answer:
             known = answer.headers.get("docker-distribution-api-version", "") or answer.headers.get("www-authenticate")
-            return answer.status == 200 or (answer.status in (401, 403, 429) and bool(known))
+            return answer.status in (200, 429) or answer.status >= 500 or (answer.status in (401, 403) and bool(known))
 
     def catalog(self, *, page: int = PAGE, last: str = "") -> Iterator[str]:
         """The names of its repositories, where it gives them away."""
@@ -213,9 +213,9 @@ class Repository:
         """See ``referrers.list_referrers``."""
         return referrers.list_referrers(self.calls, digest, artifact_type)
 
-    def tag_referrer(self, subject: Digest, referrer: Descriptor) -> None:
+    def tag_referrer(self, subject: Digest, referrer: Descriptor, data: bytes) -> None:
         """See ``referrers.tag_referrer``."""
-        referrers.tag_referrer(self.calls, subject, referrer)
+        referrers.tag_referrer(self.calls, subject, referrer, data)
 
 
 def first_that_answers(
@@ -223,18 +223,21 @@ def first_that_answers(
 ) -> Endpoint:
     """The first of several endpoints at which there is a registry: https before http, mirrors before their origin.
 
-    Raises the ``RegistryError`` of the first when there is none at any.
+    Raises the ``RegistryError`` of the first when there is none at any, unless somebody else is there.
     """
     first: RegistryError | None = None
+    somebody: RegistryError | None = None
     for endpoint in endpoints:
         with Registry(endpoint, timeouts=timeouts, budget=budget) as registry:
             try:
                 if registry.answers():
                     return endpoint
-                raise RegistryError(f"{endpoint.host}: somebody is there, but no registry: see how it is called")
+                somebody = somebody or RegistryError(
+                    f"{endpoint.host}: somebody is there, but no registry: see how it is called"
+                )
             except RegistryError as exc:
                 first = first or exc
-    raise first or RegistryError("no endpoint of a registry was given: name one")
+    raise somebody or first or RegistryError("no endpoint of a registry was given: name one")
 
 
 def _query(page: int, last: str) -> str:

@@ -44,7 +44,11 @@ def _why(kinds: list[BaseException], seconds: float) -> str:
 
 
 def _cause(kinds: list[BaseException]) -> str:
+    import ssl
+
     for one in kinds:
+        if isinstance(one, ssl.SSLError):  # its number is none of the system's
+            return "the connection was ended in the middle of TLS"
         if isinstance(one, OSError) and one.errno:
             return os.strerror(one.errno) if one.errno > 0 else one_line(str(one))
     last = kinds[-1]

@@ -40,10 +40,12 @@ def list_referrers(repository: RepositoryCalls, digest: Digest, artifact_type: s
     return [one for one in found if not artifact_type or one.extra.get("artifactType") == artifact_type]
 
 
-def tag_referrer(repository: RepositoryCalls, subject: Digest, referrer: Descriptor) -> None:
-    """Lists a manifest under the tag of its subject, for a registry that does not keep account of it."""
+def tag_referrer(repository: RepositoryCalls, subject: Digest, referrer: Descriptor, data: bytes) -> None:
+    """Lists a manifest, whose bytes are ``data``, under the tag of its subject, for a registry that does not keep
+    account of it."""
     import json
 
+    referrer = described(referrer, data)
     known = _of_tag(repository, subject)
     if any(one.digest == referrer.digest for one in known):
         return
@@ -54,6 +56,20 @@ def tag_referrer(repository: RepositoryCalls, subject: Digest, referrer: Descrip
     }
     put_manifest(
         repository, json.dumps(value, separators=(",", ":")).encode(), mediatypes.INDEX, referrers_tag(subject)
+    )
+
+
+def described(referrer: Descriptor, data: bytes) -> Descriptor:
+    """The descriptor of a manifest as a list of referrers has it: with the manifest's annotations, and its artifact
+    type, which is that of its configuration where it says none (distribution-spec, "Pushing Manifests with
+    Subject")."""
+    value = parse_object(data, str(referrer.digest), MAX_MANIFEST)
+    config = value.get("config")
+    kind = value.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
+    notes = value.get("annotations")
+    return referrer._replace(
+        annotations=notes if isinstance(notes, dict) else {},
+        extra={"artifactType": kind} if isinstance(kind, str) and kind else {},
     )
 
 

@@ -97,6 +97,8 @@ def _check(here: Place, there: Place, options: CopyOptions) -> None:
         raise UsageError("all platforms, and one of them: choose")
     if there.transport == "docker-archive" and options.all:
         raise UsageError(f"{there}: takes an image for one platform: leave out --all")
+    if options.preserve_digests and there.transport == "docker-archive" and here.transport != "docker-archive":
+        raise UsageError(f"{there}: has no manifest, and so no digest: leave out --preserve-digests")
     if options.referrers and there.transport not in _KEEPS_REFERRERS:
         raise UsageError(f"{there}: has no place for what refers to an image: copy to a registry or a layout")
     if options.referrers and not here.is_registry and here.transport != "oci":
@@ -141,8 +143,16 @@ class _Copy:
     def _wanted(self) -> Wanted:
         options = self._options
         docker = self._there.transport == "docker-archive"
-        form = None if options.compression is None or docker else form_of(options.compression, options.level)
+        compression = self._compression()
+        form = None if compression is None or docker else form_of(compression, options.level)
         return Wanted(form, options.force, options.manifest_format, options.preserve_digests or options.referrers)
+
+    def _compression(self) -> Compression | None:
+        """Into a registry as a push does it, from where no manifest says how the layers are."""
+        options = self._options
+        if options.compression is not None or options.preserve_digests or not self._there.is_registry:
+            return options.compression
+        return "gzip" if self._here.transport in ("store", "docker-archive") else None
 
     def _mounts(self, found: Opened, registry: str, repository: str) -> Callable[[Digest], list[str]]:
         """Within one registry blobs need not move at all."""
@@ -191,7 +201,7 @@ class _Copy:
             str(self._there),
             PushOptions(
                 platform=self._platform_of_store(store),
-                compression=options.compression or "none",
+                compression=self._compression() or "none",
                 level=options.level,
                 force=options.force,
                 manifest_format=options.manifest_format,

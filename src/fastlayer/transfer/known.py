@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fastlayer.oci.digest import Digest
@@ -16,7 +17,18 @@ from fastlayer.transfer.forms import Form, Made
 if TYPE_CHECKING:
     import sqlite3
 
+    from fastlayer.store.store import Store
+
 _MOST = 5  # repositories of one registry that are remembered for a blob
+
+
+def remember_all(store: Store, digests: Iterable[str], registry: str, repository: str) -> None:
+    """The layers are there. A store that we may only read learns nothing."""
+    if store.read_only:
+        return
+    with store.database.write() as db:
+        for digest in digests:
+            remember(db, digest, registry, repository)
 
 
 def remember(db: sqlite3.Connection, digest: str, registry: str, repository: str) -> None:

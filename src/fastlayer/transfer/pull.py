@@ -35,6 +35,7 @@ from fastlayer.registry.http import Budget
 from fastlayer.registry.looking import bounded
 from fastlayer.registry.opening import Wishes, opened, pause_of, sources
 from fastlayer.registry.places import Place, parse_place
+from fastlayer.transfer import known
 from fastlayer.transfer.ends.opening import CONNECTIONS
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.policies import Policy, parse_policy
@@ -255,6 +256,8 @@ class _Pull:
                     raise
                 raise _SpoiltError from exc
             self._warnings += (*remote.warnings, *loaded.warnings)
+            there = self._location.reference
+            known.remember_all(self._store, remote.layers, there.domain, there.path)
             received = downloads.received + remote.received
             return self._result(loaded.target, loaded.unpacked, received, changed=True)
 

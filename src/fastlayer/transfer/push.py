@@ -110,6 +110,8 @@ def _wanted(place: Place, options: PushOptions) -> Wanted:
     form: Form | None = form_of(options.compression, options.level)
     if place.transport == "docker-archive":  # has no manifest to say how its layers are compressed
         form = None
+        if options.preserve_digests:
+            raise UsageError(f"{place}: has no manifest, and so no digest: leave out --preserve-digests")
     if place.transport == "store":
         raise UsageError(f"{place}: is a name in the store: use `fastlayer tag`")
     return Wanted(form, options.force, options.manifest_format, options.preserve_digests)

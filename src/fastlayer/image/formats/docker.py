@@ -6,11 +6,18 @@ same bytes: an OCI manifest over the configuration as it is and the layers as th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import CorruptStoreError, LayerFormatError, ManifestError, ReferenceFormatError
+from fastlayer.errors import (
+    CorruptStoreError,
+    DigestMismatchError,
+    LayerFormatError,
+    ManifestError,
+    ReferenceFormatError,
+)
 from fastlayer.image.formats import oci
 from fastlayer.image.formats.members import Members
 from fastlayer.image.formats.source import ArchivedImage, Blobs, Sink
@@ -30,6 +37,7 @@ from fastlayer.oci.reference import Reference, parse_reference
 
 Expand = Literal["zstd", "all"]
 _MAX_IMAGES = 10_000
+_NAMED = re.compile(r"(?:^|/)([0-9a-f]{64})(?:\.json)?$")  # a configuration by its digest: what Docker and podman write
 
 
 # ---- reading ---------------------------------------------------------------------------------------
@@ -58,7 +66,10 @@ def _manifest(
     entry: dict[str, Any], members: Members, sink: Sink, configs: dict[str, ImageConfig], what: str
 ) -> Manifest:
     jsontext.check_spelling(entry, ("Config", "RepoTags", "Layers"), what)
-    config = _member(members, jsontext.text(entry, "Config", what), "Config", what)
+    called = jsontext.text(entry, "Config", what)
+    config = _member(members, called, "Config", what)
+    if (own := _NAMED.search(called)) and own[1] != config.digest.encoded:
+        raise DigestMismatchError(f"{what}: {called}: hashes to {config.digest}: do not use this archive")
     if config.size > MAX_CONFIG:
         raise ManifestError(f"{what}: a configuration of {config.size} bytes; the limit is {MAX_CONFIG}")
     if config.digest not in configs:
@@ -73,6 +84,11 @@ def _manifest(
         layers.append(Descriptor(media_type, found.digest, found.size))
     manifest = new_manifest(read.descriptor(), layers)
     check_consistent(manifest, read, what)
+    for name, layer, diff_id in zip(jsontext.texts(entry, "Layers", what), layers, read.diff_ids, strict=True):
+        if layer.digest != diff_id and mediatypes.layer_compression(layer.media_type) == "none":
+            raise DigestMismatchError(
+                f"{what}: {name}: diff_id is {layer.digest}, not {diff_id}: do not use this image"
+            )
     if len(manifest.raw) > MAX_MANIFEST:
         raise ManifestError(f"{what}: has more layers than a manifest has room for")
     _keep(manifest, sink)

@@ -16,6 +16,7 @@ from fastlayer.content.files import explained
 from fastlayer.content.store import REF_NAME, ContentStore, IndexEntry, check_layout
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
+from fastlayer.registry.referrers import described
 from fastlayer.registry.uploads import How
 from fastlayer.transfer.ends.protocols import Bytes, LayerOf, Moved, Write
 from fastlayer.transfer.forms import Made
@@ -66,7 +67,7 @@ class LayoutDestination:
     def put_manifest(self, manifest: Descriptor, data: bytes, subject: Digest | None) -> None:
         self._layout.put(data, _lease(), digest=manifest.digest)
         if subject is not None:  # what refers to something is found by the index only
-            self._name("", manifest)
+            self._name("", described(manifest, data))
 
     def commit(self, root: Descriptor, data: bytes, subject: Digest | None) -> None:
         self._layout.put(data, _lease(), digest=root.digest)

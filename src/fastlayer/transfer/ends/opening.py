@@ -10,11 +10,13 @@ from fastlayer._values import NamedTuple
 from fastlayer.errors import NotFoundError, RegistryError, UsageError
 from fastlayer.image.formats.archive import open_images
 from fastlayer.image.formats.source import ArchivedImage, Blobs
+from fastlayer.image.verify import verify
 from fastlayer.oci import jsontext, mediatypes
+from fastlayer.oci.config import MAX_CONFIG, parse_config
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest, digest_of
 from fastlayer.oci.image_index import way_to
-from fastlayer.oci.manifest import MAX_MANIFEST
+from fastlayer.oci.manifest import MAX_MANIFEST, parse_manifest
 from fastlayer.oci.platform import Platform, host_platform
 from fastlayer.registry.http import Budget
 from fastlayer.registry.opening import Wishes, opened, sources
@@ -114,8 +116,20 @@ class _Rooted:
 def _in_archive(stack: ExitStack, place: Place, jobs: int | None) -> Opened:
     images = stack.enter_context(open_images(place.path))
     image = chosen(images.images, place)
+    if images.format == "docker-archive":
+        _check_layers(images, image.descriptor, jobs)
     entries = tuple(one.descriptor for one in images.images)
     return Opened(BlobsSource(images, str(place), entries, jobs), image.descriptor, images)
+
+
+def _check_layers(blobs: Blobs, root: Descriptor, jobs: int | None) -> None:
+    """A docker-archive has no digests of compressed layers: only what they expand to has one, in the configuration."""
+    manifest = parse_manifest(blobs.read(root.digest, MAX_MANIFEST), root.media_type)
+    config = parse_config(blobs.read(manifest.config.digest, MAX_CONFIG))
+    for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
+        if mediatypes.layer_compression(layer.media_type) != "none":
+            with blobs.open(layer.digest) as file:
+                verify(file, layer.digest, diff_id, jobs)
 
 
 def chosen(images: tuple[ArchivedImage, ...], place: Place) -> ArchivedImage:

@@ -105,7 +105,7 @@ class RegistryDestination:
     def _put(self, manifest: Descriptor, data: bytes, subject: Digest | None, reference: str) -> None:
         pushed = self._repository.put_manifest(data, manifest.media_type, reference)
         if subject is not None and not pushed.subject_known:
-            self._repository.tag_referrer(subject, manifest)
+            self._repository.tag_referrer(subject, manifest, data)
 
     def give_up(self) -> None:
         self._repository.give_up()

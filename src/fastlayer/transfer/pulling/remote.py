@@ -29,8 +29,8 @@ class Remote:
     """What can be loaded of one manifest or index of a repository. See ``image.load.Arrivals``.
 
     ``wanted``: the manifests below the index that are of interest; None: all. ``whole``: all of every blob is to be in
-    the store. ``resumed``: whether some bytes were here before; ``received``: bytes of layers that came in part;
-    ``warnings``: about those. ``close`` at the end.
+    the store. ``layers``: of the manifests that were read; ``resumed``: whether some bytes were here before;
+    ``received``: bytes of layers that came in part; ``warnings``: about those. ``close`` at the end.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Remote:
         self.costly = not whole
         self.foreign = True
         self.warnings: list[str] = []
+        self.layers: set[Digest] = set()
         self._parts: list[PartialLayer] = []
         self._room = Room()
         self._store = store
@@ -69,6 +70,7 @@ class Remote:
             self._manifests |= {str(child.digest): child for child in document.manifests}
         else:
             self._blobs |= {str(part.digest): part for part in (document.config, *document.layers)}
+            self.layers |= {layer.digest for layer in document.layers}
 
     def has(self, digest: str) -> bool:
         if digest in self._blobs or digest in self._documents:
