@@ -88,10 +88,14 @@ class Attached:
         return {fd for fd, _ in poll.poll()}
 
     def _receive(self) -> bytes:
-        try:
-            return self._connection.recv(_ROOM)
-        except OSError:
-            return b""
+        for _ in range(2):
+            try:
+                return self._connection.recv(_ROOM)
+            except ConnectionResetError:
+                continue  # it went without reading our last message; what it had sent before is still to be had
+            except OSError:
+                break
+        return b""
 
     def _hear(self, message: bytes) -> None:
         if message[:1] == b"o":

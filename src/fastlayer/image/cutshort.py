@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+
+from fastlayer.errors import StorageError
 
 if TYPE_CHECKING:
     from fastlayer.metadata.leases import Lease
@@ -36,14 +38,21 @@ def inherited(snapshotter: Snapshotter, lease: Lease, key: str, sources: Collect
         yield None
         return
     try:
-        with snapshotter.driver.layer_target(*snapshotter.number(key)) as place:
-            fd = os.open(place.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                yield fd
-            finally:
-                os.close(fd)
+        with ExitStack() as stack:
+            yield _opened(snapshotter, key, stack)
     finally:
         snapshotter.remove(key)
+
+
+def _opened(snapshotter: Snapshotter, key: str, stack: ExitStack) -> int | None:
+    """None where it has no directory: the disk was full before there was one."""
+    try:
+        place = stack.enter_context(snapshotter.driver.layer_target(*snapshotter.number(key)))
+        fd = os.open(place.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, StorageError):
+        return None
+    stack.callback(os.close, fd)
+    return fd
 
 
 def _now(source: str) -> str:
