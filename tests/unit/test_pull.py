@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -327,6 +328,21 @@ def test_killed(tmp_path: Path, server: RegistryServer, part: float) -> None:
         found = pull(store, named(server), options())
         check(store, server)
         assert found.received <= size * (1 - part) + 2 * 2 * (16 << 10)
+
+
+def test_killed_with_nothing_left_of_its_snapshots(tmp_path: Path, server: RegistryServer) -> None:
+    """As on a full disk: the database knows of a snapshot whose directory was not made."""
+    blobs = publish(server)
+    root = tmp_path / "store"
+    line = [sys.executable, "-c", SCRIPT, root, named(server), str(sum(map(len, blobs)) // 2)]
+    assert subprocess.run(line, check=False).returncode == -9
+    left = [path for path in (root / "vfs").iterdir() if path.is_dir()]
+    assert left
+    for path in left:
+        shutil.rmtree(path)
+    with vfs_store(root) as store:
+        pull(store, named(server), options())
+        check(store, server)
 
 
 def test_two_at_once_fetch_it_once(tmp_path: Path, server: RegistryServer) -> None:
