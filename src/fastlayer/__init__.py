@@ -60,9 +60,16 @@ if TYPE_CHECKING:
     from fastlayer.layer.writer import Layer
     from fastlayer.oci.descriptor import Descriptor
     from fastlayer.oci.digest import Digest
+    from fastlayer.registry.credential import Credential
     from fastlayer.registry.login import LoggedIn, login, logout
+    from fastlayer.registry.looking import delete_image, find_referrers, find_repositories, find_tags
+    from fastlayer.registry.opening import Wishes
     from fastlayer.store.store import Store, open_store
     from fastlayer.transfer.copy import Copied, CopyOptions, copy
+    from fastlayer.transfer.documents import read_manifest
+    from fastlayer.transfer.events import BlobProgress
+    from fastlayer.transfer.index_push import push_index
+    from fastlayer.transfer.indexes import add_to_index, create_index
     from fastlayer.transfer.pull import Pulled, PullOptions, pull
     from fastlayer.transfer.push import Pushed, PushOptions, push
     from fastlayer.volume.volumes import volumes
@@ -89,9 +96,16 @@ _HOME = {
     "layer.writer": "Layer",
     "oci.descriptor": "Descriptor",
     "oci.digest": "Digest",
+    "registry.credential": "Credential",
     "registry.login": "LoggedIn login logout",
+    "registry.looking": "delete_image find_referrers find_repositories find_tags",
+    "registry.opening": "Wishes",
     "store.store": "Store open_store",
     "transfer.copy": "Copied CopyOptions copy",
+    "transfer.documents": "read_manifest",
+    "transfer.events": "BlobProgress",
+    "transfer.index_push": "push_index",
+    "transfer.indexes": "add_to_index create_index",
     "transfer.pull": "PullOptions Pulled pull",
     "transfer.push": "PushOptions Pushed push",
     "volume.volumes": "volumes",
@@ -103,6 +117,7 @@ __all__ = [
     "AppliedLayer",
     "ApplyStats",
     "BackendError",
+    "BlobProgress",
     "BuildError",
     "BuildResult",
     "Change",
@@ -113,6 +128,7 @@ __all__ = [
     "Copied",
     "CopyOptions",
     "CorruptStoreError",
+    "Credential",
     "Descriptor",
     "DiffStat",
     "Digest",
@@ -150,7 +166,9 @@ __all__ = [
     "TreeIndex",
     "UnsafeEntryError",
     "UsageError",
+    "Wishes",
     "__version__",
+    "add_to_index",
     "apply",
     "build",
     "chunks",
@@ -158,8 +176,13 @@ __all__ = [
     "copy",
     "copy_up",
     "create",
+    "create_index",
+    "delete_image",
     "diff",
     "diff_upper",
+    "find_referrers",
+    "find_repositories",
+    "find_tags",
     "index",
     "login",
     "logout",
@@ -167,6 +190,8 @@ __all__ = [
     "open_store",
     "pull",
     "push",
+    "push_index",
+    "read_manifest",
     "run",
     "volumes",
 ]

@@ -211,6 +211,14 @@ def test_chunked_layers(server: RegistryServer, store: Store, tmp_path: Path, co
         assert notes == [{}] * len(notes)  # what they said was about the blobs that were
 
 
+def test_chunks_that_would_take_all_memory(server: RegistryServer, store: Store, tmp_path: Path) -> None:
+    imported(store, tmp_path / "tree", "app:1")
+    server.smallest = 10**12
+    with pytest.raises(RegistryError, match="wants chunks of 1000000000000 bytes at least"):
+        push(store, "app:1", there(server), OPTIONS._replace(chunk=1 << 20))
+    push(store, "app:1", there(server), OPTIONS)
+
+
 @pytest.mark.parametrize("written", [False, True])
 def test_without_compression_the_image_is_the_same(
     server: RegistryServer, store: Store, tmp_path: Path, written: bool

@@ -690,6 +690,20 @@ def test_the_first_endpoint_that_answers(server: RegistryServer) -> None:
     refused(lambda: first_that_answers([]))
 
 
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_page_for_people_is_no_registry(server: RegistryServer, says_so: bool) -> None:
+    """A login at a portal that lets everybody in would leave the password there, and in a file."""
+    headers = {"Content-Type": "text/html"} | ({"Docker-Distribution-API-Version": "registry/2.0"} if says_so else {})
+    server.fail("/v2/", status=200, headers=headers, body=b"true")
+    with Registry(Endpoint(server.url)) as registry:
+        if says_so:
+            registry.ping()
+            assert first_that_answers([Endpoint(server.url)]).url == server.url
+            return
+        assert "no registry" in refused(registry.ping)
+        assert "no registry" in refused(lambda: first_that_answers([Endpoint(server.url)]))
+
+
 def test_endpoints_with_a_prefix(server: RegistryServer) -> None:
     with Registry(Endpoint(server.url + "/mirror/")) as registry:
         refused(registry.ping)

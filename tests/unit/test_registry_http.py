@@ -209,6 +209,23 @@ def test_a_head_without_end(piece: bytes, line: str) -> None:
         assert line in refused(lambda: connections.request("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/"))
 
 
+def test_trailers_without_end() -> None:
+    connections = Connections(Endpoint("http://127.0.0.1"), timeouts=QUICK._replace(read=5.0), environ={})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+                while True:
+                    client.sendall(b"a: b\r\n" * 50)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        refused(lambda: connections.request("GET", url).read_all(100))
+
+
 def test_a_head_in_pieces_with_a_body_that_takes_longer() -> None:
     connections = Connections(Endpoint("http://127.0.0.1"), timeouts=QUICK._replace(floor=1), environ={})
     with socket.create_server(("127.0.0.1", 0)) as listener:

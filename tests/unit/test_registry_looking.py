@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import fastlayer
 from fastlayer.cli.main import run as command
 from fastlayer.errors import ManifestError, RegistryError
 from fastlayer.oci import mediatypes
@@ -203,3 +204,18 @@ def test_indexes_within_each_other(server: RegistryServer, wishes: Wishes) -> No
     assert look_at(name + "8", lambda found: found.manifest(amd64), wishes).annotations == {"n": "1"}
     with pytest.raises(ManifestError, match="more than 8 indexes within each other"):
         look_at(name + "11", lambda found: found.manifest(amd64), wishes)
+
+
+def test_from_python(server: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As things are set up here: a registry on this machine may be plain HTTP."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = f"{server.host}/team/app:v03"
+    assert fastlayer.find_repositories(server.host) == ["other", "team/app"]
+    assert fastlayer.find_tags(f"{server.host}/team/app")[:2] == ["v00", "v01"]
+    data = fastlayer.read_manifest(name)
+    assert data == fastlayer.read_manifest(f"docker://{name}") == server.manifests["team/app", "v03"][0]
+    assert fastlayer.find_referrers(name) == (digest_of(data), [])
+    assert fastlayer.delete_image(name) == digest_of(data)
+    assert ("team/app", digest_of(data)) not in server.manifests
+    with pytest.raises(fastlayer.UsageError, match="neither tag nor digest"):
+        fastlayer.delete_image(f"{server.host}/other")

@@ -118,3 +118,12 @@ def test_any_text_is_a_place_that_reads_back_or_one_line(text: str) -> None:
         assert "\n" not in str(exc)
     else:
         assert parse_place(str(place)) == place
+
+
+@pytest.mark.parametrize(
+    "text", ["docker://jane:s3cret@r.io/a:1", "jane:s3cret@r.io/a", "docker://jane:s3:cr@et@r.io:5/a"]
+)
+def test_a_login_in_a_name_is_not_shown(text: str) -> None:
+    with pytest.raises(ReferenceFormatError, match="use `fastlayer login`") as caught:
+        parse_place(text)
+    assert "s3" not in str(caught.value) and "r.io" in str(caught.value)

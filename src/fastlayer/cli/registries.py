@@ -128,13 +128,16 @@ def few_wishes(given: dict[str, Any]) -> Wishes:
 def credential(text: str) -> Credential:
     """``USER:PASSWORD``; with ``USER`` alone a terminal is asked for the password."""
     from fastlayer.registry.credential import Credential
+    from fastlayer.registry.credentials import check_credential
 
     user, colon, password = text.partition(":")
     if not user:
         raise declare.LineError("--creds: names no user: give USER:PASSWORD")
     if not colon:
         password = ask_password(user)
-    return Credential(user, password, source="--creds")
+    found = Credential(user, password, source="--creds")
+    check_credential(found)
+    return found
 
 
 def ask_password(user: str) -> str:

@@ -63,7 +63,7 @@ def _remove(given: dict[str, Any]) -> int:
 
 
 def _remove_remote(given: dict[str, Any]) -> int:
-    from fastlayer.errors import FastlayerError, UsageError
+    from fastlayer.errors import FastlayerError
     from fastlayer.oci.reference import parse_reference
     from fastlayer.registry.looking import delete_image
 
@@ -72,8 +72,6 @@ def _remove_remote(given: dict[str, Any]) -> int:
     for text in given["images"]:
         try:
             reference = parse_reference(text.removeprefix("docker://"))
-            if not (reference.tag or reference.digest):  # what is gone there is gone for everybody
-                raise UsageError(f"{text}: says neither tag nor digest, which have to be given to delete an image")
             digest = delete_image(reference, wishes, output.warn_line)
             print(f"Deleted: {reference.familiar_name}@{digest}")
         except FastlayerError as exc:

@@ -81,11 +81,9 @@ def repositories(**given: Any) -> int:
 @registries.registry_options
 def referrers(**given: Any) -> int:
     """List the manifests that refer to IMAGE, by their digests."""
-    from fastlayer.oci.reference import parse_reference
     from fastlayer.registry.looking import find_referrers
 
-    image = parse_reference(given["image"].removeprefix("docker://")).with_default_tag()
-    _, found = find_referrers(image, registries.wishes(given), given["artifact_type"] or "", output.warn_line)
+    _, found = find_referrers(given["image"], registries.wishes(given), given["artifact_type"] or "", output.warn_line)
     return _show(given, REFERRERS, [_referrer(one) for one in found], "Digest")
 
 

@@ -75,14 +75,18 @@ class Registry:
 
     def ping(self) -> None:
         """Whether it is a registry that lets us in (end-1): what a login asks. Raises ``RegistryError``."""
-        self.calls.call("GET", self.calls.base, "the registry itself", (200,)).close()
+        with self.calls.call("GET", self.calls.base, "the registry itself", (200,)) as answer:
+            if _is_portal(answer):
+                raise _no_registry(self.name)
 
     def answers(self) -> bool:
         """Whether there is a registry at all, be it one that wants a login first, or has no time now. Raises
         ``RegistryError`` when nobody is there, False for somebody else."""
         with self.connections.request("GET", self.calls.base) as answer:
             known = answer.headers.get("docker-distribution-api-version", "") or answer.headers.get("www-authenticate")
-            return answer.status in (200, 429) or answer.status >= 500 or (answer.status in (401, 403) and bool(known))
+            if answer.status == 200:
+                return not _is_portal(answer)
+            return answer.status == 429 or answer.status >= 500 or (answer.status in (401, 403) and bool(known))
 
     def catalog(self, *, page: int = PAGE, last: str = "") -> Iterator[str]:
         """The names of its repositories, where it gives them away."""
@@ -232,12 +236,19 @@ def first_that_answers(
             try:
                 if registry.answers():
                     return endpoint
-                somebody = somebody or RegistryError(
-                    f"{endpoint.host}: somebody is there, but no registry: see how it is called"
-                )
+                somebody = somebody or _no_registry(endpoint.host)
             except RegistryError as exc:
                 first = first or exc
     raise somebody or first or RegistryError("no endpoint of a registry was given: name one")
+
+
+def _is_portal(answer: Answer) -> bool:
+    """A page for people, which no registry has there. Quay calls what it says HTML, too, but says that it is one."""
+    return answer.media_type == "text/html" and "docker-distribution-api-version" not in answer.headers
+
+
+def _no_registry(host: str) -> RegistryError:
+    return RegistryError(f"{host}: somebody is there, but no registry: see how it is called")
 
 
 def _query(page: int, last: str) -> str:

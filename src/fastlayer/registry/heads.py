@@ -16,6 +16,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 _LONGEST = 1 << 20  # bytes of a head, with all that comes before it
+_TRAILERS, _LINE = 100, 64 << 10  # lines, and bytes of each
 
 
 class _Raw(io.RawIOBase):
@@ -63,6 +64,13 @@ class _Response(HTTPResponse):
     def begin(self) -> None:
         super().begin()
         self._source.free()
+
+    def _read_and_discard_trailer(self) -> None:
+        """What may follow the chunks of a body (RFC 9112, 7.1.2): nothing that we know of."""
+        for _ in range(_TRAILERS):
+            if self.fp.readline(_LINE) in (b"\r\n", b"\n", b""):
+                return
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
 
 
 class _Connection(HTTPConnection):

@@ -290,10 +290,10 @@ class Connections:
             address = urllib3.util.parse_url(proxy)
             login = urllib3.make_headers(proxy_basic_auth=_unquoted(address.auth)) if address.auth else None
             return urllib3.ProxyManager(address._replace(auth=None).url, proxy_headers=login, **settings)
-        except (urllib3.exceptions.HTTPError, ValueError) as exc:
+        except (urllib3.exceptions.HTTPError, ValueError):
             raise UsageError(
                 f"{shown_url(proxy)}: not the address of a proxy: correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
-            ) from exc
+            ) from None  # what the library says has the password in it
 
     def _tls(self, own: bool) -> ssl.SSLContext:
         import ssl
@@ -338,7 +338,7 @@ def _socks_manager(proxy: str, settings: dict[str, Any]) -> PoolManager:
     try:
         return SOCKSProxyManager(proxy, **settings)
     except ValueError as exc:
-        raise UsageError(f"{shown_url(proxy)}: {one_line(str(exc))}: correct ALL_PROXY") from exc
+        raise UsageError(f"{shown_url(proxy)}: {one_line(str(exc))}: correct ALL_PROXY") from None
 
 
 def _dropped(exc: BaseException) -> bool:

@@ -20,11 +20,14 @@ MAX_NAMES = 1_000_000  # of a list: a registry that never ends takes no more mem
 _ANY = "catalog"  # stands for a repository where the registry is meant
 
 
+_AS_SET_UP = Wishes()
+
+
 def silent(_: str) -> None:
     """For those who do not want to know."""
 
 
-def find_tags(name: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) -> list[str]:
+def find_tags(name: str, wishes: Wishes = _AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
     """The tags of a repository, as the registry orders them; ``limit``: at most so many, 0 for all."""
     reference = parse_reference(name.removeprefix("docker://"))
     if reference.tag or reference.digest:
@@ -33,7 +36,7 @@ def find_tags(name: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) ->
         return bounded(repository.tags(), limit, reference.name)
 
 
-def find_repositories(registry: str, wishes: Wishes, limit: int = 0, warn: Warn = silent) -> list[str]:
+def find_repositories(registry: str, wishes: Wishes = _AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
     """The repositories of ``HOST[:PORT]``, of those registries that tell."""
     host, slash, _ = registry_key(registry).partition("/")
     if slash:
@@ -43,22 +46,26 @@ def find_repositories(registry: str, wishes: Wishes, limit: int = 0, warn: Warn 
 
 
 def find_referrers(
-    reference: Reference, wishes: Wishes, artifact_type: str = "", warn: Warn = silent
+    name: str | Reference, wishes: Wishes = _AS_SET_UP, artifact_type: str = "", warn: Warn = silent
 ) -> tuple[Digest, list[Descriptor]]:
     """The digest of a manifest, and what refers to it: signatures, bills of materials; of one type or of all."""
+    reference = _reference(name).with_default_tag()
     origin = sources(reference, wishes)[-1]
     with opened(origin, wishes, warn=warn) as repository:
-        name = origin.reference
-        digest = Digest(name.digest) if name.digest else repository.manifest(name.tag).digest
+        there = origin.reference
+        digest = Digest(there.digest) if there.digest else repository.manifest(there.tag).digest
         return digest, repository.referrers(digest, artifact_type)
 
 
-def delete_image(reference: Reference, wishes: Wishes, warn: Warn = silent) -> Digest:
+def delete_image(name: str | Reference, wishes: Wishes = _AS_SET_UP, warn: Warn = silent) -> Digest:
     """Deletes the manifest that a name names, under all its tags, from the registry; returns its digest.
 
-    What nobody names any more, the registry clears away when it thinks fit. Raises ``RegistryMissingError``;
-    ``RegistryError`` where nothing can be deleted.
+    What nobody names any more, the registry clears away when it thinks fit. Raises ``UsageError`` for a name without
+    tag and digest, ``RegistryMissingError``; ``RegistryError`` where nothing can be deleted.
     """
+    reference = _reference(name)
+    if not (reference.tag or reference.digest):  # what is gone there is gone for everybody
+        raise UsageError(f"{name}: says neither tag nor digest, which have to be given to delete an image")
     with opened(destination(reference, wishes), wishes, warn=warn) as repository:
         digest = Digest(reference.digest) if reference.digest else repository.manifest(reference.tag).digest
         try:
@@ -66,6 +73,10 @@ def delete_image(reference: Reference, wishes: Wishes, warn: Warn = silent) -> D
         except RegistryError as exc:
             raise _no_deletion(exc, reference) from None
         return digest
+
+
+def _reference(name: str | Reference) -> Reference:
+    return parse_reference(name.removeprefix("docker://")) if isinstance(name, str) else name
 
 
 def _no_deletion(error: RegistryError, reference: Reference) -> RegistryError:

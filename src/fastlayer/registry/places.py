@@ -89,6 +89,11 @@ def _in_registry(name: str, text: str) -> Place:
         _refuse(text or "an empty text", "names no image: give docker://HOST/NAME[:TAG]")
     if name.startswith("/"):
         _refuse(text, "has a slash too many: give docker://HOST/NAME[:TAG]")
+    host, slash, _ = name.partition("/")
+    if slash and "@" in host:  # it is not shown: what is before the @ may be a password
+        _refuse(
+            "docker://...@" + host.rpartition("@")[2], "a name has no login in it: use `fastlayer login`, or --creds"
+        )
     return Place("docker", reference=parse_reference(name).with_default_tag())
 
 

@@ -14,7 +14,7 @@ from fastlayer.oci.config import MAX_CONFIG
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.image_index import ImageIndex, Read, parse_document, parse_index, way_to
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
-from fastlayer.oci.platform import Platform, host_platform
+from fastlayer.oci.platform import Platform, host_platform, parse_platform
 from fastlayer.registry.looking import Warn, silent
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.places import Place, parse_place
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 T = TypeVar("T")
+
+_AS_SET_UP = Wishes()
 
 
 class Documents(NamedTuple):
@@ -75,6 +77,18 @@ def look_at(
             return work(own)
     with opened_documents(place, wishes, warn) as found:
         return work(found)
+
+
+def read_manifest(
+    name: str, wishes: Wishes = _AS_SET_UP, *, platform: str | Platform | None = None, store: Store | None = None
+) -> bytes:
+    """The manifest or index of an image, as it is: its sha256 is its digest. Nothing is pulled.
+
+    ``name``: of a registry, or in skopeo's words; an index of the ``store`` where that has one of it. ``platform``: the
+    manifest of that image of an index. Raises as ``look_at``, ``NotFoundError`` where it is not for the platform.
+    """
+    wanted = parse_platform(platform) if isinstance(platform, str) else platform
+    return look_at(name, lambda found: found.raw(wanted), wishes, store=store)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from fastlayer.registry.uploads import Upload
 from fastlayer.transfer.ends.flow import Flow, flowing
 
 CHUNK = 8 << 20  # bytes of a chunk for registries that refuse larger requests
+_MOST_KEPT = 64 << 20  # bytes of a chunk that only the registry wants as large as that
 _TOO_LARGE = 413
 _LOST = frozenset({404, 416})  # the registry has forgotten the upload, or is at another byte than we think
 _TRIES = 3  # for those, and for logins that ran out
@@ -107,6 +108,11 @@ class _Stream(Generic[W]):
     def _send(self, upload: Upload, flow: Flow[W]) -> None:
         if self._chunk:
             at = upload.offset
+            if upload.smallest > max(self._chunk, _MOST_KEPT):
+                raise RegistryError(
+                    f"{self._repository.registry}: wants chunks of {upload.smallest} bytes at least, more than are kept in memory:"
+                    " push without --chunk-size, or to another registry"
+                )
             for data in _chunks(flow, max(self._chunk, upload.smallest)):
                 self._send_chunk(upload, data, at)
                 at += len(data)
