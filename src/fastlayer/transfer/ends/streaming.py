@@ -110,8 +110,8 @@ class _Stream(Generic[W]):
             at = upload.offset
             if upload.smallest > max(self._chunk, _MOST_KEPT):
                 raise RegistryError(
-                    f"{self._repository.registry}: wants chunks of {upload.smallest} bytes at least, more than are kept in memory:"
-                    " push without --chunk-size, or to another registry"
+                    f"{self._repository.registry}: wants chunks of {upload.smallest} bytes at least, more than are kept"
+                    " in memory: push without --chunk-size, or to another registry"
                 )
             for data in _chunks(flow, max(self._chunk, upload.smallest)):
                 self._send_chunk(upload, data, at)
