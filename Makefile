@@ -59,9 +59,9 @@ fallback: build peers
 	  tests/unit/test_layer_rules.py tests/unit/test_copy_up.py tests/unit/test_clone*.py tests/unit/test_apply_api.py \
 	  tests/unit/test_deep_paths.py tests/unit/test_encode.py tests/unit/test_upper.py tests/property
 
-# A file of tests stays in one process, which mounts for itself (tests/namespace.py).
+# A file of tests stays in one process, which mounts for itself (tests/namespace.py). Much of it is waiting for others.
 integration: build peers
-	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/integration
+	$(PYTEST) -n $$(($(JOBS) + 1)) --dist loadfile --no-loadscope-reorder tests/integration
 
 fuzz: build
 	bash .ci/system fuzz

@@ -18,7 +18,7 @@ from tests.uml_devicemapper.attaching import attached
 from tests.uml_devicemapper.conftest import EXT4, ready
 from tests.uml_devicemapper.test_pool import content, sealed
 
-ROUNDS = int(os.environ.get("FASTLAYER_CRASHES", "10"))
+ROUNDS = int(os.environ.get("FASTLAYER_CRASHES", "6"))
 
 
 def thin_devices(driver: DeviceMapper) -> set[int]:
@@ -95,11 +95,11 @@ def test_a_kill_at_any_instant_leaves_what_can_be_removed(driver: DeviceMapper, 
 
 
 def test_a_kill_while_the_pool_is_made(tmp_path: Path) -> None:
-    for turn in range(8):
+    for turn in range(5):
         root = tmp_path / str(turn)
         root.mkdir()
         pid = in_child(lambda root=root: DeviceMapper(root, EXT4).create(1, [], "active"))
-        time.sleep(0.12 * turn)
+        time.sleep(0.2 * turn)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         driver = DeviceMapper(root, EXT4)

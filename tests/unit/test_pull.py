@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from fastlayer.container import writable
+from fastlayer.container.commit import commit
 from fastlayer.container.mounting import temporary
 from fastlayer.errors import (
     DigestMismatchError,
@@ -29,6 +31,8 @@ from fastlayer.errors import (
     UsageError,
 )
 from fastlayer.image.images import Images
+from fastlayer.image.load import load
+from fastlayer.image.save import save
 from fastlayer.oci import mediatypes
 from fastlayer.oci.platform import parse_platform
 from fastlayer.registry.credential import Credential
@@ -40,9 +44,11 @@ from fastlayer.transfer.events import BlobProgress
 from fastlayer.transfer.pull import PullOptions, pull, tagged
 from fastlayer.transfer.pulling import downloads, kept
 from fastlayer.transfer.pulling.spans import Spans
+from fastlayer.transfer.push import PushOptions, push
 from tests.conftest import needs_root
 from tests.registry_server import RegistryServer, digest
 from tests.stores import vfs_store
+from tests.transfers import complete
 
 pytestmark = needs_root
 
@@ -299,6 +305,7 @@ import os, sys
 from fastlayer.transfer import pull
 from fastlayer.transfer.pulling import downloads
 from tests.stores import vfs_store
+from tests.transfers import complete
 from tests.unit.test_pull import options, SEGMENT
 from pathlib import Path
 downloads.SEGMENT, downloads._NOTED, downloads._READ = SEGMENT, 16 << 10, 8 << 10
@@ -505,7 +512,7 @@ def test_a_given_login_is_for_the_registry_itself(store: Store, server: Registry
             pull(store, "named.io/app:1", options(wishes=wishes._replace(credential_for="other.io")))
 
 
-def test_foreign_layers_come_from_where_they_say(store: Store, server: RegistryServer) -> None:
+def test_foreign_layers_come_from_where_they_say(store: Store, server: RegistryServer, tmp_path: Path) -> None:
     blobs = publish(server)
     data = json.loads(server.manifests["app", "1"][0])
     layer = data["layers"][0]
@@ -516,6 +523,15 @@ def test_foreign_layers_come_from_where_they_say(store: Store, server: RegistryS
     pull(store, named(server), options())
     check(store, server)
     assert moved(server, blobs[:1]) == len(blobs[0])
+    saved = tmp_path / "saved.tar"
+    save(store, [named(server)], saved)  # the archive has it, too
+    with vfs_store(tmp_path / "second") as second:
+        load(second, saved)
+        check(second, server)
+    layer = writable.create(store, Images(store).find(named(server)), "work")
+    commit(store, layer, "made:1")  # of a new image it is a layer like any other
+    push(store, "made:1", f"docker://{server.host}/made:1", PushOptions(wishes=options().wishes))
+    assert [one["mediaType"] for one in complete(server, "made", "1")["layers"]] == [mediatypes.LAYER_GZIP] * 3
 
 
 @pytest.mark.parametrize("text", ["oci:dir", "oci-archive:x.tar", "docker-archive:x.tar", "dir:x"])

@@ -185,7 +185,7 @@ def test_media_types(
 
 def test_manifests_that_are_none(server: RegistryServer, repository: Repository) -> None:
     server.fail("GET", 1, status=200, body=b"<html>log in first", headers={"Content-Type": "text/html"})
-    assert "an HTML page instead of a manifest" in refused(lambda: repository.manifest("v1"))
+    assert "an HTML page, which no registry sends" in refused(lambda: repository.manifest("v1"))
     server.fail("GET", 1, status=200, body=b"")
     assert "not valid JSON" in refused(lambda: repository.manifest("v1"), ManifestError)
     server.fail("GET", 1, status=200, body=b"[" * 9999)
@@ -702,6 +702,21 @@ def test_a_page_for_people_is_no_registry(server: RegistryServer, says_so: bool)
             return
         assert "no registry" in refused(registry.ping)
         assert "no registry" in refused(lambda: first_that_answers([Endpoint(server.url)]))
+
+
+def test_a_portal_takes_nothing(server: RegistryServer, repository: Repository) -> None:
+    """It says 200 to whatever it is asked, and has understood nothing."""
+    server.fail("/v2/a/b", status=200, headers={"Content-Type": "text/html; charset=utf-8"}, body=b"<html>Sign in")
+    digest = digest_of(BLOB)
+    for work in (
+        lambda: repository.push_blob(digest, len(BLOB), lambda at: (BLOB[at:],)),
+        lambda: repository.put_manifest(json.dumps(MANIFEST).encode(), mediatypes.MANIFEST, "v1"),
+        lambda: repository.manifest("v1"),
+        lambda: repository.head_manifest("v1"),
+        lambda: list(repository.tags()),
+        lambda: repository.read_blob(Descriptor("x", digest, len(BLOB))),
+    ):
+        assert "an HTML page, which no registry sends" in refused(work)
 
 
 def test_endpoints_with_a_prefix(server: RegistryServer) -> None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from fastlayer.builder.cache import Step, key_of
 from fastlayer.errors import NotFoundError
 from fastlayer.image.images import Image, Images
-from fastlayer.image.record import record
+from fastlayer.image.record import descriptor_of, record
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.config import History, ImageConfig, new_config
-from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.manifest import Manifest, new_manifest
 
 if TYPE_CHECKING:
@@ -28,8 +27,7 @@ def finish(shop: Workshop, state: State, names: Sequence[str]) -> Image:
     """The image, under all names (in full). One that is there already, and has the names, costs no writing."""
     state = state.with_run(labels={**state.run.labels, **shop.options.labels})
     config = _with_cache(shop, _config(state, _created(shop, state)))
-    layers = [Descriptor(layer.media_type, layer.digest, layer.size) for layer in state.layers]
-    manifest = new_manifest(config.descriptor(), layers)
+    manifest = new_manifest(config.descriptor(), list(map(descriptor_of, state.layers)))
     if not _is_there(shop, manifest, names):
         shop.bring(state.layers)
         _claim(shop, state)

@@ -31,6 +31,7 @@ from fastlayer.oci.config import MAX_CONFIG, ImageConfig, check_consistent, pars
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.manifest import Manifest
+from fastlayer.oci.mediatypes import is_foreign
 from fastlayer.oci.platform import Platform, choose, host_platform
 from fastlayer.oci.reference import is_tag
 from fastlayer.store.collect import claim_blobs
@@ -74,11 +75,9 @@ _LOOKING = 4  # layers at a time, of which it is found out whether a part will d
 
 
 class Arrivals(Documents, Protocol):
-    """Where the blobs of images come from. ``costly``: what the store can make again is better not taken; ``foreign``:
-    layers that are at addresses of their own can be had."""
+    """Where the blobs of images come from. ``costly``: what the store can make again is better not taken."""
 
     costly: bool
-    foreign: bool
 
     def expect(self, blobs: Sequence[Descriptor]) -> None:
         """These will be taken soon, most of them in this order."""
@@ -242,7 +241,7 @@ class _Loading:
         return config
 
     def _unpack(self, manifest: Manifest, config: ImageConfig) -> tuple[str, ...]:
-        manifest.require_image(str(manifest.digest), foreign=self._blobs.foreign)
+        manifest.require_image(str(manifest.digest), foreign=True)
         digests = [layer.digest for layer in manifest.layers]
         present = claim_blobs(self._store, self._lease, digests)
         sources = self._sources(manifest, config, present)
@@ -349,7 +348,7 @@ class _Loading:
 class Passing:
     """The blobs of an archive or layout: each is read once and written into the store meanwhile."""
 
-    costly = foreign = False
+    costly = False
 
     def __init__(self, store: Store, lease: Lease, blobs: Blobs) -> None:
         self._store = store
@@ -366,7 +365,10 @@ class Passing:
     @contextmanager
     def taking(self, blob: Descriptor, *, trusted: bool = False) -> Iterator[Tee]:
         if not self._blobs.has(blob.digest):
-            raise NotFoundError(f"{blob.digest}: the layer is not in the archive: it is incomplete")
+            where = "the archive: it is incomplete"
+            if is_foreign(blob.media_type):
+                where = "the archive, but where its descriptor says: pull the image"
+            raise NotFoundError(f"{blob.digest}: the layer is not in {where}")
         with (
             self._blobs.open(blob.digest) as file,
             self._store.content.ingest(self._lease.id, digest=blob.digest, size=blob.size, trusted=trusted) as written,

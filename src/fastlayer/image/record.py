@@ -9,6 +9,7 @@ from fastlayer.errors import AlreadyExistsError, UsageError
 from fastlayer.image.images import Images, LayerInfo, full_name
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.manifest import new_manifest
+from fastlayer.oci.mediatypes import distributable
 
 if TYPE_CHECKING:
     from fastlayer.layer.apply import AppliedLayer
@@ -26,15 +27,18 @@ def record(
 
     ``layers``: all of them, lowest first; ``name`` in full. What the lease holds stays until the image has it.
     """
-    manifest = new_manifest(
-        config.descriptor(), [Descriptor(layer.media_type, layer.digest, layer.size) for layer in layers]
-    )
+    manifest = new_manifest(config.descriptor(), list(map(descriptor_of, layers)))
     with store.database.write() as db:
         lease.add(db, "blob", [config.digest, manifest.digest, *(layer.digest for layer in layers)])
     for data in (config.raw, manifest.raw):
         store.content.put(data, lease.id)
     Images(store).put([name] if name else [], manifest.descriptor, layers, lease=lease)
     return manifest.descriptor
+
+
+def descriptor_of(layer: LayerInfo) -> Descriptor:
+    """As a new manifest has it. A layer that came from a vendor's address is here now, and goes with the image."""
+    return Descriptor(distributable(layer.media_type), layer.digest, layer.size)
 
 
 def of_written(layer: Layer, *, present: bool) -> LayerInfo:

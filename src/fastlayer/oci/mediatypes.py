@@ -55,6 +55,15 @@ def layer_compression(media_type: str) -> str | None:
     return _COMPRESSION_OF.get(media_type)
 
 
+def distributable(media_type: str) -> str:
+    """That of the same layer where its bytes go with the image: what a new image has it as (image-spec layer.md: the
+    non-distributable ones are not to be used any more)."""
+    for foreign, own in zip(_FOREIGN, (LAYER, DOCKER_LAYER), strict=True):
+        if media_type.startswith(foreign):
+            return own + media_type.removeprefix(foreign)
+    return media_type
+
+
 def is_foreign(media_type: str) -> bool:
     """A layer whose bytes are not with the image but at a vendor's address (image-spec layer.md, non-distributable)."""
     return media_type.startswith(_FOREIGN)

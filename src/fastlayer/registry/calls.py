@@ -26,6 +26,12 @@ def no_pause(attempt: int, status: int, headers: Mapping[str, str]) -> float | N
     """Nothing is tried again."""
 
 
+def is_page(answer: Answer) -> bool:
+    """A page for people. Quay calls some of what it says HTML, too, but says that it is a registry."""
+    good = 200 <= answer.status < 300 and not answer.foreign
+    return good and answer.media_type == "text/html" and "docker-distribution-api-version" not in answer.headers
+
+
 class Calls:
     """What the calls of one registry have in common. For threads."""
 
@@ -65,11 +71,13 @@ class Calls:
         seconds: float | None = None,
         keep: int = 0,
         repeat: bool = True,
+        pages: bool = False,
     ) -> Answer:
         """The answer, of a status that is ``expected``; close it. ``doing``: for people, such as ``manifest of a:b``.
 
-        ``keep``: read its body, of at most so many bytes, into memory. What fails for the moment is tried again as the
-        pauses say, unless not to be repeated or sent once only. Raises ``RegistryError``.
+        ``pages``: also an HTML page, which no registry sends, but portals do, whatever they are asked. ``keep``: read
+        its body, of at most so many bytes, into memory. What fails for the moment is tried again as the pauses say,
+        unless not to be repeated or sent once only. Raises ``RegistryError``.
         """
         wanted = tuple(scopes)
         repeat = repeat and (body is None or body.again)
@@ -77,7 +85,7 @@ class Calls:
         def once() -> Answer:
             answer = self._let_in(method, url, wanted, headers or {}, body, seconds)
             self._pass_on(answer)
-            if answer.status in expected:
+            if answer.status in expected and (pages or not is_page(answer)):
                 if keep:
                     answer.keep(keep)
                 return answer
@@ -168,6 +176,7 @@ class RepositoryCalls:
         seconds: float | None = None,
         keep: int = 0,
         repeat: bool = True,
+        pages: bool = False,
     ) -> Answer:
         """As ``Calls.call``. ``url``: whole, or what comes behind the name; ``actions`` on this repository; ``others``:
         repositories that are read too."""
@@ -183,4 +192,5 @@ class RepositoryCalls:
             seconds=seconds,
             keep=keep,
             repeat=repeat,
+            pages=pages,
         )

@@ -15,7 +15,7 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.registry import blobs, listing, manifests, referrers, uploads
 from fastlayer.registry.answers import Answer, Timeouts
-from fastlayer.registry.calls import Calls, Pause, RepositoryCalls, no_pause
+from fastlayer.registry.calls import Calls, Pause, RepositoryCalls, is_page, no_pause
 from fastlayer.registry.credential import Credential
 from fastlayer.registry.http import Budget, Connections, Endpoint
 from fastlayer.registry.lines import hide_in
@@ -75,8 +75,8 @@ class Registry:
 
     def ping(self) -> None:
         """Whether it is a registry that lets us in (end-1): what a login asks. Raises ``RegistryError``."""
-        with self.calls.call("GET", self.calls.base, "the registry itself", (200,)) as answer:
-            if _is_portal(answer):
+        with self.calls.call("GET", self.calls.base, "the registry itself", (200,), pages=True) as answer:
+            if is_page(answer):
                 raise _no_registry(self.name)
 
     def answers(self) -> bool:
@@ -85,7 +85,7 @@ class Registry:
         with self.connections.request("GET", self.calls.base) as answer:
             known = answer.headers.get("docker-distribution-api-version", "") or answer.headers.get("www-authenticate")
             if answer.status == 200:
-                return not _is_portal(answer)
+                return not is_page(answer)
             return answer.status == 429 or answer.status >= 500 or (answer.status in (401, 403) and bool(known))
 
     def catalog(self, *, page: int = PAGE, last: str = "") -> Iterator[str]:
@@ -240,11 +240,6 @@ def first_that_answers(
             except RegistryError as exc:
                 first = first or exc
     raise somebody or first or RegistryError("no endpoint of a registry was given: name one")
-
-
-def _is_portal(answer: Answer) -> bool:
-    """A page for people, which no registry has there. Quay calls what it says HTML, too, but says that it is one."""
-    return answer.media_type == "text/html" and "docker-distribution-api-version" not in answer.headers
 
 
 def _no_registry(host: str) -> RegistryError:

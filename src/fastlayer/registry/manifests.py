@@ -62,7 +62,6 @@ def get_manifest(repository: RepositoryCalls, reference: str, accept: Iterable[s
     with repository.call("GET", f"manifests/{reference}", doing, (200,), headers=headers, keep=MAX_MANIFEST) as answer:
         data = answer.read_all(MAX_MANIFEST)
     where = f"{repository.calls.registry}/{repository.name}: {reference}"
-    _refuse_page(answer, data, where)
     return RawManifest(data, _media_type(answer, data, where), _verified(answer, data, reference, where))
 
 
@@ -149,13 +148,6 @@ def _said_digest(answer: Answer) -> Digest | None:
         return Digest(answer.headers.get("docker-content-digest", "").strip())
     except ValueError:
         return None
-
-
-def _refuse_page(answer: Answer, data: bytes, where: str) -> None:
-    if "html" in answer.media_type or data[:200].lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise RegistryError(
-            f"{where}: an HTML page instead of a manifest: see the address, and what is between us and the registry"
-        )
 
 
 def _media_type(answer: Answer, data: bytes, where: str) -> str:

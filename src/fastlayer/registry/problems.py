@@ -20,6 +20,9 @@ _FEW = 3  # errors of one answer that are shown
 _WORDS = {401: "wants a login", 403: "forbids it", 404: "has no such thing", 429: "too many requests"}
 
 
+_PAGE = "an HTML page, which no registry sends: see its address, and what is in between"
+
+
 class Refusal(NamedTuple):
     """What a registry says: its ``codes`` and the line for people."""
 
@@ -93,7 +96,7 @@ def refusal_of(data: bytes, media_type: str) -> Refusal:
     """Of JSON as the specification has it, JSON of other kinds (token servers), text; HTML is named, not shown."""
     text = data.decode("utf-8", "replace").strip()
     if not text:
-        return Refusal((), "")
+        return Refusal((), _PAGE if "html" in media_type else "")
     try:
         value = parse_object(data, "answer", MAX_ERROR)
     except Exception:  # a ManifestError of whatever it is instead
@@ -102,7 +105,7 @@ def refusal_of(data: bytes, media_type: str) -> Refusal:
         codes, said = _of_object(value)
         return Refusal(codes, one_line(said))
     if "html" in media_type or text[:200].lower().startswith(("<!doctype", "<html")):
-        return Refusal((), "an HTML page, which no registry sends: see its address, and what is in between")
+        return Refusal((), _PAGE)
     return Refusal((), one_line(text))
 
 

@@ -83,7 +83,7 @@ def _of_registry(repository: RepositoryCalls, digest: Digest, query: str) -> lis
 
     def get(url: str) -> Answer:
         answer = repository.call(
-            "GET", url, doing, (200, *_MISSING), headers={"Accept": mediatypes.INDEX}, keep=MAX_PAGE
+            "GET", url, doing, (200, *_MISSING), headers={"Accept": mediatypes.INDEX}, keep=MAX_PAGE, pages=True
         )
         if answer.status in _MISSING or answer.media_type == "text/html":
             answer.close()

@@ -46,7 +46,6 @@ class Remote:
     ) -> None:
         self.resumed = False
         self.costly = not whole
-        self.foreign = True
         self.warnings: list[str] = []
         self.layers: set[Digest] = set()
         self._parts: list[PartialLayer] = []
