@@ -28,8 +28,11 @@ def _slim(path: Path) -> None:
 
 
 def main() -> int:
-    RESULTS.mkdir(exist_ok=True)
     name, *words = sys.argv[1:] or ["all"]
+    if name.startswith("-"):  # not a run of hours under a name like that
+        print(__doc__)
+        return 2
+    RESULTS.mkdir(exist_ok=True)
     out = RESULTS / f"{name}.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=3600"]
     done = subprocess.run([*command, f"--benchmark-json={out}", *(words or [str(HERE)])], cwd=HERE.parent)
