@@ -183,7 +183,7 @@ def test_which_files_count(machine: Machine) -> None:
     machine.user('[[registry]]\nlocation = "b.io"\ninsecure = true', "registries.conf.d/00.conf")
     assert machine.pull("b.io/x") == ["b.io/x insecure"]
     machine.user("")
-    assert (machine.pull("a.io/x"), machine.pull("c.io/x")) == (["a.io/x"], ["c.io/x insecure"])
+    assert (machine.pull("a.io/x"), machine.pull("c.io/x")) == (["a.io/x"], ["c.io/x"])
     named = machine.write(machine.etc / "n.conf", '[[registry]]\nlocation = "a.io"\nblocked = true')
     machine.environ["CONTAINERS_REGISTRIES_CONF"] = str(named)
     with pytest.raises(OperandError, match="blocked"):

@@ -91,7 +91,8 @@ def read_settings(environ: Mapping[str, str] | None = None, *, etc: Path = _ETC)
     """What is set up on this machine and for this user. Raises ``OperandError``, one line that names the file.
 
     ``CONTAINERS_REGISTRIES_CONF`` names the main file; else it is the user's where there is one, else the system's.
-    Then ``registries.conf.d`` of the system and of the user, by name; what a later file says of a prefix counts.
+    Then ``registries.conf.d`` of the system, unless the user's file is taken, and of the user, by name; what a later
+    file says of a prefix counts.
     """
     env = os.environ if environ is None else environ
     found: dict[str, Registry] = {}
@@ -214,6 +215,8 @@ def _files(environ: Mapping[str, str], etc: Path) -> list[Path]:
     main = Path(named) if named else user if user.exists() else system / "registries.conf"
     if named and not main.exists():
         _refuse(show_path(named), "no such file: mend CONTAINERS_REGISTRIES_CONF")
+    if not named and main == user:  # as containers/image has it: then the system's do not count
+        return [main, *_dropped(own)]
     return [main, *_dropped(system), *_dropped(own)]
 
 

@@ -37,7 +37,7 @@ from fastlayer.transfer.tracking import Teller, Track
 
 _MAX_DOCUMENTS = 64 << 20  # bytes of all manifests and indexes below a name
 _DOING: dict[How, Doing] = {How.PRESENT: "present", How.MOUNTED: "mounted", How.UPLOADED: "done"}
-_EVERYBODYS = "gzip"  # what is not asked for
+_UNASKED = ("gzip", "none")  # what a push, or a copy, does without being asked
 
 
 class Wanted(NamedTuple):
@@ -189,7 +189,7 @@ class _Move:
             return None
         if own == "none" or self._wanted.force:
             return form
-        if form.compression != _EVERYBODYS:
+        if form.compression not in _UNASKED:
             self._warnings.append(f"layers that are {own} already stay so: --force-compression makes them anew")
         return None
 
