@@ -34,7 +34,7 @@ SEGMENT = 4 << 20  # bytes that are asked for at once
 _NOTED = 256 << 10  # bytes after which the log is told, at the latest
 _READ = 256 << 10
 _FIRST = 2  # connections at the beginning
-_HUNGER = 0.05  # seconds of waiting that are worth another connection
+_WINDOW = 0.1  # seconds: who has waited for half of them is worth more connections
 _JOIN = 2.0  # seconds for all threads
 
 
@@ -55,6 +55,7 @@ class Downloads:
         self._repository = repository
         self._most = connections
         self._allowed = min(_FIRST, connections)
+        self._since, self._waited = time.monotonic(), 0.0
         self._pause = pause
         self._observe = observe
         self._stop = threading.Event()
@@ -81,11 +82,16 @@ class Downloads:
         with self.changed:
             self._observe(progress)
 
-    def hungry(self) -> None:
-        """A reader has waited for long. With the lock held."""
-        if self._allowed < self._most:
-            self._allowed += 1
+    def hungry(self, seconds: float) -> None:
+        """A reader has waited so long, perhaps for a few bytes only. With the lock held."""
+        now = time.monotonic()
+        self._waited += seconds
+        if now - self._since < _WINDOW:
+            return
+        if self._waited >= (now - self._since) / 2 and self._allowed < self._most:
+            self._allowed = min(2 * self._allowed, self._most)
             self._grow()
+        self._since, self._waited = now, 0.0
 
     def _grow(self) -> None:
         while len(self._threads) < self._allowed and not self._stop.is_set():
@@ -262,18 +268,17 @@ class Download:
 
     def wait(self, at: int) -> int:
         """Waits for bytes from ``at`` on; how far there are any. Raises what the download failed with."""
-        changed, since = self._downloads.changed, time.monotonic()
+        changed = self._downloads.changed
         with changed:
             self.awaited += 1
             try:
                 while (front := self.kept.spans.front(at)) == at:
                     if self.error is not None:
                         raise self.error
+                    since = time.monotonic()
                     changed.wait(HEARD)
                     checkpoint()
-                    if time.monotonic() - since >= _HUNGER:
-                        self._downloads.hungry()
-                        since = time.monotonic()
+                    self._downloads.hungry(time.monotonic() - since)
             finally:
                 self.awaited -= 1
         return front
