@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.client import HTTPResponse
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from fastlayer.errors import RegistryError, UsageError
 from fastlayer.registry.answers import Timeouts
+from fastlayer.registry.heads import in_time
 from fastlayer.registry.http import Body, Budget, Connections, Endpoint, body_of
 from fastlayer.registry.lines import hide, one_line, shown_url
 from fastlayer.registry.origins import follow, is_loopback, origin_of, require_tls, with_query
@@ -207,6 +209,21 @@ def test_a_head_without_end(piece: bytes, line: str) -> None:
 
         threading.Thread(target=serve, daemon=True).start()
         assert line in refused(lambda: connections.request("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+
+
+def test_the_pools_of_a_proxy_stay_its_own() -> None:
+    """A SOCKS proxy connects in another way; its answers have to come in time, too."""
+
+    class Connection:
+        response_class = HTTPResponse
+
+    class Pool:
+        ConnectionCls = Connection
+
+    found = in_time({"http": Pool})["http"]
+    assert issubclass(found, Pool) and issubclass(found.ConnectionCls, Connection)
+    assert found.ConnectionCls.response_class is not HTTPResponse
+    assert issubclass(found.ConnectionCls.response_class, HTTPResponse)
 
 
 def test_trailers_without_end() -> None:

@@ -9,11 +9,9 @@ import errno
 import io
 import os
 import time
+from collections.abc import Mapping
 from http.client import HTTPResponse
 from typing import Any
-
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 _LONGEST = 1 << 20  # bytes of a head, with all that comes before it
 _TRAILERS, _LINE = 100, 64 << 10  # lines, and bytes of each
@@ -73,20 +71,13 @@ class _Response(HTTPResponse):
         raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
 
 
-class _Connection(HTTPConnection):
-    response_class = _Response
+def in_time(pools: Mapping[str, Any]) -> dict[str, Any]:
+    """Such ``PoolManager.pool_classes_by_scheme``, whose connections have answers like that. A proxy has its own."""
+    return {
+        scheme: _derived(pool, ConnectionCls=_derived(pool.ConnectionCls, response_class=_Response))
+        for scheme, pool in pools.items()
+    }
 
 
-class _SecureConnection(HTTPSConnection):
-    response_class = _Response
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
-
-POOLS = {"http": _Pool, "https": _SecurePool}  # for ``PoolManager.pool_classes_by_scheme``
+def _derived(kind: type, **attributes: Any) -> type:
+    return type(kind.__name__, (kind,), attributes)

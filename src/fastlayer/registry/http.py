@@ -267,10 +267,10 @@ class Connections:
         key = (proxy, origin_of(url) == self._origin, secure)
         with self._lock:
             if key not in self._managers:
-                from fastlayer.registry.heads import POOLS
+                from fastlayer.registry.heads import in_time
 
-                self._managers[key] = self._new_manager(*key)
-                self._managers[key].pool_classes_by_scheme = POOLS
+                made = self._managers[key] = self._new_manager(*key)
+                made.pool_classes_by_scheme = in_time(made.pool_classes_by_scheme)
             return self._managers[key]
 
     def _new_manager(self, proxy: str, own: bool, secure: bool) -> PoolManager:
