@@ -13,21 +13,18 @@ from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.reference import Reference, parse_reference
 from fastlayer.registry.credentials import registry_key
-from fastlayer.registry.opening import Wishes, destination, opened, opened_registry, sources
+from fastlayer.registry.opening import AS_SET_UP, Wishes, destination, opened, opened_registry, sources
 
 Warn = Callable[[str], object]
 MAX_NAMES = 1_000_000  # of a list: a registry that never ends takes no more memory than that
 _ANY = "catalog"  # stands for a repository where the registry is meant
 
 
-_AS_SET_UP = Wishes()
-
-
 def silent(_: str) -> None:
     """For those who do not want to know."""
 
 
-def find_tags(name: str, wishes: Wishes = _AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
+def find_tags(name: str, wishes: Wishes = AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
     """The tags of a repository, as the registry orders them; ``limit``: at most so many, 0 for all."""
     reference = parse_reference(name.removeprefix("docker://"))
     if reference.tag or reference.digest:
@@ -36,7 +33,7 @@ def find_tags(name: str, wishes: Wishes = _AS_SET_UP, limit: int = 0, warn: Warn
         return bounded(repository.tags(), limit, reference.name)
 
 
-def find_repositories(registry: str, wishes: Wishes = _AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
+def find_repositories(registry: str, wishes: Wishes = AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
     """The repositories of ``HOST[:PORT]``, of those registries that tell."""
     host, slash, _ = registry_key(registry).partition("/")
     if slash:
@@ -46,7 +43,7 @@ def find_repositories(registry: str, wishes: Wishes = _AS_SET_UP, limit: int = 0
 
 
 def find_referrers(
-    name: str | Reference, wishes: Wishes = _AS_SET_UP, artifact_type: str = "", warn: Warn = silent
+    name: str | Reference, wishes: Wishes = AS_SET_UP, artifact_type: str = "", warn: Warn = silent
 ) -> tuple[Digest, list[Descriptor]]:
     """The digest of a manifest, and what refers to it: signatures, bills of materials; of one type or of all."""
     reference = _reference(name).with_default_tag()
@@ -57,7 +54,7 @@ def find_referrers(
         return digest, repository.referrers(digest, artifact_type)
 
 
-def delete_image(name: str | Reference, wishes: Wishes = _AS_SET_UP, warn: Warn = silent) -> Digest:
+def delete_image(name: str | Reference, wishes: Wishes = AS_SET_UP, warn: Warn = silent) -> Digest:
     """Deletes the manifest that a name names, under all its tags, from the registry; returns its digest.
 
     What nobody names any more, the registry clears away when it thinks fit. Raises ``UsageError`` for a name without

@@ -51,6 +51,9 @@ class Wishes(NamedTuple):
         return os.environ if self.environ is None else self.environ
 
 
+AS_SET_UP = Wishes()  # nothing in particular
+
+
 def sources(reference: Reference, wishes: Wishes) -> tuple[Location, ...]:
     """Where to look for an image, in order. Raises ``OperandError`` for settings that cannot be, or forbid it."""
     return pull_locations(read_settings(wishes.environment, etc=wishes.etc), reference)

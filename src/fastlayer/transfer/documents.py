@@ -16,15 +16,13 @@ from fastlayer.oci.image_index import ImageIndex, Read, parse_document, parse_in
 from fastlayer.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from fastlayer.oci.platform import Platform, host_platform, parse_platform
 from fastlayer.registry.looking import Warn, silent
-from fastlayer.registry.opening import Wishes
+from fastlayer.registry.opening import AS_SET_UP, Wishes
 from fastlayer.registry.places import Place, parse_place
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 T = TypeVar("T")
-
-_AS_SET_UP = Wishes()
 
 
 class Documents(NamedTuple):
@@ -80,7 +78,7 @@ def look_at(
 
 
 def read_manifest(
-    name: str, wishes: Wishes = _AS_SET_UP, *, platform: str | Platform | None = None, store: Store | None = None
+    name: str, wishes: Wishes = AS_SET_UP, *, platform: str | Platform | None = None, store: Store | None = None
 ) -> bytes:
     """The manifest or index of an image, as it is: its sha256 is its digest. Nothing is pulled.
 

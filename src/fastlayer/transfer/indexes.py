@@ -24,7 +24,7 @@ from fastlayer.oci.manifest import MAX_MANIFEST, Manifest
 from fastlayer.oci.platform import Platform, host_platform
 from fastlayer.oci.reference import Reference, is_id_prefix, parse_reference
 from fastlayer.registry.looking import Warn, silent
-from fastlayer.registry.opening import Wishes
+from fastlayer.registry.opening import AS_SET_UP, Wishes
 from fastlayer.registry.places import parse_place
 from fastlayer.transfer.documents import Documents, of_store, opened_documents
 
@@ -56,7 +56,6 @@ class Change(NamedTuple):
 
 THIS_MACHINE = Which()
 UNCHANGED = Change()
-_AS_SET_UP = Wishes()
 
 
 def create_index(
@@ -64,7 +63,7 @@ def create_index(
     name: str,
     images: Sequence[str] = (),
     *,
-    wishes: Wishes = _AS_SET_UP,
+    wishes: Wishes = AS_SET_UP,
     which: Which = THIS_MACHINE,
     amend: bool = False,
     annotations: Mapping[str, str] | None = None,
@@ -92,7 +91,7 @@ def add_to_index(
     name: str,
     images: Sequence[str],
     *,
-    wishes: Wishes = _AS_SET_UP,
+    wishes: Wishes = AS_SET_UP,
     which: Which = THIS_MACHINE,
     change: Change = UNCHANGED,
     warn: Warn = silent,

@@ -75,8 +75,8 @@ def _manifest(
     if config.digest not in configs:
         configs[config.digest] = parse_config(sink.read(config.digest, MAX_CONFIG), f"{what}: configuration")
     read = configs[config.digest]
-    layers = []
-    for name in jsontext.texts(entry, "Layers", what):
+    layers, names = [], jsontext.texts(entry, "Layers", what)
+    for name in names:
         found = _member(members, name, "Layers", what)
         media_type = mediatypes.layer_media_type(detect(found.head))
         if mediatypes.layer_compression(media_type) is None:
@@ -84,7 +84,7 @@ def _manifest(
         layers.append(Descriptor(media_type, found.digest, found.size))
     manifest = new_manifest(read.descriptor(), layers)
     check_consistent(manifest, read, what)
-    for name, layer, diff_id in zip(jsontext.texts(entry, "Layers", what), layers, read.diff_ids, strict=True):
+    for name, layer, diff_id in zip(names, layers, read.diff_ids, strict=True):
         if layer.digest != diff_id and mediatypes.layer_compression(layer.media_type) == "none":
             raise DigestMismatchError(
                 f"{what}: {name}: diff_id is {layer.digest}, not {diff_id}: do not use this image"
