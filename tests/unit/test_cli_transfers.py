@@ -124,6 +124,54 @@ def test_a_killed_copy_goes_on(shell: Shell, server: RegistryServer, tmp_path: P
         assert not (place / "ingest").exists()
 
 
+@pytest.mark.parametrize("kind", ["oci", "dir"])
+def test_a_blob_that_is_there_and_damaged_is_put_right(shell: Shell, tmp_path: Path, kind: str) -> None:
+    source = Layout(tmp_path / "source")
+    image = source.image("v", [{"a": b"1" * 50_000}])
+    place = tmp_path / "out"
+    blobs = place / "blobs/sha256" if kind == "oci" else place
+    words = [
+        "copy",
+        "-q",
+        "--format",
+        "json",
+        f"oci:{source.path}:v",
+        f"{kind}:{place}" + (":v" if kind == "oci" else ""),
+    ]
+    assert json.loads(shell.good(*words))["uploaded"] == 2
+    assert json.loads(shell.good(*words))["present"] == 2
+    whole = [
+        (source.path / "blobs/sha256" / blob.digest.encoded).read_bytes() for blob in (image.config, image.layers[0])
+    ]
+    damaged = [blobs / image.config.digest.encoded, blobs / image.layers[0].digest.encoded]
+    for path, data in zip(damaged, whole, strict=True):
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # a crash of the system can do this
+    assert json.loads(shell.good(*words))["uploaded"] == 2
+    assert [path.read_bytes() for path in damaged] == whole
+
+
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_nothing_stays_of_an_archive_that_a_killed_copy_was_writing(
+    shell: Shell, server: RegistryServer, tmp_path: Path, kind: str
+) -> None:
+    source = Layout(tmp_path / "source")
+    image = source.image("v", [{"a": b"1"}, {"c": os.urandom(300_000)}])
+    shell.good("copy", "-q", *INSECURE, f"oci:{source.path}:v", f"docker://{server.host}/a/b:1")
+    server.fail(f"GET .*blobs/{image.layers[1].digest}", times=1, wait=60.0)
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "a.tar").write_bytes(b"what was there")
+    words = ["copy", *INSECURE, f"docker://{server.host}/a/b:1", f"{kind}:{place}/a.tar:v"]
+    with subprocess.Popen([*COMMAND, *words], env=shell.env, stderr=subprocess.DEVNULL) as process:
+        while not server.calls(f"GET .*blobs/{image.layers[1].digest}"):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert [(path.name, path.read_bytes()) for path in place.iterdir()] == [("a.tar", b"what was there")]
+    shell.good(*words, "-q")
+    assert [path.name for path in place.iterdir()] == ["a.tar"] and (place / "a.tar").stat().st_size > 300_000
+
+
 @pytest.mark.parametrize("call", ["PATCH", "HEAD", "PUT .*manifests"])
 def test_an_interrupt_is_heard_while_a_registry_is_silent(shell: Shell, server: RegistryServer, call: str) -> None:
     server.fail(call, wait=60.0)

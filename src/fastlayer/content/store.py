@@ -119,13 +119,9 @@ class ContentStore:
 
     def check(self, digest: str) -> None:
         """Reads the whole blob. Raises ``CorruptStoreError`` when it does not hash to its name."""
-        hasher = new_hash(Digest(digest).algorithm)
         with self.open(digest) as file, explained("read", self.path_of(digest)):
-            buffer = memoryview(bytearray(_PIECE))
-            while count := cast(Any, file).readinto(buffer):
-                hasher.update(buffer[:count])
-        if hasher.hexdigest() != Digest(digest).encoded:
-            raise _damaged(self.path, digest)
+            if not hashes_to(file, Digest(digest)):
+                raise _damaged(self.path, digest)
 
     def digests(self) -> Iterator[Digest]:
         """All blobs, in no particular order; what has no digest for a name is passed over."""
@@ -332,6 +328,15 @@ def open_plain(path: Path, flags: int = 0) -> BinaryIO:
 
 def _no_file(path: Path) -> CorruptStoreError:
     return CorruptStoreError(f"{show_path(os.fspath(path))}: is no plain file: remove it and load the image again")
+
+
+def hashes_to(file: BinaryIO, digest: Digest) -> bool:
+    """Whether the file, which is read to its end, is the blob of that name. Raises ``OSError``."""
+    hasher = new_hash(digest.algorithm)
+    buffer = memoryview(bytearray(_PIECE))
+    while count := cast(Any, file).readinto(buffer):
+        hasher.update(buffer[:count])
+    return bool(hasher.hexdigest() == digest.encoded)
 
 
 def read_blob(path: Path, digest: str, limit: int) -> bytes:

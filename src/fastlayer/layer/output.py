@@ -1,7 +1,8 @@
-"""Where a file goes while it is being made: a temporary name beside the final one, and a rename when it is complete."""
+"""Where a file goes while it is being made: no name, or a temporary one, until it is complete; then a rename."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -9,18 +10,22 @@ from typing import Any
 
 from fastlayer.errors import OperandError, StorageError, show_path
 
+_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # by file systems and kernels without them
+
 
 class Output:
     """A file being written; a context manager.
 
     ``value`` is a path, a descriptor or a binary file object. A path that names a regular file, or nothing yet, is
-    written under a temporary name in the same directory; ``commit`` renames it, and leaving the block without a commit
-    removes it. FIFOs, devices, descriptors and file objects are written directly. A symbolic link is kept: what it
-    points to is replaced.
+    written in the same directory: without a name where the file system has such files (open(2), O_TMPFILE), so that
+    nothing stays of a process that is killed, else under a temporary one. ``commit`` gives it its name, and leaving the
+    block without a commit removes it. FIFOs, devices, descriptors and file objects are written directly. A symbolic
+    link is kept: what it points to is replaced.
     """
 
     def __init__(self, value: Any) -> None:
-        self._temporary: bytes | None = None
+        self._renamed = False  # into place
+        self._temporary: bytes | None = None  # the name until then, if it has one
         self._final = b""
         self._fd = -1
         self._owned = False
@@ -47,32 +52,41 @@ class Output:
     @property
     def directory(self) -> bytes | None:
         """The directory of a file that will be renamed into place."""
-        return os.path.dirname(self._final) if self._temporary else None
+        return os.path.dirname(self._final) if self._renamed else None
 
     @property
     def place(self) -> int | None:
         """The descriptor of a file that will be renamed into place, so that it can be changed anywhere; else None."""
-        return self._fd if self._temporary else None
+        return self._fd if self._renamed else None
 
     def _open(self) -> None:
         try:
             if _written_directly(self._final):
                 self._fd = os.open(self._final, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
             else:
-                self._open_temporary()
+                self._open_new()
+                self._renamed = True
         except OSError as exc:
             raise StorageError(exc.errno or 0, "cannot write", self.name) from exc
         self._owned = True
 
-    def _open_temporary(self) -> None:
+    def _open_new(self) -> None:
+        directory = os.path.dirname(self._final)
+        if os.path.exists("/proc/self/fd"):  # by which it gets its name
+            try:
+                self._fd = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+                return
+            except OSError as exc:
+                if exc.errno not in _NO_NAMELESS:
+                    raise
+        temporary = self._temporary_name()
+        self._fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._temporary = temporary
+
+    def _temporary_name(self) -> bytes:
+        """Cut, so that it fits where the final one does."""
         parent, name = os.path.split(self._final)
-        # the name is cut so that the temporary one fits where the final one does
-        self._temporary = os.path.join(parent, b".%s.fastlayer-%s" % (name[:200], os.urandom(6).hex().encode()))
-        try:
-            self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except OSError:
-            self._temporary = None
-            raise
+        return os.path.join(parent, b".%s.fastlayer-%s" % (name[:200], os.urandom(6).hex().encode()))
 
     def write(self, data: Any) -> None:
         """All of data. Raises ``StorageError`` naming the output (full disk, closed pipe as ``BrokenPipeError``)."""
@@ -91,6 +105,10 @@ class Output:
         try:
             if self._file is not None and hasattr(self._file, "flush"):
                 self._file.flush()
+            if self._renamed and self._temporary is None:
+                temporary = self._temporary_name()  # a rename replaces what is there, a link cannot
+                os.link(f"/proc/self/fd/{self._fd}", temporary, src_dir_fd=self._fd)  # linkat(2) with AT_SYMLINK_FOLLOW
+                self._temporary = temporary
             self._close()
             if self._temporary is not None:
                 os.rename(self._temporary, self._final)

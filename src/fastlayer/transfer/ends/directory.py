@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import BinaryIO, cast
 
 from fastlayer.content.files import explained, write_all
 from fastlayer.content.ingest import new_hash
-from fastlayer.content.store import open_plain
+from fastlayer.content.store import hashes_to, open_plain
 from fastlayer.errors import (
     CorruptStoreError,
     DigestMismatchError,
@@ -110,14 +109,20 @@ class DirectoryDestination:
         self.name = f"dir:{path}"
         self._path = Path(path)
         self._named: set[str] = {"version", "manifest.json"}
+        self._read: set[Digest] = set()
 
     def has(self, blob: Descriptor) -> bool:
+        """Whether it is there, and is what it is called, for which it is read once: it may be anybody's."""
         self._named.add(file_of(blob.digest))
-        try:
-            status = os.lstat(self._path / file_of(blob.digest))
-        except OSError:
-            return False
-        return stat.S_ISREG(status.st_mode) and status.st_size == blob.size
+        if blob.digest not in self._read:
+            try:
+                with open_plain(self._path / file_of(blob.digest), os.O_NOFOLLOW) as file:
+                    if os.fstat(file.fileno()).st_size != blob.size or not hashes_to(file, blob.digest):
+                        return False
+            except (OSError, CorruptStoreError):
+                return False
+            self._read.add(blob.digest)
+        return True
 
     def has_manifest(self, manifest: Descriptor) -> bool:
         return False

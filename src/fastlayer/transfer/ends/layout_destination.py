@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fastlayer.content.files import explained
 from fastlayer.content.store import REF_NAME, ContentStore, IndexEntry, check_layout
+from fastlayer.errors import CorruptStoreError, NotFoundError
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.registry.referrers import described
@@ -38,9 +39,19 @@ class LayoutDestination:
         self.name = f"oci:{layout.path}"
         self._layout = layout
         self._reference = reference
+        self._read: set[Digest] = set()
 
     def has(self, blob: Descriptor) -> bool:
-        return self._layout.has(blob.digest) and self._layout.size(blob.digest) == blob.size
+        """Whether it is there, and is what it is called, for which it is read once: it may be anybody's."""
+        if blob.digest not in self._read:
+            try:
+                if self._layout.size(blob.digest) != blob.size:
+                    return False
+                self._layout.check(blob.digest)
+            except (NotFoundError, CorruptStoreError):
+                return False
+            self._read.add(blob.digest)
+        return True
 
     def has_manifest(self, manifest: Descriptor) -> bool:
         return self.has(manifest)
