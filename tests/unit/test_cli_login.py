@@ -124,7 +124,11 @@ def test_a_wrong_login_is_kept_nowhere(server: RegistryServer, run: Run, auth: P
     assert done.code in (1, 2) and done.out == "" and done.err.count("\n") == 1
     if typed:
         assert f"{server.host}: does not take the login of jane" in done.err and typed not in done.err
-        assert "fastlayer login" not in done.err and "see how name and password are spelt" in done.err
+        assert (
+            "fastlayer login" not in done.err
+            and "log in anew" not in done.err
+            and "see how name and password are spelt" in done.err
+        )
     assert not auth.exists()
 
 

@@ -76,7 +76,7 @@ def test_a_wrong_password(server: RegistryServer) -> None:
         found.repository("a").manifest("latest")
     text = str(caught.value)
     assert "token: status 401" in text and "incorrect username or password" in text
-    assert text.endswith(f"fastlayer login {server.host}")
+    assert text.endswith(f": the login of jane is not taken, log in anew: fastlayer login {server.host}")
     assert "wr0ng" not in text and "amFuZTp3cjBuZy1wYXNz" not in text
 
 
@@ -254,7 +254,8 @@ def test_basic(server: RegistryServer) -> None:
     for who in (None, Credential("jane", "wr0ng")):
         with registry(server, who) as found, pytest.raises(RegistryDeniedError) as caught:
             found.ping()
-        assert str(caught.value).endswith(f"UNAUTHORIZED: authentication required: fastlayer login {server.host}")
+        anew = "the login of jane is not taken, log in anew: " if who else ""
+        assert str(caught.value).endswith(f"UNAUTHORIZED: authentication required: {anew}fastlayer login {server.host}")
 
 
 def test_challenges_of_others_are_not_answered(server: RegistryServer) -> None:

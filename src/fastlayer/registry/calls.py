@@ -89,7 +89,7 @@ class Calls:
                 if keep:
                     answer.keep(keep)
                 return answer
-            raise problem(answer, doing, self.registry)
+            raise problem(answer, doing, self.registry, self.tokens.login)
 
         return self.patiently(once) if repeat else once()
 

@@ -23,7 +23,7 @@ from fastlayer.registry.credentials import (
     store_credential,
 )
 from fastlayer.registry.opening import Wishes, destination, opened_registry
-from fastlayer.registry.problems import ADVICE
+from fastlayer.registry.problems import without_advice
 
 _ANY = "login"  # stands for a repository where a login is for all of them; nothing is asked of it
 _HELPER = "docker-credential-"
@@ -110,7 +110,7 @@ def ask(
 def _refused(key: str, credential: Credential, error: RegistryDeniedError) -> RegistryDeniedError:
     """Without the advice to log in."""
     who = f" of {show_path(credential.username)}" if credential.username else ""
-    words = str(error).partition(f": {ADVICE}")[0]
+    words = without_advice(str(error))
     return RegistryDeniedError(
         f"{key}: does not take the login{who} ({words}): see how name and password are spelt, or what replaces them",
         status=error.status,

@@ -12,7 +12,9 @@ from fastlayer.oci.jsontext import parse_object
 from fastlayer.registry.answers import Answer, number
 from fastlayer.registry.lines import host_of, one_line
 
-ADVICE = "fastlayer login"  # to whom a registry does not let in
+_LOGIN = "fastlayer login"  # to whom a registry does not let in
+_ANEW = "log in anew:"
+_ADVICE = re.compile(rf": (?:the login[^:]*, {_ANEW} )?{_LOGIN} .*", re.DOTALL)
 MAX_ERROR = 64 << 10  # bytes of an answer that says no
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 _WHEN = ("retry-after", "ratelimit-remaining", "ratelimit-reset")  # what says when to come again
@@ -30,17 +32,19 @@ class Refusal(NamedTuple):
     said: str
 
 
-def problem(answer: Answer, doing: str, registry: str) -> RegistryError:
+def problem(answer: Answer, doing: str, registry: str, login: str = "") -> RegistryError:
     """The error for an answer that is none of those that were hoped for; reads and closes it.
 
-    ``doing``: what was asked for, for people; ``registry``: ``HOST[:PORT]`` of the registry, for ``fastlayer login``.
+    ``doing``: what was asked for, for people; ``registry``: ``HOST[:PORT]`` of the registry, for ``fastlayer login``;
+    ``login``: the one that it has seen, such as ``the login of jane``.
     """
     host = host_of(answer.url)
     refusal = read_refusal(answer)
     said = f": {refusal.said}" if refusal.said else ""
+    advice = _advice(answer, registry, login)
     kind = _kind(answer.status, refusal.codes)
     return kind(
-        f"{host}: {doing}: status {answer.status}{_words(answer.status, refusal)}{said}{_advice(answer, registry)}",
+        f"{host}: {doing}: status {answer.status}{_words(answer.status, refusal)}{said}{advice}",
         status=answer.status,
         code=refusal.codes[0] if refusal.codes else "",
         headers={name: answer.headers[name] for name in _WHEN if name in answer.headers},
@@ -62,12 +66,18 @@ def _words(status: int, refusal: Refusal) -> str:
     return f" ({words})" if words and not refusal.codes else ""
 
 
-def _advice(answer: Answer, registry: str) -> str:
+def without_advice(text: str) -> str:
+    """A line of ``problem`` about a login, for who is logging in."""
+    return _ADVICE.sub("", text)
+
+
+def _advice(answer: Answer, registry: str, login: str) -> str:
     status = answer.status
     if status == 401:
-        return f": {ADVICE} {registry}"
+        refused = f"{login} is not taken, {_ANEW} " if login else ""
+        return f": {refused}{_LOGIN} {registry}"
     if status == 403:
-        return f": see what this login may do, or log in as somebody else: {ADVICE} {registry}"
+        return f": see what this login may do, or log in as somebody else: {_LOGIN} {registry}"
     if status == 404:
         return ": see how it is called"
     if status == 429:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastlayer._values import NamedTuple
-from fastlayer.errors import RegistryDeniedError, RegistryError, RegistryMissingError
+from fastlayer.errors import RegistryDeniedError, RegistryError, RegistryMissingError, show_path
 from fastlayer.oci.jsontext import parse_object
 from fastlayer.registry.challenge import Challenge, parse_challenges
 from fastlayer.registry.credential import Credential, basic_value
@@ -88,6 +88,15 @@ class Tokens:
     def identity_token(self) -> str:
         """What the token server gave to be used instead of the password; empty for none."""
         return self._identity
+
+    @property
+    def login(self) -> str:
+        """Whose login the registry or its token server has seen, for people; empty when it had none."""
+        with self._lock:
+            who = self._credentials
+        if who is None or not (who.password or who.identity_token or who.registry_token):
+            return ""
+        return f"the login of {show_path(who.username)}" if who.username else "the login"
 
     def authorization(self, scopes: Iterable[str]) -> str:
         """The header for a request that needs ``scopes``; empty as long as the registry has not asked for one."""
@@ -247,7 +256,7 @@ class Tokens:
             if answer.status in frozenset(else_none):
                 return None
             if answer.status != 200:
-                raise _not_missing(problem(answer, "token", self.registry))
+                raise _not_missing(problem(answer, "token", self.registry, self.login))
             found = answer.read_all(MAX_ANSWER)
         try:
             return parse_object(found, "answer", MAX_ANSWER)
