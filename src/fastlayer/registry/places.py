@@ -29,8 +29,8 @@ Bare = Literal["docker", "store"]
 
 _LOCAL: tuple[Transport, ...] = ("oci", "oci-archive", "docker-archive", "dir")
 _ELSEWHERE = {  # transport of skopeo or podman -> what to do instead
-    "containers-storage": "copy it with `skopeo copy containers-storage:NAME oci-archive:FILE` first",
-    "docker-daemon": "write it with `docker save -o FILE NAME`, then give docker-archive:FILE",
+    "containers-storage": "go by docker-archive:FILE, which `podman save` writes and `podman load` reads",
+    "docker-daemon": "go by docker-archive:FILE, which `docker save` writes and `docker load` reads",
     "ostree": "give docker://, oci:, oci-archive:, docker-archive: or dir:",
     "atomic": "give docker://, oci:, oci-archive:, docker-archive: or dir:",
     "sif": "give docker://, oci:, oci-archive:, docker-archive: or dir:",

@@ -136,7 +136,7 @@ def _named(text: str) -> Reference:
     """What is pulled is called by its tag or, if there is one, by its digest."""
     place: Place = parse_place(text)
     if place.reference is None or not place.is_registry:
-        raise UsageError(f"{text}: is no image of a registry: bring it in with `fastlayer load`")
+        raise UsageError(f"{text}: is no image of a registry: bring it in with `fastlayer copy {text} NAME`")
     found = place.reference.with_default_tag()
     return found._replace(tag="") if found.digest else found
 
