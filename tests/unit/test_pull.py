@@ -536,7 +536,7 @@ def test_foreign_layers_come_from_where_they_say(store: Store, server: RegistryS
 
 @pytest.mark.parametrize("text", ["oci:dir", "oci-archive:x.tar", "docker-archive:x.tar", "dir:x"])
 def test_what_is_no_registry(store: Store, text: str) -> None:
-    with pytest.raises(UsageError, match="load"):
+    with pytest.raises(UsageError, match=f"with `fastlayer copy {text} NAME`"):
         pull(store, text, options())
 
 
