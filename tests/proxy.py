@@ -204,7 +204,9 @@ class _Link:
                     time.sleep(free - now)
                 if not self._pass(side, piece, target):
                     return
-            target.shutdown(socket.SHUT_WR)
+            with self._lock:
+                if not self._over:  # who wakes up of a reset passes on no end
+                    target.shutdown(socket.SHUT_WR)
         except OSError:
             self.end("close")
         finally:
