@@ -300,7 +300,7 @@ def test_a_handshake_that_drips(volumes: Volumes, places: Path, monkeypatch: pyt
     monkeypatch.setenv("FASTLAYER_PLUGIN_TIMEOUT", "1")
 
     def talk(connection: socket.socket) -> None:
-        for byte in b"\x16\x03\x03\x40\x00\x02" + bytes(60):  # a record that says it is long
+        for byte in b"\x16\x03\x03\x40\x00\x02" + bytes(300):  # a record that says it is long
             connection.sendall(bytes([byte]))
             time.sleep(0.1)
 
@@ -317,7 +317,7 @@ def test_a_handshake_that_drips(volumes: Volumes, places: Path, monkeypatch: pyt
         try:
             volumes.create("data", driver="slow")
         finally:
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 15
 
 
 def test_nobody_listens(volumes: Volumes, places: Path) -> None:
