@@ -338,6 +338,54 @@ def test_across_mounts(roots: Roots) -> None:
     assert names(volume) == []
 
 
+@needs_root
+def test_what_is_mounted_elsewhere_stays_mounted(roots: Roots) -> None:
+    """A file that is a mount point in a container is none here: a rename would take the mount away in there."""
+    (roots.inside / "full/hosts").touch()
+    (roots.inside / "full/null").touch()
+    hosts = tree(roots.outside / "other", {"hosts": "mounted"}) / "hosts"
+    tree(roots.outside / "full", {"hosts": "merged", "new": "1"})
+    script = 'mount --bind "$1" "$2/hosts" && mount --bind /dev/null "$2/null" && echo ready && exec cat'
+    mounted = ["unshare", "--mount", "sh", "-c", script, "sh", str(hosts), str(roots.inside / "full")]
+    with subprocess.Popen(mounted, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        try:
+            assert other.stdout.readline() == b"ready\n"
+            there = Path(f"/proc/{other.pid}/root{roots.inside}")
+
+            def into(source: str, dest: str) -> None:
+                with side(roots.outside, source) as a, side(there, dest, "c:") as b:
+                    copy(a, b)
+
+            into("f", "/full/hosts")
+            assert hosts.read_text() == "1" and (there / "full/hosts").samefile(hosts)
+            into("full", "/")
+            assert hosts.read_text() == "merged" and (there / "full/new").read_text() == "1"
+            with pytest.raises(OperandError, match="c:/full/null: is mounted there"):
+                into("f", "/full/null")
+            tree(roots.outside / "full", {"null": "x", "new": "2"})
+            with pytest.raises(OperandError, match="/null: is mounted there"):
+                into("full", "/")
+            assert (there / "full/null").is_char_device() and (there / "full/new").read_text() == "1"
+        finally:
+            other.stdin.close()
+    assert (roots.inside / "full/hosts").read_text() == ""
+
+
+@needs_root
+def test_devices_outside_are_not_replaced(roots: Roots) -> None:
+    os.mknod(roots.outside / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.symlink("null", roots.outside / "link")
+    os.mkfifo(roots.outside / "fifo")
+    for name in ("null", "link", "fifo"):
+        with pytest.raises(OperandError, match=f"{name}: is neither a file nor a directory"):
+            roots.out("etc/passwd", name)
+    assert (roots.outside / "null").is_char_device() and (roots.outside / "fifo").is_fifo()
+    os.mknod(roots.inside / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    roots.into("f", "/null")  # in a layer it is but a name
+    assert (roots.inside / "null").read_text() == "1"
+
+
 # ---- archives --------------------------------------------------------------------------------------
 
 

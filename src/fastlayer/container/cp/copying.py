@@ -3,8 +3,8 @@
 =====================  ==============================  ====================================  ========================
 SRC                    DEST is not there               DEST is a directory                   DEST is something else
 =====================  ==============================  ====================================  ========================
-a file                 gets that name; ``DEST/`` is    goes into it                          takes its place
-                       refused
+a file                 gets that name; ``DEST/`` is    goes into it                          takes its place; outside,
+                       refused                                                               refused if not a file
 a directory            gets that name                  goes into it, and is merged with      refused
                                                        what has its name there
 ``DIR/.``              as a directory                  its content goes into it              refused
@@ -108,8 +108,16 @@ def _copy_file(what: Spot, sides: Sides, where: Spot, owner: Owner | None) -> tu
         raise OperandError(f"{dest.shown}: is not a directory")
     if dest.says_directory:
         raise NotFoundError(f"{dest.shown}: no such directory: make it first, or leave out the slash")
+    if not dest.label:
+        _refuse_special(where, dest)
     put_file(what, where.parent, where.name, owner, sides)
     return ()
+
+
+def _refuse_special(where: Spot, dest: Side) -> None:
+    """``/dev/null`` and its like are the system's: nobody who names them means that a file takes their place."""
+    if where.status is not None and not stat.S_ISREG(where.status.st_mode):
+        raise OperandError(f"{dest.shown}: is neither a file nor a directory: give a name there, or `-` for a tar")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fastlayer.container.cp.spot import Spot, opened_directory
 from fastlayer.container.cp.staging import staging
 from fastlayer.errors import OperandError, show_path
 from fastlayer.layer.clone import copy_tree
-from fastlayer.layer.mounts import same_mount
+from fastlayer.layer.mounts import is_mount_point, same_mount
 from fastlayer.layer.progress import ProgressCallback
 from fastlayer.layer.target import names_in
 
@@ -28,24 +28,28 @@ _CAPABILITY = b"security.capability"
 
 
 def put_file(source: Spot, parent: int, name: bytes, owner: Owner | None, sides: Sides) -> None:
-    """Copies what is no directory; a file, link or device of that name goes."""
+    """Copies what is no directory; a file, link or device of that name goes, but for a file that is mounted there."""
+    with opened_directory(source.parent) as place, opened_directory(parent) as target:
+        _check_mounted(place, source.name, target, name, sides.dest.shown)
+        _put_file(place, source.name, target, name, owner, sides)
+
+
+def _put_file(place: int, source: bytes, target: int, name: bytes, owner: Owner | None, sides: Sides) -> None:
     with (
-        opened_directory(source.parent) as place,
-        opened_directory(parent) as target,
         staging(target) as stage,
         _made(stage, b"work") as work,
         _made(stage, b"file") as made,
         sides.behind(place, work) as behind,
     ):
-        copier = _backend.engine().clone.PathCopier(place, made, work, source.name, behind=behind)
+        copier = _backend.engine().clone.PathCopier(place, made, work, source, behind=behind)
         try:
             while copier.step():
                 pass
         finally:
             copier.abort()
         if owner is not None:
-            _own_entry(made, source.name, owner)
-        _move(made, source.name, target, name)
+            _own_entry(made, source, owner)
+        _move(made, source, target, name)
 
 
 def put_tree(
@@ -112,7 +116,7 @@ def _made(stage: int, name: bytes) -> Iterator[int]:
 
 
 def _check(tree: int, target: int, above: bytes) -> None:
-    """Raises ``OperandError`` when a directory meets what is none."""
+    """Raises ``OperandError`` when a directory meets what is none, or a mount point what cannot be written to it."""
     for raw in names_in(tree):
         there = _status(target, raw)
         if there is None:
@@ -125,6 +129,17 @@ def _check(tree: int, target: int, above: bytes) -> None:
         elif is_directory or stat.S_ISDIR(there.st_mode):
             first, second = ("directory", "a file") if is_directory else ("file", "a directory")
             raise OperandError(f"{show_path(path)}: a {first} does not replace {second}: remove that first")
+        else:
+            _check_mounted(tree, raw, target, raw, show_path(path))
+
+
+def _check_mounted(tree: int, name: bytes, target: int, new: bytes, shown: str) -> None:
+    """What is mounted by itself stays mounted: all that can be done to it is to write a file's bytes to it."""
+    there = _status(target, new)
+    if there is None or not is_mount_point(target, new):
+        return
+    if not (stat.S_ISREG(os.lstat(name, dir_fd=tree).st_mode) and stat.S_ISREG(there.st_mode)):
+        raise OperandError(f"{shown}: is mounted there: only a file can be copied to a file that is")
 
 
 def _pour(tree: int, target: int) -> None:
@@ -144,12 +159,18 @@ def _pour(tree: int, target: int) -> None:
 
 
 def _move(source: int, name: bytes, target: int, new: bytes) -> None:
+    """A file that is a mount point, as /etc/hosts of a container, is written over: to rename something to its name is
+    refused where it is one for us, and takes the mount away where it is one for others (rename(2), mount namespaces).
+    """
+    if is_mount_point(target, new):
+        _write_over(source, name, target, new)
+        return
     try:
         os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
     except OSError as exc:
         if exc.errno not in (errno.EBUSY, errno.EXDEV):
             raise
-        _write_over(source, name, target, new)  # a file that is a mount point, as /etc/hosts of a container
+        _write_over(source, name, target, new)
 
 
 def _write_over(source: int, name: bytes, target: int, new: bytes) -> None:
