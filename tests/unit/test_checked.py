@@ -97,6 +97,69 @@ def test_a_call_that_is_wrong_makes_nothing(
 
 
 @pytest.mark.parametrize(
+    ("method", "words", "named", "message"),
+    [
+        ("exec", ("id",), {"workdir": 1}, "workdir: 1 is not a text"),
+        ("exec", ("id",), {"user": 1.5}, "user: 1.5 is not a text"),
+        ("exec", ("id",), {"privileged": "yes"}, "privileged: 'yes' is neither"),
+        ("kill", (1.5,), {}, "signal: 1.5 is not a text"),
+        ("kill", (0,), {}, "Invalid signal: 0"),
+        ("kill", (-9,), {}, "Invalid signal: -9"),
+        ("stop", (), {"timeout": "1"}, "timeout: '1' is not a number"),
+        ("logs", (), {"tail": "1"}, "tail: '1' is not a whole number"),
+        ("logs", (), {"tail": -1}, "tail: -1 is below 0"),
+        ("commit", (5,), {}, "name: 5 is not a text"),
+        ("commit", ("a:1",), {"message": None}, "message: None is not a text"),
+        ("commit", ("a:1",), {"changes": "CMD x"}, r"changes: 'CMD x' is no list of words: give \['CMD x'\]"),
+        ("commit", ("a:1",), {"pause": "no"}, "pause: 'no' is neither"),
+        ("checkpoint", (1,), {}, "name: 1 is not a text"),
+        ("rollback", (None,), {}, "name: None is not a text"),
+        ("fork", (1,), {}, "name: 1 is not a text"),
+        ("fork", ("b",), {"checkpoint": 1}, "checkpoint: 1 is not a text"),
+        ("rename", (1,), {}, "name: 1 is not a text"),
+        ("remove", (), {"force": "no"}, "force: 'no' is neither"),
+    ],
+)
+def test_methods_of_a_container(
+    method: str, words: tuple[Any, ...], named: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tree").mkdir()
+    command = Command(tmp_path / "store", FASTLAYER_DRIVER="vfs")
+    command.out("import", "-q", tmp_path / "tree", "box")
+    made = fastlayer.create("box", "sh", name="c", root=command.root)
+    with pytest.raises(UsageError, match=message):
+        getattr(made, method)(*words, **named)
+    assert command.out("ps", "-a", "--format", "{{.Names}} {{.State}}").split() == ["c", "created"]
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "named", "message"),
+    [
+        ("create", (1,), {}, "volume: 1 is not a text"),
+        ("create", ("new",), {"driver": None}, "driver: None is not a text"),
+        ("create", ("new",), {"options": ["type=tmpfs"]}, "options: .* is no mapping"),
+        ("create", ("new",), {"options": {"size": 5}}, "options: 5 is not a text"),
+        ("create", ("new",), {"labels": {"a": 1}}, "labels: 1 is not a text"),
+        ("acquire", ("data", 1), {}, "user: 1 is not a text"),
+        ("acquire", ("data", "u"), {"subpath": None}, "subpath: None is not a text"),
+        ("acquire", (1, "u"), {}, "volume: 1 is not a text"),
+        ("clone", ("data", None), {}, "volume: None is not a text"),
+        ("snapshot", ("data", 1), {}, "snapshot: 1 is not a text"),
+        ("restore", ("data", None), {}, "snapshot: None is not a text"),
+        ("remove", (1,), {}, "volume: 1 is not a text"),
+    ],
+)
+def test_methods_of_volumes(
+    method: str, words: tuple[Any, ...], named: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with fastlayer.volumes(tmp_path / "store", driver="vfs") as volumes:
+        volumes.create("data")
+        with pytest.raises(UsageError, match=message):
+            getattr(volumes, method)(*words, **named)
+        assert [known.name for known in volumes.all()] == ["data"] and not volumes.in_use()
+
+
+@pytest.mark.parametrize(
     ("named", "message"),
     [
         ({"tags": "app:1"}, r"tags: 'app:1' is no list of words: give \['app:1'\]"),

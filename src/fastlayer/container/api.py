@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastlayer._checked import text
+from fastlayer._checked import number, text, text_or_none, truth, words
 from fastlayer._values import NamedTuple
 from fastlayer.container import given
 from fastlayer.errors import RunError
@@ -32,11 +32,11 @@ class Result(NamedTuple):
 class Container:
     """A container of a store. Every method opens the store anew, so that nothing is held between two calls.
 
-    All raise ``NotFoundError`` when it has been removed.
+    All raise ``NotFoundError`` when it has been removed, and ``UsageError`` for arguments of another kind.
     """
 
     def __init__(self, identity: str, *, root: _Place = None) -> None:
-        self.id = identity
+        self.id = text("identity", identity)
         self._root = root
 
     def __repr__(self) -> str:
@@ -85,9 +85,10 @@ class Container:
             return lifecycle.wait(store, row).exit_code
 
     def logs(self, *, stdout: bool = True, stderr: bool = True, tail: int | None = None) -> bytes:
-        """What it has written."""
+        """What it has written; ``tail``: only the last lines, so many."""
         from fastlayer.container import containers, logs
 
+        tail = given.count("tail", tail)
         wanted = {name for name, asked in (("stdout", stdout), ("stderr", stderr)) if asked}
         with self._opened() as (store, row):
             lines = logs.read(containers.directory_of(store, row.id), tail=tail)
@@ -96,7 +97,7 @@ class Container:
     def exec(
         self,
         *command: str,
-        user: str = "",
+        user: str | int = "",
         workdir: str = "",
         env: Mapping[str, str] | Sequence[str] = (),
         stdin: bytes | None = None,
@@ -107,25 +108,34 @@ class Container:
         from fastlayer.container.execute import ExecOptions, execute
 
         stdin = given.data("stdin", stdin)
-        options = ExecOptions(user, workdir, given.environment(env), False, stdin is not None, privileged)
+        options = ExecOptions(
+            user=given.user("user", user),
+            workdir=text("workdir", workdir),
+            env=given.environment(env),
+            interactive=stdin is not None,
+            privileged=truth("privileged", privileged),
+        )
         ours, theirs = client.pair()
         with ours:
             with theirs, self._opened() as (store, row):
                 os.close(execute(store, row, given.command(command), options, attached=theirs).news)
             return _collected(ours, stdin)
 
-    def kill(self, signal: str = "SIGKILL") -> None:
-        """Sends its program a signal."""
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        """Sends its program a signal: a name as in signal(7), with or without SIG, or a number."""
         from fastlayer.container import lifecycle
         from fastlayer.running.signals import parse_signal
 
+        wanted = parse_signal(str(int(signal)) if isinstance(signal, int) else text("signal", signal))
         with self._opened() as (store, row):
-            lifecycle.kill(store, row, parse_signal(signal))
+            lifecycle.kill(store, row, wanted)
 
     def stop(self, *, timeout: float | None = None) -> int:
-        """Asks it to end, makes it after ``timeout`` seconds (default: its own, or 10); its exit status."""
+        """Asks it to end, makes it after ``timeout`` seconds (default: its own, or 10; below 0: never); its exit
+        status."""
         from fastlayer.container import lifecycle
 
+        timeout = None if timeout is None else number("timeout", timeout)
         with self._opened() as (store, row):
             return lifecycle.stop(store, row, timeout).exit_code
 
@@ -159,6 +169,8 @@ class Container:
         from fastlayer.container import commit, writable
         from fastlayer.container.changes import apply_changes
 
+        name, message, author = text_or_none("name", name), text("message", message), text("author", author)
+        changes, pause = words("changes", changes), None if pause is None else truth("pause", pause)
         with self._opened() as (store, row):
             layer = writable.of_container(store, row.id)
             run = apply_changes(commit.run_config(store, layer), changes)
@@ -170,19 +182,20 @@ class Container:
         from fastlayer.container import checkpoints, writable
 
         with self._opened() as (store, row):
-            checkpoints.save(store, writable.of_container(store, row.id), name)
+            checkpoints.save(store, writable.of_container(store, row.id), text("name", name))
 
     def rollback(self, name: str) -> None:
         """Goes back to a checkpoint; it must not be running."""
         from fastlayer.container import checkpoints, writable
 
         with self._opened() as (store, row):
-            checkpoints.rollback(store, writable.of_container(store, row.id), name)
+            checkpoints.rollback(store, writable.of_container(store, row.id), text("name", name))
 
     def fork(self, name: str, *, checkpoint: str | None = None) -> Container:
         """Another container with its configuration and all that it has written, now or at a checkpoint; not started."""
         from fastlayer.container import forking
 
+        name, checkpoint = text("name", name), text_or_none("checkpoint", checkpoint)
         with self._opened() as (store, row):
             return Container(forking.fork(store, row, name, checkpoint=checkpoint).id, root=self._root)
 
@@ -191,13 +204,14 @@ class Container:
         from fastlayer.container import lifecycle
 
         with self._opened() as (store, row):
-            lifecycle.rename(store, row, name)
+            lifecycle.rename(store, row, text("name", name))
 
     def remove(self, *, force: bool = False, volumes: bool = False) -> None:
         """Removes it with all that was written to it; ``force``: also when it runs; ``volumes``: and its anonymous
         volumes."""
         from fastlayer.container import lifecycle
 
+        force, volumes = truth("force", force), truth("volumes", volumes)
         with self._opened() as (store, row):
             lifecycle.remove(store, row, force=force, with_volumes=volumes)
 

@@ -1,4 +1,4 @@
-"""What ``fastlayer.run`` and ``fastlayer.create`` are given, as ``Options``: every value is of its kind, or refused."""
+"""What ``run``, ``create`` and the methods of containers are given: every value is of its kind, or refused."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ def environment(value: Any) -> tuple[str, ...]:
     return words("env", value)
 
 
+def user(name: str, value: Any) -> str:
+    """A name or a number."""
+    return str(value) if type(value) is int else text(name, value)
+
+
+def count(name: str, value: Any) -> int | None:
+    """A whole number from 0, or None."""
+    if value is not None and whole(name, value) < 0:
+        raise UsageError(f"{name}: {value} is below 0")
+    return value  # type: ignore[no-any-return]
+
+
 def data(what: str, value: Any) -> bytes | None:
     """Bytes, or None."""
     if value is None or isinstance(value, bytes | bytearray | memoryview):
@@ -72,7 +84,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         "add_hosts": _hosts,
         "stop_timeout": lambda value: whole(name, value),
         "size": lambda value: whole(name, value),
-        "user": lambda value: str(value) if type(value) is int else text(name, value),
+        "user": lambda value: user(name, value),
     }
     if name in special:
         return special[name](value)

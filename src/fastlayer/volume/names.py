@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
+from fastlayer._checked import text
 from fastlayer.errors import UsageError, show_path
 
 ANONYMOUS = "com.docker.volume.anonymous"  # Docker's label of a volume that nobody named
@@ -16,7 +17,7 @@ LONGEST = 255  # bytes of a directory's name
 
 def check_name(name: str) -> str:
     """The name. Raises ``UsageError`` unless it is one: Docker's ``RestrictedNamePattern``, at least two characters."""
-    if not is_name(name):
+    if not is_name(text("the name of a volume", name)):
         rule = f"2 to {LONGEST} letters, digits, `_`, `.` and `-`, a letter or digit first"
         raise UsageError(f"{show_path(name) or repr(name)}: not the name of a volume: {rule}")
     return name
@@ -29,7 +30,7 @@ def is_name(name: str) -> bool:
 
 def check_state_name(name: str) -> str:
     """The name of a snapshot. Raises ``UsageError`` unless it is one; a letter is enough."""
-    if not is_state_name(name):
+    if not is_state_name(text("the name of a snapshot", name)):
         rule = f"1 to {LONGEST} letters, digits, `_`, `.` and `-`, a letter or digit first"
         raise UsageError(f"{show_path(name) or repr(name)}: not the name of a snapshot: {rule}")
     return name

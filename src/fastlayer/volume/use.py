@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastlayer._checked import text
 from fastlayer.errors import DriverError, FastlayerError, NotFoundError, UsageError, show_path
 from fastlayer.volume import books
 from fastlayer.volume import subpath as parts
@@ -57,7 +58,7 @@ def acquire(store: Store, name: str, user: str, *, subpath: str = "", read_only:
     be mounted, ``StorageError``; the user has what it had before then.
     """
     _check_user(user)
-    if subpath:
+    if text("subpath", subpath):
         parts.check_subpath(subpath)
     with alone(store, name):
         volume = books.find(store, name)
@@ -155,5 +156,5 @@ def _checked(driver: str, name: str, directory: Path) -> Path:
 
 
 def _check_user(user: str) -> None:
-    if not user or len(user) > _LONGEST or not user.isprintable():
+    if not text("user", user) or len(user) > _LONGEST or not user.isprintable():
         raise UsageError(f"{show_path(user) or repr(user)}: not a user of a volume: give 1 to {_LONGEST} characters")

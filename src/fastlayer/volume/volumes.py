@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastlayer._checked import mapping, text
 from fastlayer._values import NamedTuple
 from fastlayer.errors import AlreadyExistsError, FastlayerError, InUseError, NotFoundError, UsageError, show_path
 from fastlayer.volume import books, copies, imaged, lock, populate, sizes, subpath, use
@@ -64,7 +65,7 @@ class Volumes:
         Raises ``UsageError`` for what is no name or option, ``AlreadyExistsError`` when the name is taken by a volume
         of another driver or with other options, and what the driver raises; nothing is left then.
         """
-        labels = _checked_labels(labels)
+        labels, options, driver = _checked_labels(labels), mapping("options", options), text("driver", driver)
         if name is None:
             name, labels = new_name(), {**labels, ANONYMOUS: ""}
         check_name(name)
@@ -77,7 +78,7 @@ class Volumes:
             if known is not None:
                 return known
             clear_dead(self.store, only=name)
-            new = Volume(name, driver, dict(options), labels, time.time_ns())
+            new = Volume(name, driver, options, labels, time.time_ns())
             if driver != LOCAL and _is_there(keeper, name):
                 books.adopt(self.store, new)
                 return new
@@ -130,7 +131,7 @@ class Volumes:
 
     def find(self, name: str) -> Volume:
         """Raises ``NotFoundError``."""
-        return books.find(self.store, name)
+        return books.find(self.store, text("the name of a volume", name))
 
     def all(self) -> list[Volume]:
         """All volumes, by name."""
@@ -226,7 +227,7 @@ class Volumes:
 
     def restore(self, name: str, state: str) -> Copied:
         """The volume holds again what it held then. Raises ``InUseError`` while somebody works with its files."""
-        self.copied = copies.restore(self.store, name, state)
+        self.copied = copies.restore(self.store, name, text("the name of a snapshot", state))
         return self.copied
 
     def export(self, name: str, output: Output, *, compression: str | None = None) -> Layer:
@@ -351,8 +352,9 @@ def _is_there(keeper: Any, name: str) -> bool:
     return True
 
 
-def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+def _checked_labels(given: Mapping[str, str]) -> dict[str, str]:
+    labels = mapping("labels", given)
     for key, value in labels.items():
         if not key or "=" in key or "\0" in key + value:
             raise UsageError(f"label {show_path(key) or repr(key)}: give a name without `=`")
-    return dict(labels)
+    return labels
