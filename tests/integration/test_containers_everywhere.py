@@ -120,6 +120,7 @@ fl rm d
 fl ps -aq
 fl run --rm -m 64m box echo limited
 fl run --rm --name n box nope || echo $?
+fl run --rm -u 2000000000:0 box true || echo $?
 for r in crun runc; do
   if command -v $r > /dev/null; then fl run --rm --runtime $r --network none box ls /sys/class/net; else echo lo; fi
 done
@@ -137,9 +138,10 @@ def test_of_a_plain_user(tmp_path: Path, driver: str) -> None:
     words = done.stdout.split()
     assert words[:4] == ["0", "x", "lo", "lo"] and len(words[4]) == 64, done.stdout
     assert words[5:] == [
-        *("0", "13", "A", "/root/y", "1", "d", "4", "d", "d", "137", "d", "limited", "127", "lo", "lo")
+        *("0", "13", "A", "/root/y", "1", "d", "4", "d", "d", "137", "d", "limited", "127", "125", "lo", "lo")
     ], done.stdout
     assert "Limitation discarded" in done.stderr
+    assert "the user 2000000000:0 is not among the ids of this user namespace: give this user ranges" in done.stderr
 
 
 # ---- from Python -----------------------------------------------------------------------------------

@@ -110,6 +110,8 @@ def parent(pid: int) -> int:
         ["--device", "/dev/null:/dev/x:r"],
         ["--readonly-image", "--storage-opt", "size=1m"],
         ["--env-file", "/does/not/exist"],
+        ["--env-file", "/dev/zero"],
+        ["--label-file", "/dev/zero"],
     ],
     ids=" ".join,
 )

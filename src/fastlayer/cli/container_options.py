@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_FILE_MAX = 16 << 20  # bytes of an --env-file: more than execve(2) takes
+
 _NO_BRIDGE = (
     "there is no bridge network here, so no port can be published: the default is the host's network, "
     "where a program listens on the host's ports itself"
@@ -225,9 +227,12 @@ def _lines(option: str, path: str) -> list[str]:
     """``NAME=VALUE`` lines as Docker reads them: blanks before a name do not count, everything after ``=`` does."""
     try:
         with open(path, "rb") as file:
-            raw = file.read().removeprefix(codecs.BOM_UTF8).split(b"\n")
+            data = file.read(_FILE_MAX + 1)
     except OSError as exc:
         raise declare.LineError(f"{option} {path}: {exc.strerror}") from None
+    if len(data) > _FILE_MAX:
+        raise declare.LineError(f"{option} {path}: has more than {_FILE_MAX >> 20} MiB: no program can be given that")
+    raw = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     found = []
     for number, line in enumerate(raw, 1):
         try:

@@ -43,9 +43,13 @@ def _has(ranges: tuple[Range, ...], number: int) -> bool:
 def check_mapped(maps: IdMaps, uid: int, gid: int) -> None:
     """Raises ``RunError`` for a user or group that a program cannot become there; without /proc nobody knows."""
     if maps.uids and maps.gids and not (maps.has_user(uid) and maps.has_group(gid)):
-        raise RunError(
-            f"the user {uid}:{gid} is not among the ids of this user namespace", remedy=f"{RANGES}, or run as root"
-        )
+        raise not_mapped(uid, gid)
+
+
+def not_mapped(uid: int, gid: int, errnum: int = 0) -> RunError:
+    """The error of a program that cannot become that user."""
+    message = f"the user {uid}:{gid} is not among the ids of this user namespace"
+    return RunError(message, remedy=f"{RANGES}, or run as root", errnum=errnum)
 
 
 def give(place: int | str | os.PathLike[str], uid: int, gid: int) -> None:

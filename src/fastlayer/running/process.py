@@ -30,6 +30,7 @@ _STAGES = {
     7: "set capabilities",
     9: "set limits (ulimit)",
 }
+_OF_IDS = (5, 6)
 _TICK = 0.03  # seconds between two looks at `stop`
 
 
@@ -172,6 +173,8 @@ def _not_started(program: RunProgram, stage: int, errnum: int) -> RunError:
     name = os.fsdecode(program.argv[0])
     if stage == _EXEC:
         return not_executed(name, errnum, searched=len(program.paths) > 1)
+    if stage in _OF_IDS and errnum == errno.EINVAL:  # user_namespaces(7): an id without a mapping
+        return idmaps.not_mapped(program.uid, program.gid, errnum)
     about = os.fsdecode(program.cwd) if stage == 2 else ""
     return _cannot(Failure(_STAGES.get(stage, f"stage {stage}"), about, errnum))
 
