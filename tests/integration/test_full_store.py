@@ -16,6 +16,7 @@ from fastlayer.image.images import Images
 from fastlayer.maintenance.recover import check_store
 from fastlayer.store import reserve
 from fastlayer.store.store import Store, open_store
+from tests.containers import Command, make_root
 from tests.filesystems import need_root
 from tests.integration.command import COMMAND
 from tests.stores import imported, tree, vfs_store
@@ -86,6 +87,27 @@ def test_what_was_given_up_is_taken_back(small: Path, tmp_path: Path) -> None:
     os.unlink(small / "filler")
     open_store(root).close()
     assert (root / "reserve").stat().st_size == reserve.SIZE
+
+
+def test_the_room_is_not_for_what_others_write(small: Path, tmp_path: Path) -> None:
+    """A container's program and ``cp`` fill what is free, and can be removed still: the reserve is not theirs."""
+    command = Command(small / "store", FASTLAYER_DRIVER="overlay2")
+    command.out("import", "-q", make_root(tmp_path / "root"), "box")
+    command.out("create", "--name", "c", "box", "sh", "-c", "cat /dev/zero > /root/$(date +%s%N)")
+    command.out("run", "-d", "--name", "d", "box", "sleep", "1000")
+    (tmp_path / "big").write_bytes(bytes(2 << 20))
+    (tmp_path / "little").write_bytes(bytes(50 << 10))
+    fill(small)
+    for number in range(8):
+        command.run("start", "-a", "c")
+        command.run("exec", "d", "sh", "-c", "cat /dev/zero > /root/y")
+        command.run("cp", tmp_path / "big", "c:/big")
+        command.run("cp", tmp_path / "little", f"c:/little{number}")
+        assert (small / "store/reserve").stat().st_blocks * 512 >= 256 << 10, number
+    command.out("rm", "-f", "d")
+    command.out("rm", "c")
+    assert command.out("ps", "-aq") == ""
+    command.out("store", "check")
 
 
 def test_a_full_file_system_is_named(small: Path, tmp_path: Path) -> None:

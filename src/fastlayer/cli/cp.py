@@ -48,6 +48,7 @@ def command(**given: Any) -> int:
         roots = _Roots(stack, store)
         sides = [_side(roots, word) for word in (source, dest)]
         report = stack.enter_context(Reporter(given["progress"], quiet=given["quiet"]))
+        store.take_back_room()
         warnings = _copy(given, sides[0], sides[1], report)
     output.warn(warnings, given["quiet"])
     return 0

@@ -71,6 +71,7 @@ def execute(
         raise RunError(f"Container {container.name} is paused: `fastlayer unpause` it before exec")
     with ExitStack() as ends:
         made = _Exec(store, container, found.pid, options, ends)
+        store.take_back_room()
         try:
             return made.begin(command, attached, size)
         except FastlayerError as exc:

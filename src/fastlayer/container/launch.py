@@ -144,7 +144,9 @@ class _Launch:
             **self._cleanup(),
         )
         try:
-            return self._run(self._spec(theirs)._replace(cgroups=limits.procs, size=size), watch, streams, ours)
+            spec = self._spec(theirs)._replace(cgroups=limits.procs, size=size)
+            self._store.take_back_room()
+            return self._run(spec, watch, streams, ours)
         except BaseException:
             self._drop_cgroups(limits.paths)
             raise

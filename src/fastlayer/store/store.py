@@ -169,6 +169,11 @@ class Store:
             more = reserve.release_if_full(self.root)
             self._released = reserve.Released(self._released.space or more.space, self._released.inodes + more.inodes)
 
+    def take_back_room(self) -> None:
+        """Before bytes of others are written here, of any number: they are not to have the reserve."""
+        if not self.read_only:
+            reserve.take_back(self.root, self._released)
+
     def close(self) -> None:
         spare.renew(self.database)
         self.database.close()
