@@ -98,13 +98,16 @@ def test_the_room_is_not_for_what_others_write(small: Path, tmp_path: Path) -> N
     (tmp_path / "big").write_bytes(bytes(2 << 20))
     (tmp_path / "little").write_bytes(bytes(50 << 10))
     fill(small)
-    for number in range(8):
-        command.run("start", "-a", "c")
-        command.run("exec", "d", "sh", "-c", "cat /dev/zero > /root/y")
-        command.run("cp", tmp_path / "big", "c:/big")
-        command.run("cp", tmp_path / "little", f"c:/little{number}")
-        assert (small / "store/reserve").stat().st_blocks * 512 >= 256 << 10, number
-    command.out("rm", "-f", "d")
+    try:
+        for number in range(8):
+            command.run("start", "-a", "c")
+            command.run("exec", "d", "sh", "-c", "cat /dev/zero > /root/y")
+            command.run("cp", tmp_path / "big", "c:/big")
+            command.run("cp", tmp_path / "little", f"c:/little{number}")
+            assert (small / "store/reserve").stat().st_blocks * 512 >= 256 << 10, number
+        command.out("rm", "-f", "d")
+    finally:
+        command.run("kill", "d")
     command.out("rm", "c")
     assert command.out("ps", "-aq") == ""
     command.out("store", "check")
