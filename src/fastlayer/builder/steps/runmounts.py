@@ -58,7 +58,7 @@ class Mounts:
         value["source"] = mount.source
         if origin.chain:
             return {**value, "from": origin.chain}
-        path = _inside(mount.source)
+        path = _source(origin, mount)
         digest = origin.tree().digest(path).hex()
         return {**value, "content": digest, "_details": [[path.decode("utf-8", "surrogateescape"), digest]]}
 
@@ -106,7 +106,7 @@ class Mounts:
         from fastlayer.running.spec import Bind
 
         origin = self._origin(number, mount)
-        path = _inside(mount.source)
+        path = _source(origin, mount)
         copied = not mount.readonly or origin.hidden is not None or (origin.chain and not detached_can_be_bound())
         place = self._copied(origin, path) if copied else None
         if place is None:
@@ -142,7 +142,7 @@ class Mounts:
         seed = None
         if mount.source_of:
             origin = self._origin(number, mount)
-            seed = _seeder(self._shop, origin, _inside(mount.source))
+            seed = _seeder(self._shop, origin, mount)
         mode = mount.mode if mount.mode is not None else 0o755
         return cachemounts.Access(mode, mount.uid or 0, mount.gid or 0, seed)
 
@@ -197,9 +197,14 @@ def detached_can_be_bound() -> bool:
     return numbers >= (6, 15)
 
 
-def _inside(source: str) -> bytes:
-    """A path relative to the root of where it comes from; ``..`` stops there."""
-    return os.fsencode(posixpath.normpath("/" + source).lstrip("/"))
+def _source(origin: Origin, mount: RunMount) -> bytes:
+    """Where the source is in what it comes from: its root is that of all links, and ``..`` stops there.
+
+    No link is left in it, so that it is the content that is in a key and in a copy. Raises ``DockerfileError``.
+    """
+    from fastlayer.builder.copying.trees import clean, encode, link_of, resolve
+
+    return resolve(clean(encode(mount.source)), link_of(origin.tree()))
 
 
 def _found(root: int, path: bytes, source: str, ends: ExitStack) -> str:
@@ -214,12 +219,12 @@ def _found(root: int, path: bytes, source: str, ends: ExitStack) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"  # which other processes can follow, too
 
 
-def _seeder(shop: Any, origin: Origin, path: bytes) -> Any:
+def _seeder(shop: Any, origin: Origin, mount: RunMount) -> Any:
     from fastlayer.builder.steps.staged import fill
 
     def seed(place: Path) -> None:
         try:
-            fill(shop, origin, path, place)
+            fill(shop, origin, _source(origin, mount), place)
         except FastlayerError as exc:
             raise DockerfileError(f"--mount=type=cache: {exc}") from exc
 

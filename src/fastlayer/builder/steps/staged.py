@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fastlayer.running.idmaps import give
 
 if TYPE_CHECKING:
     from fastlayer.builder.steps.origins import Origin
@@ -12,11 +15,19 @@ if TYPE_CHECKING:
 
 
 def copy_out(shop: Workshop, origin: Origin, path: bytes) -> str:
-    """The path of a copy that ends with the build: of a directory with all below it, or of a file."""
+    """The path of a copy that ends with the build: of a directory with all below it, or of a file.
+
+    ``path``: without links. The directory's mode and owner are those of the original: what keeps others out is above.
+    """
     place = shop.directory()
     fill(shop, origin, path, place)
     entry = origin.tree().find(path)
-    return os.fspath(place) if entry is None or entry.mode & 0o170000 == 0o040000 else os.fspath(place / "file")
+    if entry is None or not stat.S_ISDIR(entry.mode):
+        return os.fspath(place / "file")
+    if os.geteuid() == 0:
+        give(place, entry.uid, entry.gid)
+    place.chmod(stat.S_IMODE(entry.mode))
+    return os.fspath(place)
 
 
 def fill(shop: Workshop, origin: Origin, path: bytes, place: Path) -> None:
