@@ -98,6 +98,33 @@ def test_limits_are_kept_when_builds_end(tmp_path: Path, root: Path) -> None:
     assert made.rows("cache", "limit", "--clear") == []
 
 
+def test_whoever_wants_another_directory_has_another(tmp_path: Path, root: Path) -> None:
+    """Root's own cache, and one with files of a context, do not get in the way of a user's."""
+    made = machine(tmp_path, root, "one")
+    (made.context / "seed").mkdir()
+    (made.context / "seed/file").write_text("seed 1\n")
+    base = made.context / "Dockerfile"
+    base.write_text("FROM scratch\nCOPY seed /seed\n")
+    made.good("build", "-q", "-t", "seed", made.context)
+    base.write_text(
+        "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c touch /c/of-root; test ! -e /c/mine\n"
+        "RUN --mount=type=cache,target=/c,from=seed,source=/seed cat /c/file; echo seed $N > /c/file\n"
+        "USER app\nRUN --mount=type=cache,target=/c,uid=1000,mode=0700 ls /c; ls -ld /c; touch /c/mine\n"
+    )
+    for number in (1, 2):
+        lines = made.build("--build-arg", f"N={number + 1}")
+        assert any(line.endswith(f"seed {number}") for line in lines), lines
+        assert any("drwx------" in line and " app " in line for line in lines), lines
+        assert not any(line.endswith("of-root") for line in lines if "touch" not in line), lines
+    names = {row["What"] for row in made.rows("cache", "ls") if row["Type"] == "mount"}
+    (seeded,) = names - {"/c", "/c,uid=1000,mode=0700"}
+    assert len(names) == 3 and seeded.startswith("/c,from=") and seeded.endswith(",source=/seed")
+    made.good("cache", "export", "--id", "/c,uid=1000,mode=0700", tmp_path / "kept")
+    made.good("cache", "prune", "-f", "--type", "mount")
+    made.good("cache", "import", tmp_path / "kept")
+    assert any(line.endswith(" mine") for line in made.build("--build-arg", "N=9"))
+
+
 def test_prune_of_mounts(tmp_path: Path, root: Path) -> None:
     made = machine(tmp_path, root, "one")
     made.build()

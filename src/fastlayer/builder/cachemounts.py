@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastlayer.store.store import Store
 
 Sharing = str  # shared, private or locked
+MODE = 0o755  # of a new one
 _PAUSE = 0.05  # seconds between attempts at a lock
 _DATA, _LOCK = "data", "lock"
 
@@ -44,7 +45,7 @@ class CacheMount(NamedTuple):
 class Access(NamedTuple):
     """How a new directory is made: its mode and owner, and what is put into it."""
 
-    mode: int = 0o755
+    mode: int = MODE
     uid: int = 0
     gid: int = 0
     seed: Callable[[Path], None] | None = None

@@ -36,7 +36,7 @@ class Mounts:
         self._ends = ends
         self._all = [parse_mount(text, lambda word: lexer.word(word, task.state.env)) for text in command.mounts]
         self._origins: dict[int, Origin] = {}
-        self._caches: dict[str, Path] = {}  # by id, those that are taken
+        self._caches: dict[int, Path] = {}  # by number, when they are taken
 
     def inputs(self) -> list[dict[str, Any]]:
         """What of them decides the result: content that is bound; not secrets, agents, or what caches hold."""
@@ -122,8 +122,7 @@ class Mounts:
     def _cache(self, number: int, mount: RunMount, _ends: ExitStack) -> tuple[list[Any], dict[str, str]]:
         from fastlayer.running.spec import Bind
 
-        place = self._caches[mount.id or self._target(number, mount)]
-        return [Bind(os.fspath(place), self._target(number, mount), readonly=mount.readonly)], {}
+        return [Bind(os.fspath(self._caches[number]), self._target(number, mount), readonly=mount.readonly)], {}
 
     def _take_caches(self, ends: ExitStack) -> None:
         """All directories of cache mounts, each once, in the order of their ids: no two steps wait for each other, and
@@ -131,19 +130,33 @@ class Mounts:
         wanted: dict[str, list[tuple[int, RunMount]]] = {}
         for number, mount in enumerate(self._all):
             if mount.type == "cache":
-                wanted.setdefault(mount.id or self._target(number, mount), []).append((number, mount))
+                wanted.setdefault(self._identity(number, mount), []).append((number, mount))
         for identity, mounts in sorted(wanted.items()):
             sharing = max((mount.sharing or "shared" for _, mount in mounts), key=_STRICTER.index)
             self._shop.will_have(identity)
             use = cachemounts.use(self._shop.store, identity, sharing, self._access(*mounts[0]), self._shop.check)
-            self._caches[identity] = ends.enter_context(use)
+            place = ends.enter_context(use)
+            self._caches |= {number: place for number, _ in mounts}
+
+    def _identity(self, number: int, mount: RunMount) -> str:
+        """The id of a cache mount: its own or its target, and what a new one would be besides an empty directory of
+        root's. Who asks for another one gets another one (as BuildKit, whose key is the id and what it is made from).
+        """
+        words = [mount.id or self._target(number, mount)]
+        if mount.source_of:
+            origin = self._origin(number, mount)
+            words += [f"from={(origin.chain or origin.tree().digest(_source(origin, mount)).hex())[-12:]}"]
+            words += [f"source={mount.source}"] if origin.chain and mount.source else []
+        words += [f"{name}={value}" for name, value in (("uid", mount.uid), ("gid", mount.gid)) if value]
+        words += [f"mode={mount.mode:04o}"] if mount.mode not in (None, cachemounts.MODE) else []
+        return ",".join(words)
 
     def _access(self, number: int, mount: RunMount) -> cachemounts.Access:
         seed = None
         if mount.source_of:
             origin = self._origin(number, mount)
             seed = _seeder(self._shop, origin, mount)
-        mode = mount.mode if mount.mode is not None else 0o755
+        mode = mount.mode if mount.mode is not None else cachemounts.MODE
         return cachemounts.Access(mode, mount.uid or 0, mount.gid or 0, seed)
 
     def _tmpfs(self, number: int, mount: RunMount, _ends: ExitStack) -> tuple[list[Any], dict[str, str]]:
