@@ -75,6 +75,12 @@ def test_a_dockerfile_that_is_too_large_for_a_memo(made: Builder) -> None:
         assert outcome(made.build())
 
 
+def test_a_long_chain_of_stages(made: Builder) -> None:
+    chain = "".join(f"FROM s{number} AS s{number + 1}\n" for number in range(1000))
+    made.write(f"FROM scratch AS s0\n{chain}COPY Dockerfile /\n")
+    assert outcome(made.build())["[s1000 2/2] COPY Dockerfile /"] == "DONE"
+
+
 def test_an_error_is_one_line_that_can_be_read(made: Builder) -> None:
     made.write("FROM busybox\nENV A=1 " + "x" * 1_000_000 + "\n")
     assert len(made.build(code=1)[-1]) < 5000

@@ -49,6 +49,7 @@ class Solver:
         for thread in threads:
             thread.start()
         try:
+            self._work()
             return self.state_of(self._target)
         except BaseException:
             self._shop.stop.set()
@@ -77,7 +78,8 @@ class Solver:
         return number if 0 <= number < before else None
 
     def _work(self) -> None:
-        """Takes the next stage that nobody is at, the earliest first."""
+        """Takes the next stage that nobody is at, the earliest first: others are at all that it needs, or were, so that
+        no chain of stages is too long."""
         for number in sorted(self._needed):
             if self._shop.stop.is_set():
                 return
