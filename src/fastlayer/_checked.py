@@ -10,6 +10,8 @@ from typing import Any
 
 from fastlayer.errors import UsageError
 
+_TEN_THOUSAND = 253_402_300_800  # the first second of that year
+
 
 def text(name: str, value: Any) -> str:
     """A text. Raises ``UsageError``, as all of these do; ``name``: of the argument."""
@@ -42,6 +44,13 @@ def whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise UsageError(f"{name}: {value!r} is not a whole number (sizes are bytes)")
     return value
+
+
+def seconds(name: str, value: Any) -> int:
+    """A time in whole seconds since 1970, of a year that RFC 3339 can write."""
+    if not 0 <= whole(name, value) < _TEN_THOUSAND:
+        raise UsageError(f"{name}={value} is no time: give seconds since 1970, and none after the year 9999")
+    return int(value)
 
 
 def number(name: str, value: Any) -> int | float:

@@ -169,6 +169,8 @@ def test_methods_of_volumes(
         ({"platform": ["linux/amd64"]}, "platform: .* is not a text"),
         ({"no_cache": "yes"}, "no_cache: 'yes' is neither"),
         ({"source_date_epoch": "0"}, "source_date_epoch: '0' is not a whole number"),
+        ({"source_date_epoch": -1}, "source_date_epoch=-1 is no time"),
+        ({"source_date_epoch": 2**70}, f"source_date_epoch={2**70} is no time"),
         ({"allow": "security.insecure"}, "allow: .* is no list"),
         ({"cache_from": "dir"}, "cache_from: .* is no list"),
         ({"file": 5}, "file: 5 is not a text"),

@@ -148,8 +148,11 @@ def test_source_date_epoch(trees: tuple[Path, Path], tmp_path: Path) -> None:
     by_option = good("diff", *trees, "-o", "-", "--source-date-epoch", "100")
     by_environment = good("diff", *trees, "-o", "-", env={"SOURCE_DATE_EPOCH": "100"})
     assert by_option == by_environment != good("diff", *trees, "-o", "-")
-    done = fastlayer("diff", *trees, "-o", "-", env={"SOURCE_DATE_EPOCH": "soon"})
-    assert done.returncode == 2 and b"SOURCE_DATE_EPOCH" in done.stderr
+    for text in ("soon", "253402300800", "9" * 5000):
+        done = fastlayer("diff", *trees, "-o", "-", env={"SOURCE_DATE_EPOCH": text})
+        assert done.returncode == 2 and b"SOURCE_DATE_EPOCH" in done.stderr
+    done = fastlayer("diff", *trees, "-o", "-", "--source-date-epoch", str(1 << 70))
+    assert done.returncode == 2 and b"--source-date-epoch" in done.stderr
 
 
 def test_stacks_by_plus_and_by_flags(trees: tuple[Path, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastlayer._checked import mapping, text, text_or_none, truth, whole, words
+from fastlayer._checked import mapping, seconds, text, text_or_none, truth, words
 from fastlayer.builder.effects import Given
 from fastlayer.builder.options import Options
 from fastlayer.builder.progress import Journal, Observer, Silent
@@ -68,7 +68,7 @@ def build(
         arguments=mapping("build_args", build_args or {}),
         labels=mapping("labels", labels or {}),
         no_cache=truth("no_cache", no_cache),
-        epoch=None if source_date_epoch is None else whole("source_date_epoch", source_date_epoch),
+        epoch=None if source_date_epoch is None else seconds("source_date_epoch", source_date_epoch),
         isolation=text_or_none("isolation", isolation),
         leave=parse_leave(words("allow", allow)),
         pull=parse_pull(text("pull", pull)),

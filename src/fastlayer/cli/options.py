@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from fastlayer._checked import seconds
 from fastlayer.cli.line import declare
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,15 +101,15 @@ def limits(given: dict[str, Any]) -> Any:
 
 
 def source_date_epoch(value: int | None) -> int | None:
-    """The option if given, else SOURCE_DATE_EPOCH of the environment (seconds since 1970)."""
+    """The option if given, else SOURCE_DATE_EPOCH of the environment (seconds since 1970). Raises ``UsageError``."""
     if value is not None:
-        return value
+        return seconds("--source-date-epoch", value)
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
         return None
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise declare.LineError(f"SOURCE_DATE_EPOCH={text!r} is not a number of seconds: set it to one or unset it")
-    return int(text)
+    return seconds("SOURCE_DATE_EPOCH", int(text))
 
 
 _UNITS = {
