@@ -179,6 +179,12 @@ def test_nobody_there(tmp_path: Path) -> None:
         get("http://", tmp_path)
 
 
+def test_a_server_without_tls(server: str, tmp_path: Path) -> None:
+    """The numbers of TLS's errors are not the system's: 1 is no EPERM."""
+    with pytest.raises(OperandError, match="SSL"):
+        get(server.replace("http://", "https://") + "/x", tmp_path)
+
+
 def test_add_of_an_address(server: str, tmp_path: Path) -> None:
     found = gathered(f"ADD --chown=3 {server}/dir/file.txt /x/", None, tmp_path)
     copying = found.place(None, workdir="/", created_ns=7)

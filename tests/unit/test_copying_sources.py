@@ -207,7 +207,7 @@ def test_a_missing_source_says_what_is_near(tmp_path: Path, open_tree: Open) -> 
         "d/modul.py": "d/modul.py: not found: did you mean module.py?",
         "no/such/thing": "no/such/thing: not found: there is no directory /no/such",
         "file/x": "file/x: not found: /file is not a directory",
-        "gone": "gone: not found",
+        "gone": "gone: not found: it is a link to nowhere, and nothing is there",
         "loop": "too many symbolic links",
     }
     for source, message in cases.items():

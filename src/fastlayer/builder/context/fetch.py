@@ -119,7 +119,9 @@ def _copy(response: Any, write: Callable[[bytes], object], limit: int, name: str
 
 
 def _reason(error: object) -> str:
-    number = (error.errno or 0) if isinstance(error, OSError) else 0
+    from ssl import SSLError  # whose numbers are none of the system's
+
+    number = (error.errno or 0) if isinstance(error, OSError) and not isinstance(error, SSLError) else 0
     text = os.strerror(number) if number > 0 else str(error)
     return show_path(" ".join(text.split()) or type(error).__name__)
 

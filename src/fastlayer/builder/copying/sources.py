@@ -238,6 +238,9 @@ class _Finder:
     # ---- messages ------------------------------------------------------------------------------
 
     def _missing(self, path: bytes, source: str) -> str:
+        found = self._tree.find(path)
+        if found is not None and found.link:
+            return f"{source}: not found: it is a link to {show_path(found.link)}, and nothing is there"
         directory = resolve(parent(path), self._link_of)
         names = [decode(name) for name in self._tree.names(directory)]
         close = nearest(decode(path.rpartition(b"/")[2]), names)
