@@ -200,6 +200,26 @@ def test_an_isolation_that_is_found_has_to_fit_too(made: Builder, monkeypatch: p
     assert fastlayer.build(made.context, root=made.root).steps == 1
 
 
+def test_why_an_isolation_is_not_the_first_is_told(made: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastlayer.builder.progress import Silent
+    from fastlayer.running import isolation
+    from fastlayer.running.native import Native
+
+    notes: list[str] = []
+    monkeypatch.setattr(Native, "probe", lambda _: isolation.Probe(False, "not today", "wait"))
+    monkeypatch.setattr(isolation, "_HOME", {name: isolation._HOME[name] for name in ("native", "chroot")})
+    monkeypatch.setattr(isolation, "_chosen", {})
+    monkeypatch.setattr(isolation, "_passed_over", {})
+    monkeypatch.setattr(Silent, "note", lambda _self, _vertex, text: notes.append(text))
+    made.write("FROM busybox\nRUN true\nRUN true again\n")
+    with pytest.raises(fastlayer.BuildError, match=r"use --driver vfs, .* \(native: not today: wait\)$"):
+        fastlayer.build(made.context, root=made.root, driver="overlay2")
+    fastlayer.build(made.context, root=made.root, driver="vfs", isolation="chroot")
+    assert not notes  # it was asked for
+    fastlayer.build(made.context, root=made.root, driver="vfs", no_cache=True)
+    assert notes == ["isolation chroot (native: not today: wait)"]
+
+
 def test_files_and_configuration(made: Builder, tmp_path: Path) -> None:
     made.write(
         "FROM busybox\nENV A=1 B=$A\nWORKDIR /w\nRUN echo $A > f && id -u > /u\nUSER app\n"

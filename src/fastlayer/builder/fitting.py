@@ -33,11 +33,14 @@ def fit(store: Store, wanted: str | None, plan: Plan) -> None:
 
 def check_fit(store: Store, isolation: Isolation) -> None:
     """The same of an isolation that was found to work. Raises ``DriverError``."""
+    from fastlayer.running.isolation import passed_over
+
     if not isolation.mounts and not store.snapshotter.driver.directories:
-        raise _refusal(isolation.name, store.snapshotter.driver.name)
+        raise _refusal(isolation.name, store.snapshotter.driver.name, passed_over(isolation.name))
 
 
-def _refusal(isolation: str, driver: str) -> DriverError:
+def _refusal(isolation: str, driver: str, others: str = "") -> DriverError:
     return DriverError(
         f"isolation {isolation} mounts nothing, and snapshots of the driver {driver} have to be mounted: {_WAY_OUT}"
+        + (f" ({others})" if others else "")
     )

@@ -31,6 +31,7 @@ _HOME = {
     "chroot": "fastlayer.running.chroot:Chroot",
 }
 _chosen: dict[str, Isolation] = {}  # what has worked in this process
+_passed_over: dict[str, str] = {}  # by what was found to work: why those before it do not
 
 
 class Probe(NamedTuple):
@@ -114,14 +115,28 @@ def choose(wanted: str | None = None) -> Isolation:
     A demand is met or refused, never replaced. Raises ``RunError`` with the reasons and what would help.
     """
     wanted = asked(wanted)
-    reasons = []
+    reasons: list[str] = []
     for name in (wanted,) if wanted else _HOME:
-        if name in _chosen:
-            return _chosen[name]
+        found = _working(name, reasons)
+        if found is not None:
+            if not wanted:
+                _passed_over[name] = "; ".join(reasons)
+            return found
+    raise RunError(f"no way to run a step: {'; '.join(reasons)}")
+
+
+def passed_over(name: str, wanted: str | None = None) -> str:
+    """What those before it said, when ``choose(wanted)`` came to this one by itself; empty: nothing came before it."""
+    return "" if asked(wanted) else _passed_over.get(name, "")
+
+
+def _working(name: str, reasons: list[str]) -> Isolation | None:
+    """None, and one reason more, when it does not work here."""
+    if name not in _chosen:
         found = isolation(name)
         verdict = found.probe()
-        if verdict.works:
-            _chosen[name] = found
-            return found
-        reasons.append(f"{name}: {verdict.why}" + (f": {verdict.remedy}" if verdict.remedy else ""))
-    raise RunError(f"no way to run a step: {'; '.join(reasons)}")
+        if not verdict.works:
+            reasons.append(f"{name}: {verdict.why}" + (f": {verdict.remedy}" if verdict.remedy else ""))
+            return None
+        _chosen[name] = found
+    return _chosen[name]

@@ -84,7 +84,7 @@ class _Run:
 
     def do(self) -> LayerInfo | None:
         shop = self.shop
-        isolation = shop.isolation
+        isolation = self._isolation()
         key = shop.new_key()
         snapshotter = shop.snapshotter
         snapshotter.prepare(key, shop.ensure(self.state), lease=shop.lease)
@@ -96,6 +96,16 @@ class _Run:
             if snapshotter.exists(key):
                 snapshotter.remove(key)
             raise
+
+    def _isolation(self) -> Isolation:
+        """The first step that runs tells when it is not that which is tried first, and why."""
+        from fastlayer.running.isolation import passed_over
+
+        found = self.shop.isolation
+        others = passed_over(found.name, self.shop.options.isolation)
+        if others:
+            self.shop.once("isolation is told", lambda _: self.task.work.note(f"isolation {found.name} ({others})"))
+        return found
 
     def _run(self, key: str, isolation: Isolation) -> None:
         from fastlayer.running.spec import Ids, Spec
