@@ -101,3 +101,17 @@ def test_a_copy_has_the_mode_and_the_owner_of_a_directory(made: Builder) -> None
         "RUN --mount=from=other,source=d,target=/m,rw touch /m/written && ls -ldn /m\n"
     )
     assert any("drwxr-s---" in line and " 1000 " in line for line in made.build())
+
+
+# ---- nothing ---------------------------------------------------------------------------------------
+
+
+@MODES
+def test_scratch_is_an_empty_directory(made: Builder, mode: str) -> None:
+    """Of everybody's, and asked of no registry; so is a stage that has nothing."""
+    made.write(
+        "FROM scratch AS empty\nFROM busybox\nUSER app\n"
+        f"RUN --mount=from=scratch,target=/a,{mode} --mount=from=empty,target=/b,{mode} "
+        "ls -A /a/. /b/. && ls -ldn /a /b\n"
+    )
+    assert sum("drwxr-xr-x" in line for line in made.build()) == 2

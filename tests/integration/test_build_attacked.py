@@ -58,6 +58,8 @@ def test_a_source_date_epoch_of_the_dockerfile_is_in_the_key(made: Builder, tmp_
         ("type=secret,id=s,uid=1", "type=secret,id=s,uid=2"),
         ("type=secret,id=s,gid=1", "type=secret,id=s,gid=2"),
         ("type=cache,target=/m,mode=0700", "type=cache,target=/m,mode=0711"),
+        ("type=cache,target=/m,from=scratch", "type=cache,target=/m,from=busybox"),
+        ("type=cache,target=/m,from=busybox,source=/etc", "type=cache,target=/m,from=busybox,source=/bin"),
         ("type=tmpfs,target=/m,size=65536", "type=tmpfs,target=/m,size=131072"),
     ],
 )

@@ -224,7 +224,9 @@ class Workshop:
 
         chain = self.ensure(state)
         if chain is None:
-            yield self.directory()
+            empty = self.directory()
+            empty.chmod(0o755)  # what it is in keeps others out
+            yield empty
             return
         key = self.new_key()
         snapshotter = self.snapshotter

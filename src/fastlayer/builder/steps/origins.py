@@ -6,6 +6,10 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from fastlayer.builder.graph import SCRATCH
+from fastlayer.builder.state import scratch
+from fastlayer.oci.platform import host_platform
+
 if TYPE_CHECKING:
     from fastlayer.builder.copying.sources import Hidden
     from fastlayer.builder.stage import StageRun
@@ -60,7 +64,10 @@ class _Layers(Origin):
 
 
 def origin_of(stage: StageRun, name: str, ends: ExitStack) -> Origin:
-    """What ``--from=name`` means; empty: the build context. What is opened stays so until ``ends`` does."""
+    """What ``--from=name`` means; empty: the build context; ``scratch``: nothing at all.
+
+    What is opened stays so until ``ends`` does.
+    """
     from fastlayer.builder import bases
 
     shop = stage.shop
@@ -72,4 +79,6 @@ def origin_of(stage: StageRun, name: str, ends: ExitStack) -> Origin:
     named = shop.named_context(name)
     if named is not None:
         return _Directory(named)
+    if name == SCRATCH:
+        return _Layers(stage, scratch(shop.options.platform or host_platform()), ends)
     return _Layers(stage, bases.state_of(shop, bases.find(shop, name, shop.options.platform)), ends)

@@ -39,7 +39,8 @@ class Mounts:
         self._caches: dict[int, Path] = {}  # by number, when they are taken
 
     def inputs(self) -> list[dict[str, Any]]:
-        """What of them decides the result: content that is bound; not secrets, agents, or what caches hold."""
+        """What of them decides the result: content that is bound, or that caches begin with; not what caches hold,
+        secrets, agents."""
         return [self._input(number, mount) for number, mount in enumerate(self._all)]
 
     def _input(self, number: int, mount: RunMount) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Mounts:
             "required": mount.required,
             **_given(mount),
         }
-        if mount.type != "bind":
+        if mount.type != "bind" and not (mount.type == "cache" and mount.source_of):
             return value
         origin = self._origin(number, mount)
         value["source"] = mount.source
