@@ -19,6 +19,7 @@ from fastlayer.store.store import Store, open_store
 from tests.containers import Command, make_root
 from tests.filesystems import need_root
 from tests.integration.command import COMMAND
+from tests.integration.test_build import Builder
 from tests.stores import imported, tree, vfs_store
 
 
@@ -111,6 +112,16 @@ def test_the_room_is_not_for_what_others_write(small: Path, tmp_path: Path) -> N
     command.out("rm", "c")
     assert command.out("ps", "-aq") == ""
     command.out("store", "check")
+
+
+def test_a_step_that_fills_the_file_system_is_what_is_told(small: Path, tmp_path: Path) -> None:
+    """Not that its snapshot could not be removed: there is the reserve for that."""
+    made = Builder(small, make_root(tmp_path / "root"))
+    made.write("FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count=50\n")
+    lines = made.build(code=1)
+    assert lines[-1].endswith("Dockerfile:2: RUN dd if=/dev/zero of=/big bs=1M count=50: exit status 1")
+    assert any("No space left on device" in line for line in lines)
+    assert made.good("store", "check").endswith(": sound\n")
 
 
 def test_a_full_file_system_is_named(small: Path, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ class _Run:
             return freeze(shop, self.state, key)
         except BaseException:
             if snapshotter.exists(key):
+                shop.store.make_room()  # for a step that filled the disk: it is its error that is told
                 snapshotter.remove(key)
             raise
 
