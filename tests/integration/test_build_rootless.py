@@ -91,3 +91,26 @@ def test_caches_that_others_wrote(tmp_path: Path) -> None:
     (wanted,) = json.loads(made.good("inspect", "made"))
     assert wanted["Id"] in done.stdout.splitlines()
     assert "warning" not in done.stderr and "sound" in done.stdout.splitlines()[-1]
+
+
+PYTHON = """
+import subprocess, sys
+import fastlayer
+archive, context = sys.argv[1:]
+subprocess.run([sys.executable, "-m", "fastlayer", "load", "-q", "-i", archive], check=True)
+print(fastlayer.build(context).steps)
+"""
+
+
+def test_copies_of_directories_that_nobody_may_write_to_are_removed(tmp_path: Path, reference: Any) -> None:
+    own, store = tmp_path / "context", tmp_path / "store"
+    (own / "d/deep").mkdir(parents=True)
+    (own / "d/deep/file").write_text("seen")
+    (own / "Dockerfile").write_text("FROM busybox\nRUN --mount=source=d,target=/m,rw cat /m/deep/file\n")
+    shutil.copy(reference[0], tmp_path / "base.tar")
+    for path in (own / "d/deep", own / "d"):
+        path.chmod(0o500)
+    words = [sys.executable, "-c", PYTHON, tmp_path / "base.tar", own]  # which does not move its process
+    done = as_somebody(words, tmp_path, FASTLAYER_ROOT=str(store), FASTLAYER_DRIVER="vfs")
+    assert done.returncode == 0 and done.stdout.endswith("1\n"), (done.stdout, done.stderr)
+    assert not os.listdir(store / "cache/work")

@@ -236,9 +236,9 @@ def _fill(place: Path, access: Access) -> None:
 def clear(place: Path) -> None:
     """Removes a directory with all that is in it, if it is there."""
     if place.exists():
-        from shutil import rmtree
+        from fastlayer.layer.target import remove_tree
 
-        rmtree(place)
+        remove_tree(place)
 
 
 def _lock(store: Store, number: int, kind: int) -> int:

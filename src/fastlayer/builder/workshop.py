@@ -167,11 +167,11 @@ class Workshop:
 
     def _make_directory(self, ends: ExitStack) -> Path:
         """Named after the lease: when its holder was killed the next collection clears it away."""
-        from shutil import rmtree
+        from fastlayer.layer.target import remove_tree
 
         place = work_place(self.store.root) / self.lease.id
         place.mkdir(parents=True, mode=0o700)
-        ends.callback(rmtree, place)
+        ends.callback(remove_tree, place)
         return place
 
     def new_key(self) -> str:

@@ -182,6 +182,19 @@ def empty(fd: int) -> None:
     extractor.end_layer()
 
 
+def remove_tree(place: str | os.PathLike[str]) -> None:
+    """Removes a directory with all that is in it, whatever the modes of its directories; as ``empty``.
+
+    Raises ``OSError`` when it is none, or is not there.
+    """
+    fd = os.open(place, _DIRECTORY | os.O_NOFOLLOW)
+    try:
+        empty(fd)
+    finally:
+        os.close(fd)
+    os.rmdir(place)
+
+
 def names_in(fd: int) -> list[bytes]:
     """What is in the directory now."""
     with _opened_anew(fd) as fresh:
