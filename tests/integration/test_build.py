@@ -473,6 +473,23 @@ def test_pruning(made: Builder) -> None:
     assert outcome(made.build())["[2/2] RUN head -c 1000 /dev/zero > /small"] == "DONE"
 
 
+def test_what_a_build_has_begun_with_is_not_pruned(made: Builder) -> None:
+    """Neither its base image, nor what its steps have come to, which no image has yet."""
+    from fastlayer.builder.progress import Silent, Vertex
+
+    class Pruner(Silent):
+        def end(self, vertex: Vertex, seconds: float, error: str | None = None) -> None:
+            if "RUN" in vertex.name:
+                made.good("cache", "prune", "-a", "-f")
+                made.good("image", "prune", "-a", "-f")
+
+    made.write("FROM busybox\nRUN echo 1 >/a\nRUN echo 2 >/b\n")
+    image = fastlayer.build(made.context, root=made.root, tags=["pruned"], observer=Pruner()).image
+    assert [row["Repository"] for row in made.rows("images")] == ["pruned"]
+    assert made.good("run", "--rm", image.id, "cat", "/a", "/b") == "1\n2\n"
+    assert made.good("store", "check").endswith(": sound\n")
+
+
 def test_warnings_of_the_dockerfile(made: Builder) -> None:
     made.write("FROM busybox\nMAINTAINER me\nRUN true\n")
     lines = made.build()

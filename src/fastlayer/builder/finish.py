@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fastlayer.builder.state import State
     from fastlayer.builder.workshop import Workshop
+    from fastlayer.image.images import LayerInfo
 
 _WHAT = "image"  # of the steps that remember when an image was made first
 
@@ -94,16 +95,16 @@ def _claim(shop: Workshop, state: State) -> None:
     with shop.store.database.write() as db:
         lease.add(db, "snapshot", chain)
         lease.add(db, "blob", [layer.digest for layer in state.layers])
-        there = [_is_kept(db, layer.digest, name) for layer, name in zip(state.layers, chain, strict=True)]
+        there = [_is_kept(db, layer, name) for layer, name in zip(state.layers, chain, strict=True)]
     if not all(there):
         raise NotFoundError("layers were pruned while they were used: build again")
 
 
-def _is_kept(db: sqlite3.Connection, digest: str, name: str) -> bool:
-    """Whether a layer is known, and has a blob or a snapshot."""
-    row = db.execute(
-        "SELECT present OR EXISTS (SELECT 1 FROM snapshots WHERE key = ? AND state = 'ready' AND kind = 'committed')"
-        " FROM layers WHERE digest = ?",
-        (name, digest),
+def _is_kept(db: sqlite3.Connection, layer: LayerInfo, name: str) -> bool:
+    """Whether a layer has a blob or a snapshot. One that has never had a blob may have been forgotten meanwhile."""
+    blob, snapshot = db.execute(
+        "SELECT (SELECT present FROM layers WHERE digest = ?),"
+        " EXISTS (SELECT 1 FROM snapshots WHERE key = ? AND state = 'ready' AND kind = 'committed')",
+        (layer.digest, name),
     ).fetchone()
-    return row is not None and bool(row[0])
+    return bool(blob) or (bool(snapshot) and (blob is not None or not layer.present))

@@ -184,11 +184,12 @@ class Workshop:
         Raises ``CacheGoneError`` when a layer is in another cache, and cannot be had from it.
         """
         from fastlayer.image.unpack import layer_sources, unpack
-        from fastlayer.store.collect import claim_snapshots
+        from fastlayer.store.collect import claim_blobs, claim_snapshots
 
         if state.chain is None:
             return None
         with self._unpacking:
+            claim_blobs(self.store, self.lease, (layer.digest for layer in state.layers))  # and with them, who they are
             if not claim_snapshots(self.store, self.lease, self.snapshotter.driver.name, [state.chain]):
                 self.bring(state.layers)
                 sources = layer_sources(self.store, state.layers)
