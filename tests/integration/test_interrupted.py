@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import stat
 import subprocess
 import threading
 import time
@@ -17,6 +16,7 @@ import pytest
 import fastlayer
 from tests.conftest import temporary_directory
 from tests.integration.command import Place, stop, stopped_code, wait_for
+from tests.outputs import has_nameless_files, made_in
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
 MANY = 20_000
@@ -52,24 +52,6 @@ def many() -> Iterator[Path]:
 
 def litter(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if "fastlayer" in name]
-
-
-def made_in(process: subprocess.Popen[bytes], directory: Path) -> int:
-    """Bytes of the file that it is making in a directory, with or without a name; -1 if there is none."""
-    for link in Path(f"/proc/{process.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
-            status = os.stat(link)
-            if stat.S_ISREG(status.st_mode) and os.path.dirname(os.readlink(link)) == str(directory):
-                return status.st_size
-    return -1
-
-
-def has_nameless_files(directory: Path) -> bool:
-    try:
-        os.close(os.open(directory, os.O_WRONLY | os.O_TMPFILE))
-    except OSError:
-        return False
-    return True
 
 
 def at_work_on(process: subprocess.Popen[bytes], file: Path) -> bool:

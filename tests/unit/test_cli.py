@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.outputs import made_in
+
 COMMAND = [sys.executable, "-m", "fastlayer"]
 
 
@@ -273,9 +275,9 @@ def test_a_signal_stops_us_at_once_and_leaves_nothing(tmp_path: Path, number: in
     (tmp_path / "empty.tar").write_bytes(bytes(1024))
     process = subprocess.Popen([*COMMAND, *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not any(out.iterdir()) and time.monotonic() < deadline:
+    while made_in(process, out) < 0 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert list(out.iterdir()), "the work never began"
+    assert made_in(process, out) >= 0, "the work never began"
     process.send_signal(number)
     assert process.communicate(timeout=60) == (b"", f"fastlayer: {word}\n".encode())
     assert process.returncode == 128 + number
