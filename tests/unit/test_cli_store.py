@@ -325,11 +325,14 @@ def test_a_mounted_layer_from_birth_to_commit(tmp_path: Path) -> None:
 @needs_root
 def test_the_whole_store_is_unmounted(tmp_path: Path) -> None:
     shell = Shell(tmp_path / "store", "overlay2")
-    shell.good("import", tree(tmp_path / "root", {"a": "1"}), "base")
+    shell.good("import", tree(tmp_path / "root", {"in/a": "1"}), "base")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         shell.good("mount", "base", tmp_path / name)
-    assert len(shell.good("umount", "--all").splitlines()) == 2
+    (tmp_path / "one+").mkdir()  # sorts before what is in one/
+    shell.good("mount", "base", tmp_path / "one+")
+    shell.good("mount", "base", tmp_path / "one" / "in")
+    assert len(shell.good("umount", "--all").splitlines()) == 4
     assert not shell.rows("mounts")
 
 

@@ -41,6 +41,7 @@ def command(**given: Any) -> int:
 
 
 def _here(store: Store) -> list[str]:
+    """The targets, those within others first."""
     from fastlayer.container.mounted import all_mounts
 
-    return [found.target for found in all_mounts(store) if found.here]
+    return sorted((found.target for found in all_mounts(store) if found.here), reverse=True)
