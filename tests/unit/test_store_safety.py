@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -90,17 +91,75 @@ def test_nothing_is_forgotten_while_the_file_system_is_away(tmp_path: Path, driv
         for work in (
             lambda store: check(store, repair=True),
             lambda store: writable.remove(store, "w"),
-            collect,
             lambda store: store.snapshotter,
         ):
             with open_store(root) as store, pytest.raises(DriverError, match="its file system is not there"):
                 work(store)
+        with open_store(root) as store:
+            assert not collect(store).snapshots
         if empty:
             (root / driver).rmdir()
         (root / "gone").rename(root / driver)
         with open_store(root) as store:
             assert not check(store, repair=True).findings
     assert (tree / "precious").read_text() == "data"
+
+
+def with_garbage(tmp_path: Path) -> tuple[Path, int, int]:
+    """A store with three snapshots that nobody can reach, one of them on another, and the numbers of these two."""
+    root = tmp_path / "store"
+    with vfs_store(root) as store:
+        imported(store, tmp_path / "root")
+        for key in ("other", "lower"):
+            store.snapshotter.prepare(key)
+            store.snapshotter.commit(f"sha256:{key}", key)
+        store.snapshotter.prepare("upper", "sha256:lower")
+        store.snapshotter.commit("sha256:upper", "upper")
+        upper, parents = store.snapshotter.number("sha256:upper")
+    return root, parents[0], upper
+
+
+def test_what_cannot_be_removed_keeps_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, lower, upper = with_garbage(tmp_path)
+    remove = Vfs.remove
+
+    def refused(driver: Vfs, number: int) -> None:
+        if number == upper:
+            raise StorageError(errno.EPERM, "cannot remove the snapshot")
+        remove(driver, number)
+
+    with monkeypatch.context() as patched, vfs_store(root) as store:
+        patched.setattr(Vfs, "remove", refused)
+        for gone in (1, 0):  # the second time it is what somebody else has left
+            found = collect(store)
+            assert found.snapshots == gone and [error.errno for error in found.failed] == [errno.EPERM]
+            assert {lower, upper} <= store.snapshotter.driver.numbers(), "what lies below waits for it"
+    with vfs_store(root) as store:
+        assert not collect(store).failed
+        assert not {lower, upper} & store.snapshotter.driver.numbers()
+        assert not check(store).findings
+
+
+def test_a_driver_that_is_away_keeps_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastlayer.cli.main import run
+
+    root, *_ = with_garbage(tmp_path)
+    with vfs_store(root) as store:
+        image = imported(store, tmp_path / "second", "second")
+        store.snapshotter.prepare("killed")
+        with store.database.write() as db:  # others than these have nothing to do with what goes
+            db.execute("UPDATE snapshots SET driver = 'btrfs' WHERE key IN ('sha256:other', 'killed')")
+            db.execute("UPDATE snapshots SET lease = 'dead' WHERE key = 'killed'")
+            db.execute("INSERT INTO driver_roots VALUES ('btrfs', 'of another file system')")
+    monkeypatch.setenv("FASTLAYER_DRIVER", "vfs")
+    assert run(["rmi", "second", "--root", str(root)]) == 1
+    out, err = capsys.readouterr()
+    assert f"Deleted: {image.id}" in out and "Traceback" not in err
+    assert err and all("driver btrfs: its file system is not there" in line for line in err.splitlines()), err
+    with vfs_store(root) as store:
+        assert [info.key for info in store.snapshotter.walk()] == [str(Images(store).find("base:1").chain_id)]
 
 
 def test_a_lost_file_system_is_given_up_on_demand(tmp_path: Path, driver: str) -> None:

@@ -89,7 +89,8 @@ def prune(
         from fastlayer.store.collect import collect
 
         _forget(store, found, all_images=everything)
-        collect(store)
+        for error in collect(store).failed:
+            raise error
     return Pruned(len(found), len(gone), freed + sum(gone))
 
 

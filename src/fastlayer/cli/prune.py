@@ -108,7 +108,7 @@ def _tell(gone: Collected, dry_run: bool) -> int:
     word = "could be" if dry_run else "were"
     blobs, snapshots = _counted(len(gone.blobs), "blob"), _counted(gone.snapshots, "snapshot")
     print(f"{blobs} ({output.human(gone.bytes)}) and {snapshots} {word} removed")
-    return 0
+    return stores.all_failed(list(gone.failed))
 
 
 def _counted(number: int, word: str) -> str:

@@ -57,7 +57,9 @@ def _remove(given: dict[str, Any]) -> int:
                 failed.append(exc)
         if not given["no_prune"]:
             all_mounts(store)  # forgets those that are gone, and what only they kept
-            for digest in collect(store).blobs:
+            collected = collect(store)
+            failed += collected.failed
+            for digest in collected.blobs:
                 print(f"Deleted: {digest}")
     return stores.all_failed(failed)
 

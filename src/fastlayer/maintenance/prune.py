@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastlayer._values import NamedTuple
 from fastlayer.container import containers, lifecycle, writable
 from fastlayer.container.mounted import all_mounts, is_running
-from fastlayer.errors import InUseError, NotFoundError
+from fastlayer.errors import FastlayerError, InUseError, NotFoundError
 from fastlayer.image.images import Image, Images
 from fastlayer.store.collect import Collected, collect
 
@@ -38,9 +38,11 @@ def prune(
     """Removes images without a name that no writable layer or mount is made of; with ``named`` those with a name, too.
 
     ``layers``: first all writable layers that are not mounted. ``dry_run``: only tells what would go. ``meant``:
-    the images that may go at all. What others remove or begin to use meanwhile is passed over.
+    the images that may go at all. What others remove or begin to use meanwhile is passed over, and so is what cannot
+    go: ``Collected.failed`` says why.
     """
-    gone = _layers(store, dry_run) if layers else []
+    failed: list[FastlayerError] = []
+    gone = _layers(store, dry_run, failed) if layers else []
     images = Images(store)
     names: list[str] = []
     nameless: list[str] = []
@@ -48,18 +50,19 @@ def prune(
     for platforms in _unused(store, images.all(), gone, meant):
         image = platforms[0]
         if not image.names:
-            with _unless_taken():
+            with _passed_over(failed):
                 if not dry_run:
                     images.untag(str(image.target.digest))
                 nameless += [str(image.id) for image in platforms]
                 targets.append(str(image.target.digest))
         for name in image.names if named else ():
-            with _unless_taken():
+            with _passed_over(failed):
                 if not dry_run:
                     images.untag(name)
                 names.append(name)
     collected = collect(store, dry_run=dry_run, as_if_gone=([*names, *targets], gone) if dry_run else ((), ()))
-    return Pruned(tuple(gone), tuple(names), tuple(nameless), collected)
+    all_failed = (*failed, *collected.failed)
+    return Pruned(tuple(gone), tuple(names), tuple(nameless), collected._replace(failed=all_failed))
 
 
 def _unused(
@@ -84,13 +87,13 @@ def mounted_chains(store: Store) -> set[str]:
     return {str(store.snapshotter_of(found.driver).stat(found.key).parent) for found in views}
 
 
-def _layers(store: Store, dry_run: bool) -> list[str]:
+def _layers(store: Store, dry_run: bool, failed: list[FastlayerError]) -> list[str]:
     gone = []
     mounted = {found.writable for found in all_mounts(store)}
     of_containers = {container.name: container for container in containers.all_of(store)}
     for layer in writable.all_of(store):
         if layer.name not in mounted and not is_running(store, layer):
-            with _unless_taken():
+            with _passed_over(failed):
                 if not dry_run:
                     _remove(store, layer.name, of_containers.get(layer.name))
                 gone.append(layer.name)
@@ -105,8 +108,11 @@ def _remove(store: Store, name: str, container: Container | None) -> None:
 
 
 @contextmanager
-def _unless_taken() -> Iterator[None]:
+def _passed_over(failed: list[FastlayerError]) -> Iterator[None]:
+    """What is somebody else's now, or cannot go: the latter is noted."""
     try:
         yield
     except (NotFoundError, InUseError):
         pass
+    except FastlayerError as exc:
+        failed.append(exc)

@@ -417,16 +417,33 @@ class Snapshotter:
                 unsealed = [int(r["number"]) for r in rows if r["sealing"] in dead and r["number"] not in gone]
                 self.mark_removed(db, gone, lease.id)
                 db.executemany("UPDATE snapshots SET sealing = ? WHERE number = ?", [(lease.id, n) for n in unsealed])
-            self.finish_removal(gone)
-            for number in unsealed:
-                self._seal(number)
+            try:
+                self.finish_removal(gone)
+            finally:
+                for number in unsealed:
+                    self._seal(number)
         return len(gone)
 
     def finish_removal(self, numbers: list[int]) -> None:
-        """Clears away snapshots that were marked, children before parents."""
+        """Clears away snapshots that were marked, children before parents.
+
+        One that cannot go keeps those below it and no others; it stays marked, for ``clear_dead``. Raises, after all
+        the rest, what kept the first of them.
+        """
+        failed: Exception | None = None
         for number in numbers:
-            self.driver.remove(number)
-            self._forget(number)
+            try:
+                if failed is None or not self._has_children(number):
+                    self.driver.remove(number)
+                    self._forget(number)
+            except (FastlayerError, OSError) as exc:
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+
+    def _has_children(self, number: int) -> bool:
+        with self.database.read() as db:
+            return db.execute("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (number,)).fetchone() is not None
 
     def _forget(self, number: int) -> None:
         with self.database.write() as db:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
+from fastlayer.errors import FastlayerError
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.digest import Digest
 from fastlayer.snapshot.snapshotter import Snapshotter, children_first
@@ -24,7 +25,7 @@ from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from fastlayer.metadata.leases import Lease
@@ -54,11 +55,12 @@ WITH RECURSIVE kept(number) AS (
 
 
 class Collected(NamedTuple):
-    """What went: blobs, their bytes, and snapshots."""
+    """What went: blobs, their bytes, and snapshots. ``failed``: why others are still there."""
 
     blobs: tuple[str, ...]
     bytes: int
     snapshots: int
+    failed: tuple[FastlayerError, ...] = ()
 
 
 def claim_blobs(store: Store, lease: Lease, digests: Iterable[str]) -> set[str]:
@@ -85,14 +87,37 @@ def claim_snapshots(store: Store, lease: Lease, driver: str, names: Iterable[str
 
 
 def clear_dead(store: Store) -> int:
-    """Undoes what killed processes left behind; returns how many leases, snapshots and half-written blobs went."""
+    """Undoes what killed processes left behind; returns how many leases, snapshots and half-written blobs went.
+
+    A driver in whose snapshots nobody was at work is not looked for. Raises, after all the rest, what kept one.
+    """
+    failed: list[FastlayerError] = []
     cleared = 0
-    for driver in store.drivers_in_use():
-        cleared += store.snapshotter_of(driver).clear_dead()
+    for driver in _drivers_at_work(store):
+        with _noted(failed):
+            cleared += store.snapshotter_of(driver).clear_dead()
     cleared += store.content.sweep(store.leases.alive)
     cleared += _clear_work(store)
     cleared += downloads.sweep(store.root)[0]
-    return cleared + store.leases.sweep()
+    cleared += store.leases.sweep()
+    for error in failed:
+        raise error
+    return cleared
+
+
+def _drivers_at_work(store: Store) -> list[str]:
+    with store.database.read() as db:
+        rows = db.execute("SELECT DISTINCT driver FROM snapshots WHERE lease IS NOT NULL OR sealing IS NOT NULL")
+        return sorted(str(row[0]) for row in rows)
+
+
+@contextmanager
+def _noted(failed: list[FastlayerError]) -> Iterator[None]:
+    """What cannot be removed - its driver's file system is away, it is somebody else's - keeps nothing else."""
+    try:
+        yield
+    except FastlayerError as exc:
+        failed.append(exc)
 
 
 def work_place(root: Path) -> Path:
@@ -134,12 +159,15 @@ def collect(
 ) -> Collected:
     """Removes everything nobody can reach; with ``dry_run`` only tells what would go.
 
+    What cannot go keeps nothing else: see ``Collected.failed``.
     ``as_if_gone``: with ``dry_run``: names of images and of writable layers that would be gone by then.
     """
     if dry_run:
         return _what_would_go(store, *as_if_gone)
-    clear_dead(store)
-    with store.lease("garbage collection") as lease:
+    failed: list[FastlayerError] = []
+    with _noted(failed):
+        clear_dead(store)
+    with store.leases.hold("garbage collection") as lease:
         with store.database.write() as db:
             blobs = _unreachable_blobs(store, db)
             doomed = _unreachable_snapshots(db)
@@ -150,9 +178,12 @@ def collect(
             Snapshotter.mark_removed(db, [number for _, number in doomed], lease.id)
         for driver in sorted({driver for driver, _ in doomed}):
             numbers = [number for name, number in doomed if name == driver]
-            store.snapshotter_of(driver).finish_removal(numbers)
+            with _noted(failed):
+                store.snapshotter_of(driver).finish_removal(numbers)
+        with store.database.read() as db:
+            left = db.execute("SELECT count(*) FROM snapshots WHERE lease = ?", (lease.id,)).fetchone()[0]
     _clear_contents(store)
-    return Collected(tuple(str(digest) for digest in blobs), sizes, len(doomed))
+    return Collected(tuple(str(digest) for digest in blobs), sizes, len(doomed) - left, tuple(failed))
 
 
 class _Undone(Exception):
