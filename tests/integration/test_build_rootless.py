@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,71 @@ def test_the_same_image(
         return
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert wanted in lines and "sound" in lines[-1]
+
+
+LATER = """
+import os, subprocess, sys
+archive, context, theirs = sys.argv[1:]
+def fastlayer(*words, within=()):
+    done = subprocess.run([*within, sys.executable, "-m", "fastlayer", *words], capture_output=True, text=True)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+fastlayer("load", "-q", "-i", archive)
+fastlayer("import", "-q", theirs, "imported")
+fastlayer("build", "-q", "-t", "built", context)
+tree = fastlayer("mount", "--rw", "--no-mount", "--name", "work", "built").strip()
+open(tree + "/new", "w").close()
+fastlayer("commit", "-q", "work", "committed")
+for within in ((), ("unshare", "-Urm")):
+    for image in ("imported", "built", "committed"):
+        fastlayer("save", "-o", os.devnull, image, within=within)
+    assert "sound" in fastlayer("store", "check", within=within)
+"""
+
+
+def test_what_was_made_in_one_namespace_is_whole_in_another(
+    reference: tuple[Path, Path, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each command is a process of its own: some become root of a user namespace, to others owners look different."""
+    archive, context, _ = reference
+    theirs = tmp_path_factory.mktemp("theirs")
+    (theirs / "file").write_text("root's")
+    for path in (archive, context, *archive.parents[:3], theirs):
+        os.chmod(path, 0o755)
+    shutil.copytree(context, tmp_path / "context")
+    shutil.copy(archive, tmp_path / "base.tar")
+    words = [sys.executable, "-c", LATER, tmp_path / "base.tar", tmp_path / "context", theirs]
+    done = as_somebody(words, tmp_path, FASTLAYER_ROOT=str(tmp_path / "store"), FASTLAYER_DRIVER="vfs")
+    assert done.returncode == 0, done.stderr
+
+
+WITHIN = """
+import os, sys
+from fastlayer.cli.main import run
+origin, target = sys.argv[1:]
+os.makedirs(target)
+code = run(["import", "-q", origin, "base"]) or run(["mount", "--rw", "--name", "work", "base", target])
+open(target + "/new", "w").close()
+sys.exit(code or run(["umount", "work"]) or run(["commit", "-q", "work", "committed"]))
+"""
+OUTSIDE = """
+import os, sys
+from fastlayer.cli.main import run
+sys.exit(run(["save", "-o", os.devnull, "base", "committed"]) or run(["store", "check"]))
+"""
+
+
+def test_an_overlay_store_of_a_namespace_is_sound_outside(tmp_path: Path) -> None:
+    """Nothing can be mounted there: the store is not unsound for that."""
+    (tmp_path / "origin").mkdir()
+    (tmp_path / "origin" / "file").write_text("1")
+    subprocess.run(["chmod", "-R", "a+rX", tmp_path], check=True)
+    given = {"FASTLAYER_ROOT": str(tmp_path / "store"), "FASTLAYER_DRIVER": "overlay2"}
+    done = unshared([sys.executable, "-c", WITHIN, tmp_path / "origin", tmp_path / "target"], tmp_path, **given)
+    assert done.returncode == 0, done.stderr
+    done = as_somebody([sys.executable, "-c", OUTSIDE], tmp_path, **given)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "note: image" in done.stdout and "not permitted to mount" in done.stdout, done.stdout
 
 
 SHARED = """

@@ -13,8 +13,9 @@ from fastlayer.container.mounted import all_mounts, is_running
 from fastlayer.errors import FileChangedError, InUseError, StorageError
 from fastlayer.image.holders import Nowhere
 from fastlayer.image.images import Image, Images
+from fastlayer.image.materialize import of_snapshot
 from fastlayer.image.pipe import stream_layer
-from fastlayer.image.record import name_snapshot, new_name, of_written, record, timestamp
+from fastlayer.image.record import name_snapshot, new_name, record, timestamp
 from fastlayer.oci.chain import chain_ids
 from fastlayer.oci.config import History
 
@@ -51,8 +52,8 @@ def commit(
 
     ``run``: how its containers run; None: as ``run_config`` has it.
     ``pause``: whether a running container is paused while its layer is copied; None: where that can be.
-    No tar is written: the digest of the new layer is known when it has streamed by (``image/materialize.py``). Files
-    that do not hold still are taken as they are read, which is added to ``warnings``.
+    For root no tar is written: the digest of the new layer is known when it has streamed by
+    (``image/materialize.py``). Files that do not hold still are taken as they are read, which is added to ``warnings``.
     """
     full = new_name(name)
     writable.refuse_readonly(store, layer)
@@ -65,7 +66,7 @@ def commit(
         written = work.freeze(copy, source_date_epoch)
         chain = str(chain_ids([*config.diff_ids, written.diff_id])[-1])
         name_snapshot(store, snapshotter, lease, chain, copy)
-        info = of_written(written, present=store.content.has(written.digest))
+        info = of_snapshot(store, lease, written, chain, jobs=jobs)
         run = run or run_config(store, layer)
         step = History(created_by=" ".join(_command_of(store, layer)), author=author, comment=message)
         new = _config(config, written, step, run, source_date_epoch)

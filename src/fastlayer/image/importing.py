@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import tempfile
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.content.files import write_all
-from fastlayer.errors import LayerError, StorageError, show_path
+from fastlayer.errors import LayerError, show_path
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.record import name_snapshot, new_name, of_applied, of_written, record, timestamp
 from fastlayer.oci.config import History, RunConfig, new_config
@@ -74,11 +73,12 @@ def _directory(
 ) -> LayerInfo:
     """The layer streams into the snapshot and is hashed on the way.
 
-    A snapshot without the devices of the directory would not give the layer again: then its blob is kept.
+    A snapshot without the devices of the directory, or with owners that others see differently, would not give the
+    layer again: then its blob is kept.
     """
     from fastlayer.image.pipe import piped, stream_layer
     from fastlayer.layer.diff import diff
-    from fastlayer.store.store import may_make_devices
+    from fastlayer.store.store import sees_true_owners
 
     name = f"import-{lease.id}"
     with tempfile.TemporaryDirectory(prefix="fastlayer-") as empty:
@@ -94,14 +94,11 @@ def _directory(
                 progress=progress,
             )
 
-        about = show_path(source).rstrip("/")
-        try:
-            written = stream_layer(store.snapshotter, lease, name, None, write, about=about, ignore_chown=ignore_chown)
-        except StorageError as exc:
-            if exc.errno != errno.EPERM or exc.op != "mknod" or may_make_devices():
-                raise
+        if not sees_true_owners():
             with piped(write) as layer_tar:
                 return _tar(store, lease, layer_tar, ignore_chown, jobs, None, lost)
+        about = show_path(source).rstrip("/")
+        written = stream_layer(store.snapshotter, lease, name, None, write, about=about, ignore_chown=ignore_chown)
     name_snapshot(store, store.snapshotter, lease, str(written.diff_id), name)
     return of_written(written, present=store.content.has(written.digest))
 

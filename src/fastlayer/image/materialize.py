@@ -1,7 +1,8 @@
 """Blobs that were never written: made again, byte by byte, from the snapshot of their layer when someone needs them.
 
 A layer that was committed or imported from a directory here is a plain tar; its digest was computed while it streamed
-by. Its snapshot never changes, and the encoder gives the same bytes for the same tree, so the tar can wait.
+by. Its snapshot never changes, and the encoder gives the same bytes for the same tree, so the tar can wait - but for
+those to whom owners look different at other times (``store.sees_true_owners``).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from fastlayer.errors import CorruptStoreError, DigestMismatchError, FastlayerError
 from fastlayer.image.holders import Nowhere, holders, holding
 from fastlayer.image.images import Image, LayerInfo
+from fastlayer.image.record import of_written
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.mediatypes import layer_compression
 from fastlayer.store.layout_index import write_index
 
 if TYPE_CHECKING:
+    from fastlayer.layer.writer import Layer
     from fastlayer.metadata.leases import Lease
     from fastlayer.snapshot.snapshotter import Snapshotter
     from fastlayer.store.store import Store
@@ -72,6 +75,19 @@ def gives_the_same(store: Store, layer: LayerInfo, name: Digest, *, jobs: int | 
     return False
 
 
+def of_snapshot(store: Store, lease: Lease, written: Layer, name: str, *, jobs: int | None = None) -> LayerInfo:
+    """The layer that was written of what the snapshot ``name`` is by now, with its blob where that cannot wait."""
+    from fastlayer.store.store import sees_true_owners
+
+    layer = of_written(written, present=store.content.has(written.digest))
+    if layer.present or sees_true_owners():
+        return layer
+    with store.database.write() as db:
+        lease.add(db, "blob", [layer.digest])
+    _make(store, lease, layer, Digest(name), jobs)
+    return layer._replace(present=True)
+
+
 def _make(store: Store, lease: Lease, layer: LayerInfo, name: Digest, jobs: int | None) -> None:
     """From the first snapshot that gives it, where several drivers have one."""
     given, failed = "", None
@@ -89,7 +105,14 @@ def _make(store: Store, lease: Lease, layer: LayerInfo, name: Digest, jobs: int 
                 return
     if failed is not None:
         raise failed
-    raise CorruptStoreError(f"{layer.digest}: its snapshot gives {given} instead: run `fastlayer store check`")
+    raise CorruptStoreError(f"{layer.digest}: its snapshot gives {given} instead: {_advice()}")
+
+
+def _advice() -> str:
+    from fastlayer.store.store import sees_true_owners
+
+    here = "run `fastlayer store check`"
+    return here if sees_true_owners() else f"{here}, or try it where the image was made (in `unshare -Urm`, or outside)"
 
 
 def _write(snapshotter: Snapshotter, layer: LayerInfo, name: Digest, out: Any, jobs: int | None) -> Digest:

@@ -356,6 +356,9 @@ class _Checker:
                 repaired = bool(why) and self.repair and verify.unpack_again(self.store, stack)
             except FastlayerError as exc:
                 why, repaired = f"cannot be looked at: {exc}", False
+                if verify.is_forbidden(exc):
+                    self._find("image", image.name, why, note=True)
+                    continue
             if why and not repaired and self.repair:
                 why += ": unmount what is made of it, and repair again"
             if why:

@@ -7,6 +7,7 @@ devices may be missing (``skip_devices``).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer.container.mounted import all_mounts
 from fastlayer.container.mounting import temporary
-from fastlayer.errors import show_path
+from fastlayer.errors import DriverError, FastlayerError, StorageError, show_path
 from fastlayer.layer.diff import diff
 from fastlayer.maintenance.restore import restore
 
@@ -50,6 +51,12 @@ def wrong_file(store: Store, image: Image) -> str:
             if why := _wrong(change):
                 return f"{show_path(change.name)}: {why}"
     return ""
+
+
+def is_forbidden(error: FastlayerError) -> bool:
+    """Whether an image could not be looked at because we may not mount: nothing is wrong with it for that."""
+    cause = error.__cause__
+    return isinstance(error, DriverError) and isinstance(cause, StorageError) and cause.errno == errno.EPERM
 
 
 def _wrong(change: Change) -> str:

@@ -77,6 +77,14 @@ def may_make_devices() -> bool:
     return os.geteuid() == 0 and not in_user_namespace()
 
 
+def sees_true_owners() -> bool:
+    """Whether owners of files are to us what they are to others in this store: to root of the initial user namespace.
+
+    A plain user makes files of nobody else, and is another inside a user namespace than outside.
+    """
+    return os.geteuid() == 0 and not in_user_namespace()
+
+
 class Store:
     """An open store; a context manager. ``root`` is made when it is not there.
 

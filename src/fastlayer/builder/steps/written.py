@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastlayer.image.record import name_snapshot, of_written
+from fastlayer.image.materialize import of_snapshot
+from fastlayer.image.record import name_snapshot
 from fastlayer.oci.chain import chain_ids
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def named(shop: Workshop, state: State, key: str, written: Layer) -> LayerInfo:
     """The committed snapshot ``key`` on ``state`` gets its name."""
     chain = str(chain_ids([*state.diff_ids, written.diff_id])[-1])
     name_snapshot(shop.store, shop.snapshotter, shop.lease, chain, key)
-    return of_written(written, present=shop.store.content.has(written.digest))
+    return of_snapshot(shop.store, shop.lease, written, chain, jobs=shop.options.jobs)
 
 
 def _digest(shop: Workshop, key: str) -> Layer | None:
