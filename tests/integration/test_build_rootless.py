@@ -116,6 +116,8 @@ sys.exit(code or run(["umount", "work"]) or run(["commit", "-q", "work", "commit
 OUTSIDE = """
 import os, sys
 from fastlayer.cli.main import run
+from fastlayer.running import rootless
+rootless.become_root = lambda: False  # the machine lets nobody
 sys.exit(run(["save", "-o", os.devnull, "base", "committed"]) or run(["store", "check"]))
 """
 

@@ -93,7 +93,7 @@ def prune(**given: Any) -> int:
     if given["kind"] == "step" and given["ids"]:
         raise declare.LineError("--id is of cache mounts, --type step is of steps: give one of them")
     what = _doomed(given)
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         confirm(given, what)
         done = pruning.prune(
             store,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastlayer.cli import options, output, stores
 from fastlayer.cli.line import declare
+from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
     from fastlayer.maintenance.check import Finding
@@ -29,6 +30,7 @@ def command(**given: Any) -> int:
     """
     from fastlayer.maintenance.recover import check_store
 
+    as_root(given)
     report = check_store(given["root"], driver=given["driver"], repair=given["repair"], jobs=given["jobs"])
     if given["format_"] == "json":
         output.write_lines(output.json_line({"schema": 1, **finding._asdict()}) for finding in report.findings)

@@ -32,7 +32,7 @@ def command(**given: Any) -> int:
     wanted, warnings = given["checkpoint"], list[str]()
     if given["remove"] and wanted is None:
         raise declare.LineError("--rm needs the name of a checkpoint")
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         layer = writable.find(store, given["name"])
         if wanted is None:
             _print(checkpoints.all_of(store, layer), given)
@@ -54,7 +54,7 @@ def rollback(**given: Any) -> int:
     """Give the writable layer NAME, which must not be mounted, what it held at CHECKPOINT; what came later is lost."""
     from fastlayer.container import checkpoints, writable
 
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         checkpoints.rollback(store, writable.find(store, given["name"]), given["checkpoint"])
     print(given["name"])
     return 0
@@ -75,7 +75,7 @@ def fork(**given: Any) -> int:
     from fastlayer.container import checkpoints, containers, forking, writable
 
     warnings: list[str] = []
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         layer = writable.find(store, given["name"])
         if layer.container is not None:
             container = containers.find(store, layer.container)

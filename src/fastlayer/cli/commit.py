@@ -49,7 +49,7 @@ def command(**given: Any) -> int:
     from fastlayer.container.commit import commit, run_config
 
     warnings: list[str] = []
-    with stores.open_store(given) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
+    with stores.open_as_root(given) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         layer = writable.find(store, given["name"])
         run = apply_changes(run_config(store, layer), given["change"]) if given["change"] else None
         image = commit(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastlayer.cli import options, output, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
+from fastlayer.cli.rootless import as_root_unless_running
 
 if TYPE_CHECKING:
     from fastlayer.container.cp.spot import Mounts, Side
@@ -43,6 +44,7 @@ def command(**given: Any) -> int:
     """
     source, dest = given["source"], given["dest"]
     _check(source, dest)
+    as_root_unless_running(given, *filter(None, (_split(word)[0] for word in (source, dest))))
     with ExitStack() as stack:
         store = stack.enter_context(stores.open_store(given))
         roots = _Roots(stack, store)

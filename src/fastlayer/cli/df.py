@@ -52,7 +52,7 @@ def command(**given: Any) -> int:
     """
     from fastlayer.maintenance.disk import disk_usage
 
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         usage = disk_usage(store)
     if not given["verbose"]:
         rows.show(given["format_"], COLUMNS, map(_line, usage.lines), _SIZES)

@@ -8,6 +8,7 @@ from typing import Any
 from fastlayer.cli import options, output, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
+from fastlayer.cli.rootless import as_root_unless_running
 
 EPILOG = """\b
 Examples:
@@ -31,6 +32,7 @@ def command(**given: Any) -> int:
     to = given["output_"]
     if to in (None, b"-") and sys.stdout.isatty():
         raise declare.LineError("a tar is not for a terminal: redirect stdout, or name a file with -o")
+    as_root_unless_running(given, given["name"])
     with stores.open_store(given) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         layer = writable.find(store, given["name"])
         target = sys.stdout.buffer if to in (None, b"-") else to

@@ -24,7 +24,7 @@ class WritableLayer:
 
     def open(self, stack: ExitStack) -> None:
         """Keeps the store open as long as the changes are read."""
-        self._store = stack.enter_context(stores.open_store(self._given))
+        self._store = stack.enter_context(stores.open_as_root(self._given))
 
     def changes(self) -> Changes:
         """Its changes, as the driver finds them."""

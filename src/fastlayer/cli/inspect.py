@@ -66,7 +66,8 @@ def command(**given: Any) -> int:
     """Show images, containers, writable layers, mounts (by their target) or volumes: a JSON array, an object for each
     NAME."""
     template = template_of(given["format_"])
-    with stores.open_store(given) as store:
+    opened = stores.open_as_root if given["size"] else stores.open_store
+    with opened(given) as store:
         return show(given["names"], template, lambda name: _inspect(store, name, given))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastlayer.cli import filters, output, rows, stores
 from fastlayer.cli.line import declare
+from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
     from fastlayer.container.mounted import Mounted
@@ -40,6 +41,8 @@ def command(**given: Any) -> int:
     """List mounts and writable layers. A layer that is mounted nowhere has no target."""
     from fastlayer.errors import show_path
 
+    if given["usage"]:
+        as_root(given)
     with stores.store_if_any(given) as store:
         found = [] if store is None else _found(store, given["filters"], usage=given["usage"])
     if given["quiet"]:

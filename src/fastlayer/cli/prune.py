@@ -52,7 +52,7 @@ def _prune(given: dict[str, Any], what: str, *, layers: bool) -> int:
     from fastlayer.volume.volumes import Volumes
 
     dry_run = given["dry_run"]
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         confirm(given, what)
         meant = filters.ImageFilter(Images(store), given.get("filters", {}))
         volumes = Volumes(store).prune(dry_run=dry_run) if given.get("volumes") else []
@@ -82,7 +82,7 @@ def collect_garbage(**given: Any) -> int:
     from fastlayer.store.collect import collect
     from fastlayer.volume.volumes import clear_dead
 
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         if not given["dry_run"]:
             clear_dead(store)
             lifecycle.recover(store)

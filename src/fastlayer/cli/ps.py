@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastlayer.cli import filters, output, rows, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.plain import Labels
+from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
     from fastlayer.container.containers import Container
@@ -52,6 +53,8 @@ Examples:
 def command(**given: Any) -> int:
     """List containers that run, or all of them."""
     _check(given["filters"])
+    if given["size"]:
+        as_root(given)
     with stores.store_if_any(given) as store:
         found = [] if store is None else _found(store, given)
     if given["quiet"]:

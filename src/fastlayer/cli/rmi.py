@@ -48,7 +48,7 @@ def _remove(given: dict[str, Any]) -> int:
     from fastlayer.store.collect import collect
 
     failed: list[FastlayerError] = []
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         for name in given["images"]:
             try:
                 for gone in Images(store).untag(name, force=given["force"]):

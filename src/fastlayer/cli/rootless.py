@@ -18,6 +18,26 @@ def as_root(given: dict[str, Any]) -> None:
         become_root()
 
 
+def as_root_unless_running(given: dict[str, Any], *names: str) -> None:
+    """The same for verbs that go through the root of a container that runs: that is in a namespace of its own, into
+    which those outside may look, and a new one beside it may not."""
+    if os.geteuid() != 0 and not any(_is_running(given, name) for name in names):
+        as_root(given)
+
+
+def _is_running(given: dict[str, Any], name: str) -> bool:
+    from fastlayer.container import writable
+    from fastlayer.container.mounted import is_running
+    from fastlayer.errors import FastlayerError
+    from fastlayer.store.store import existing_store
+
+    try:
+        with existing_store(given["root"], driver=given["driver"]) as store:
+            return is_running(store, writable.find(store, name))
+    except FastlayerError:
+        return False  # which the verb will tell, if it matters
+
+
 def _is_ours(given: dict[str, Any]) -> bool:
     from fastlayer.store.store import default_root
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastlayer.cli import options
 from fastlayer.cli.line import declare
+from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,6 +44,15 @@ def open_store(given: dict[str, Any], *, create: bool = False) -> Store:
 
     opener = open_store if create else existing_store
     return opener(given["root"], driver=given["driver"])
+
+
+def open_as_root(given: dict[str, Any]) -> Store:
+    """The same for verbs that work with the files of layers, which may belong to any of the ids that a user has.
+
+    Only while this process has no other threads.
+    """
+    as_root(given)
+    return open_store(given)
 
 
 @contextmanager
