@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fastlayer._backend import RunProgram
 from fastlayer.errors import RunError
 from fastlayer.mounts.mount import Mount
-from fastlayer.running import capabilities, idmaps, kernel, native, process, roots, steps
+from fastlayer.running import bundles, capabilities, idmaps, kernel, native, process, roots, steps
 from fastlayer.running.filters import profile_of
 from fastlayer.running.isolation import Probe, tried
 from fastlayer.running.limits import NONE, Limit
@@ -59,13 +59,11 @@ class Oci:
         return tried(self, (Mount("tmpfs", "tmpfs"),))
 
     def run(self, spec: Spec, *, stdout: int, stderr: int, stop: threading.Event | None) -> int:
-        import tempfile
-
         check(spec)
         runtime = self.find()
         if runtime is None:
             raise RunError("neither crun nor runc is installed", remedy=_REMEDY)
-        with tempfile.TemporaryDirectory(prefix="fastlayer-run-") as bundle:
+        with bundles.bundle() as bundle:
             stdin = os.open("/dev/null", os.O_RDONLY) if spec.stdin is None else spec.stdin
             try:
                 status = _run(spec, runtime, bundle, (stdin, stdout, stderr), stop)
