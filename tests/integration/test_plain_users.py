@@ -78,6 +78,7 @@ fastlayer("ps", "-a", "-s"); fastlayer("inspect", "-s", "box"); fastlayer("mount
 fastlayer("system", "df", "-v")
 fastlayer("commit", "-q", "box", "made")
 fastlayer("checkpoint", "box", "then"); fastlayer("fork", "box", "other"); fastlayer("rollback", "box", "then")
+assert b"A /private/file" in fastlayer("diff", "base", "made")
 assert b"sound" in fastlayer("store", "check")
 fastlayer("rmi", "made"); fastlayer("checkpoint", "--rm", "box", "then"); fastlayer("store", "gc")
 assert b"Removed: other" in fastlayer("system", "prune", "-af")

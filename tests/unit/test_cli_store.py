@@ -285,6 +285,10 @@ def test_diff_of_images(filled: Shell, tmp_path: Path) -> None:
     assert (tmp_path / "l.tar").stat().st_size > 5000
     assert "No such file" in filled.refused("diff", "base:1", "base:3")
     assert "No such file" in filled.refused("diff", "./base:1", "base:2")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nENV A=b\n")
+    filled.good("build", "-q", "-t", "nothing", "-f", tmp_path / "Dockerfile", place)
+    assert "A /bin/tool\n" in filled.good("diff", "nothing", "base:1")
+    assert "D /bin\n" in filled.good("diff", "base:1", "nothing")
 
 
 @needs_root

@@ -77,7 +77,7 @@ def _image(stack: ExitStack, given: dict[str, Any], name: str) -> Any:
     from fastlayer.image.images import Images
 
     try:
-        store = stack.enter_context(stores.open_store(given))
+        store = stack.enter_context(stores.open_as_root(given))
         image = Images(store).find(name, stores.platform(given))
     except (NotFoundError, OperandError, ReferenceFormatError):
         if given["root"] or given["platform"]:

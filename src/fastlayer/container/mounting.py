@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -109,9 +110,16 @@ def _remove_soon(store: Store, name: str) -> None:
 
 @contextmanager
 def temporary(store: Store, image: Image, *, warnings: list[str] | None = None) -> Iterator[Path]:
-    """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory."""
+    """An image's tree for the block, to look at: mounted where nobody else sees it, or as a plain directory.
+
+    That of an image without layers is empty.
+    """
     from fastlayer.mounts.mounting import as_directory
 
+    if image.chain_id is None:
+        with tempfile.TemporaryDirectory(prefix="fastlayer-") as empty:
+            yield Path(empty)
+        return
     snapshotter = store.snapshotter
     if store.read_only:  # no view can be made, and none is needed
         with as_directory(snapshotter.mounts(_chain(store, image, warnings))) as path:
