@@ -24,6 +24,7 @@ PRIVATE = "mkdir -m 700 /private && echo 1 > /private/file && chown -R 7:8 /priv
 # each command is a process of its own
 COMMANDS = """
 import io, os, subprocess, sys, tarfile
+os.chdir(os.environ["HOME"])
 def fastlayer(*words):
     done = subprocess.run([sys.executable, "-m", "fastlayer", *words], capture_output=True)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
@@ -97,5 +98,21 @@ while b"/wait" not in fastlayer("diff", "busy"):
     assert b"busy" in fastlayer("ps"), fastlayer("logs", "busy")
 assert fastlayer("cp", "busy:/new", "-") and "new" in owners(fastlayer("export", "busy"))
 fastlayer("commit", "-q", "busy", "made"); fastlayer("rm", "-f", "busy")
+""",
+    )
+
+
+def test_volumes(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+fastlayer("run", "--rm", "-v", "data:/data", "base", "sh", "-c", private.replace("/p", "/data/p"))
+for words in (("ls", "-s"), ("clone", "data", "copy"), ("snapshot", "data", "s1")):
+    fastlayer("volume", *words)
+fastlayer("volume", "export", "data", "-o", "data.tar")
+found = owners(open("data.tar", "rb").read())
+assert {name: found[name] for name in WANTED} == WANTED, found
+fastlayer("volume", "snapshots", "rm", "data", "s1"); fastlayer("volume", "rm", "data")
+assert b"copy" in fastlayer("volume", "prune", "-af")
 """,
     )

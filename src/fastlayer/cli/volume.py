@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastlayer.cli import filters, options, output, rows, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.plain import Labels
+from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
     from fastlayer.volume.books import Volume
@@ -58,6 +59,7 @@ def volumes_of(given: dict[str, Any], *, create: bool = False, unused: bool = Fa
 
     @contextmanager
     def opened() -> Any:
+        as_root(given)
         with stores.open_store({"root": given["root"], "driver": given.get("storage_driver")}, create=create) as store:
             if unused:
                 from fastlayer.container import lifecycle
@@ -164,6 +166,8 @@ Examples:
 def ls(**given: Any) -> int:
     """List volumes. `dangling=true`: those that nobody has; `name=`: a part of the name."""
     found: list[rows.Row] = []
+    if given["size"]:
+        as_root(given)
     with stores.store_if_any({**given, "driver": None}) as store:
         if store is not None:
             from fastlayer.volume.volumes import Volumes
