@@ -80,7 +80,7 @@ def test_the_life_of_a_volume(volumes: Volumes, plugin: Plugin) -> None:
     assert not place.exists() and plugin.calls[-1] == "Remove"
 
 
-def test_what_it_says_is_told(volumes: Volumes, plugin: Plugin) -> None:
+def test_what_it_says_is_told(volumes: Volumes, plugin: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DriverError, match=r"plugin tasty \(unix://.*tasty.sock\): unknown option"):
         volumes.create("data", driver="tasty", options={"color": "red"})
     assert volumes.all() == []
@@ -89,6 +89,14 @@ def test_what_it_says_is_told(volumes: Volumes, plugin: Plugin) -> None:
     with pytest.raises(DriverError, match="is mounted by"):
         volumes.remove("data")
     assert [volume.name for volume in volumes.all()] == ["data"]
+
+    def away(name: str, asked: object) -> dict[str, object]:
+        raise ValueError("its disk is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plugin, "on_get", away)
+        with pytest.raises(NotFoundError, match=r"volume data: plugin tasty .*: its disk is away"):
+            volumes.details("data")
     volumes.remove("data", force=True)
     assert volumes.all() == []
 

@@ -71,7 +71,10 @@ class PluginDriver:
             return None
 
     def status(self, name: str) -> Mapping[str, Any]:
-        found = self._get(name)
+        try:
+            found = self._ask(name)
+        except PluginError as exc:  # which may have another reason than that there is none
+            raise NotFoundError(f"volume {name}: {exc}") from None
         if found is None:
             raise NotFoundError(f"volume {name}: {self._plugin} has no such volume")
         status = found.get("Status")
@@ -86,9 +89,13 @@ class PluginDriver:
     def _get(self, name: str) -> dict[str, Any] | None:
         """What the plugin says of a volume; None when it has none of that name."""
         try:
-            found = self._call("Get", {"Name": name}).get("Volume")
+            return self._ask(name)
         except PluginError:
             return None
+
+    def _ask(self, name: str) -> dict[str, Any] | None:
+        """The same. Raises ``PluginError`` with what it says against it."""
+        found = self._call("Get", {"Name": name}).get("Volume")
         return found if isinstance(found, dict) and found.get("Name") == name else None
 
     def _place(self, answer: Mapping[str, Any]) -> Path | None:
