@@ -601,3 +601,22 @@ def test_python(made: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(fastlayer.BuildError) as error:
         fastlayer.build(str(made.context), root=made.root, driver="overlay2")
     assert error.value.status == 5 and error.value.line == 2
+
+
+@pytest.mark.parametrize(
+    "outputs, why",
+    [
+        (["type=oci,dest={}/no/x.tar"], "no/x.tar: its directory is not there: make "),
+        (["type=tar,dest={}"], "is a directory: name a file"),
+        (["type=oci,dest={0}/x", "type=docker,dest={0}/./x"], "several go to "),
+        (["type=tar", "type=oci,dest=-"], "several go to stdout"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_built(
+    made: Builder, tmp_path: Path, outputs: list[str], why: str
+) -> None:
+    made.write("FROM busybox\nRUN exit 3\n")
+    words = [word for output in outputs for word in ("-o", output.format(tmp_path))]
+    (line,) = made.build(*words, code=2 if "several" in why else 1)
+    assert why in line
+    (line, *_) = [line for line in made.build("-o", f"type=oci,dest={tmp_path}/x", code=1) if "exit status 3" in line]

@@ -98,7 +98,20 @@ def exports(given: dict[str, Any]) -> list[Export]:
     found += kaniko_outputs(given["tar_path"], given["oci_layout_path"], given["tags"])
     if any(export.push and not (export.names or given["tags"]) for export in found):
         raise declare.LineError("--push: the image has no name that says where to: give -t HOST/NAME[:TAG]")
+    _check_places(found)
     return found
+
+
+def _check_places(exports: list[Export]) -> None:
+    """No two files in one place. A layout has room for several images, and trees may be laid over each other."""
+    places = [
+        "stdout" if one.to_stdout else os.path.realpath(one.dest) for one in exports if one.to_stdout or one.is_file
+    ]
+    for place in places:
+        if places.count(place) > 1:
+            from fastlayer.errors import show_path
+
+            raise declare.LineError(f"--output: several go to {show_path(place)}: give each its own dest=FILE")
 
 
 def notes(given: dict[str, Any]) -> Notes | None:

@@ -37,16 +37,21 @@ def forget_notes(notes: Notes) -> None:
     """Before a build: what an earlier one wrote is gone when this one fails. Raises ``OperandError``, ``StorageError``
     where nothing can be written afterwards."""
     for path in filter(None, notes):
-        if os.path.isdir(path):
-            raise OperandError(f"{show_path(path)}: is a directory: name a file")
+        check_file(path)
         try:
             if os.path.isfile(path):
                 os.unlink(path)
         except OSError as exc:
             raise StorageError(exc.errno or 0, "remove", path) from exc
-        parent = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(parent):
-            raise OperandError(f"{show_path(path)}: its directory is not there: make {show_path(parent)} first")
+
+
+def check_file(path: str) -> None:
+    """Before a build. Raises ``OperandError`` where no file can be written after it."""
+    if os.path.isdir(path):
+        raise OperandError(f"{show_path(path)}: is a directory: name a file")
+    parent = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise OperandError(f"{show_path(path)}: its directory is not there: make {show_path(parent)} first")
 
 
 def write_notes(notes: Notes, built: Built) -> None:

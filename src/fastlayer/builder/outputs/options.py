@@ -57,7 +57,16 @@ class Export(NamedTuple):
 
     @property
     def to_stdout(self) -> bool:
-        return self.type in ("oci", "docker", "tar") and self.archive and self.dest in ("", "-")
+        return self._is_one_file and self.dest in ("", "-")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether ``dest`` names one."""
+        return self._is_one_file and not self.to_stdout
+
+    @property
+    def _is_one_file(self) -> bool:
+        return self.type in ("oci", "docker", "tar") and self.archive
 
 
 def parse_output(text: str) -> Export:

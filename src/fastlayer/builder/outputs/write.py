@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastlayer._values import NamedTuple
-from fastlayer.builder.outputs.notes import Built
+from fastlayer.builder.outputs.notes import Built, check_file
 from fastlayer.builder.outputs.options import Export
 from fastlayer.errors import UsageError
 from fastlayer.image.images import Image, Images
@@ -106,9 +106,11 @@ def _pushed(store: Store, built: Built, export: Export, how: PushWishes) -> Resu
 
 
 def check_export(export: Export, source_date_epoch: int | None, *, to_stdout: bool) -> None:
-    """What can be said before anything is built. Raises ``UsageError``."""
+    """What can be said before anything is built. Raises ``UsageError``, ``OperandError``."""
     if export.to_stdout and not to_stdout:
         raise UsageError(f"type={export.type} is not for a terminal: redirect stdout, or say dest=FILE")
+    if export.is_file:
+        check_file(export.dest)
     if export.rewrite_timestamp and source_date_epoch is None:
         raise UsageError("rewrite-timestamp: to which time? Set SOURCE_DATE_EPOCH, in seconds since 1970")
     if export.type != "image":
