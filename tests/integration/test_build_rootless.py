@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.buildroot import make_root
+from tests.conftest import temporary_directory
 from tests.integration.test_build import EPOCH, Builder
 from tests.integration.userns import as_somebody, unshared
 
@@ -88,19 +89,16 @@ for within in ((), ("unshare", "-Urm")):
 """
 
 
-def test_what_was_made_in_one_namespace_is_whole_in_another(
-    reference: tuple[Path, Path, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_was_made_in_one_namespace_is_whole_in_another(reference: tuple[Path, Path, str], tmp_path: Path) -> None:
     """Each command is a process of its own: some become root of a user namespace, to others owners look different."""
     archive, context, _ = reference
-    theirs = tmp_path_factory.mktemp("theirs")
-    (theirs / "file").write_text("root's")
-    for path in (archive, context, *archive.parents[:3], theirs):
-        os.chmod(path, 0o755)
     shutil.copytree(context, tmp_path / "context")
     shutil.copy(archive, tmp_path / "base.tar")
-    words = [sys.executable, "-c", LATER, tmp_path / "base.tar", tmp_path / "context", theirs]
-    done = as_somebody(words, tmp_path, FASTLAYER_ROOT=str(tmp_path / "store"), FASTLAYER_DRIVER="vfs")
+    with temporary_directory() as theirs:
+        (theirs / "file").write_text("root's")
+        theirs.chmod(0o755)
+        words = [sys.executable, "-c", LATER, tmp_path / "base.tar", tmp_path / "context", theirs]
+        done = as_somebody(words, tmp_path, FASTLAYER_ROOT=str(tmp_path / "store"), FASTLAYER_DRIVER="vfs")
     assert done.returncode == 0, done.stderr
 
 

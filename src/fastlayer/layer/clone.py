@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
@@ -257,13 +257,16 @@ class _Destination:
             raise OperandError(f"{self.name}: not a name for a directory: give a name that is free")
         self._parent = _open(head)
         staging = b".%s.fastlayer-%s" % (self._base[:200], os.urandom(6).hex().encode())
+        self._staging = staging  # before: an interrupt may come as soon as it is made
         try:
             os.mkdir(staging, 0o700, dir_fd=self._parent)
-            self._staging = staging
             self.fd = os.open(staging, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._parent)
         except OSError as exc:
             self.__exit__()
             raise StorageError(exc.errno or 0, "mkdir", self.name) from exc
+        except BaseException:
+            self.__exit__()
+            raise
 
     def commit(self) -> None:
         """The tree is complete: it gets its name, which must still be free (or the empty directory it was)."""
@@ -296,7 +299,8 @@ class _Destination:
         if self.fd >= 0 and names_in(self.fd):
             empty(self.fd)
         if self._staging is not None:
-            os.rmdir(self._staging, dir_fd=self._parent)
+            with suppress(FileNotFoundError):  # it could not be made
+                os.rmdir(self._staging, dir_fd=self._parent)
         elif self.fd >= 0 and stat.S_IMODE(os.fstat(self.fd).st_mode) != self._mode:
             os.fchmod(self.fd, self._mode)
 

@@ -79,9 +79,12 @@ class Output:
             except OSError as exc:
                 if exc.errno not in _NO_NAMELESS:
                     raise
-        temporary = self._temporary_name()
-        self._fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._temporary = temporary
+        self._temporary = self._temporary_name()  # before: an interrupt may come as soon as it is made
+        try:
+            self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except BaseException:
+            self._remove_temporary()
+            raise
 
     def _temporary_name(self) -> bytes:
         """Cut, so that it fits where the final one does."""
@@ -106,9 +109,9 @@ class Output:
             if self._file is not None and hasattr(self._file, "flush"):
                 self._file.flush()
             if self._renamed and self._temporary is None:
-                temporary = self._temporary_name()  # a rename replaces what is there, a link cannot
-                os.link(f"/proc/self/fd/{self._fd}", temporary, src_dir_fd=self._fd)  # linkat(2) with AT_SYMLINK_FOLLOW
-                self._temporary = temporary
+                self._temporary = self._temporary_name()  # a rename replaces what is there, a link cannot
+                place = f"/proc/self/fd/{self._fd}"
+                os.link(place, self._temporary, src_dir_fd=self._fd)  # linkat(2) with AT_SYMLINK_FOLLOW
             self._close()
             if self._temporary is not None:
                 os.rename(self._temporary, self._final)
@@ -128,6 +131,9 @@ class Output:
 
     def __exit__(self, *_exc: object) -> None:
         self._close()
+        self._remove_temporary()
+
+    def _remove_temporary(self) -> None:
         if self._temporary is not None:
             try:
                 os.unlink(self._temporary)

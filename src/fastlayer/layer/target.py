@@ -62,15 +62,18 @@ class Target:
         except FileNotFoundError:
             pass
         staging = b".%s.fastlayer-%s" % (self._name[:200], os.urandom(6).hex().encode())
+        self._staging = staging  # before: an interrupt may come as soon as it is made
         try:
             os.mkdir(staging, 0o700, dir_fd=self._parent)
-            self._staging = staging
             os.mkdir(staging + b"/" + _INNER, 0o755, dir_fd=self._parent)
             self.fd = os.open(staging + b"/" + _INNER, _DIRECTORY, dir_fd=self._parent)
             _make_plain(self.fd, self._owner or (os.geteuid(), os.getegid()))
         except OSError as exc:
             self.__exit__()
             raise StorageError(exc.errno or 0, "mkdir", self.name) from exc
+        except BaseException:
+            self.__exit__()
+            raise
 
     def commit(self, durability: str) -> None:
         """Everything is applied and verified. Raises ``StorageError`` when the name has been taken meanwhile."""
@@ -114,6 +117,11 @@ class Target:
             for fd in owned:
                 if fd >= 0:
                     os.close(fd)
+
+    def __del__(self) -> None:
+        """Of one whose block was never entered: an interrupt came just before that."""
+        if self._staging is not None:
+            self.__exit__()
 
     def _remove_staging(self, staging: bytes) -> None:
         self._staging = None
