@@ -74,7 +74,7 @@ _MAKE_ROOM = "`fastlayer system prune` makes room, or give another place for the
 
 def may_make_devices() -> bool:
     """Whether device nodes can be made (mknod(2)): by root of the initial user namespace."""
-    return os.geteuid() == 0 and not in_user_namespace()
+    return _is_initial_root()
 
 
 def sees_true_owners() -> bool:
@@ -82,6 +82,10 @@ def sees_true_owners() -> bool:
 
     A plain user makes files of nobody else, and is another inside a user namespace than outside.
     """
+    return _is_initial_root()
+
+
+def _is_initial_root() -> bool:
     return os.geteuid() == 0 and not in_user_namespace()
 
 
