@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fastlayer.mounts.table import entries
-from tests.buildroot import make_root
 from tests.integration.test_build import Builder, outcome
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 MODES = pytest.mark.parametrize("mode", ["ro", "rw"])
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
-
-
-@pytest.fixture
-def made(tmp_path: Path, root: Path) -> Iterator[Builder]:
-    yield Builder(tmp_path, root)
-    assert not [entry for entry in entries() if entry.target.startswith(os.fsencode(tmp_path))]
 
 
 # ---- links -----------------------------------------------------------------------------------------

@@ -14,19 +14,12 @@ from pathlib import Path
 import pytest
 
 import fastlayer
-from fastlayer.mounts.table import entries
-from tests.buildroot import make_root
 from tests.filesystems import loop_fs
 from tests.running import unique
 from tests.shell import COMMAND, Shell
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 EPOCH = "1700000000"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
 class Builder(Shell):
@@ -62,12 +55,6 @@ class Builder(Shell):
         target = place / f"tree{time.monotonic_ns()}"
         self.good("build", "-q", "-o", f"type=local,dest={target}", self.context)
         return target
-
-
-@pytest.fixture
-def made(tmp_path: Path, root: Path) -> Iterator[Builder]:
-    yield Builder(tmp_path, root)
-    assert not [entry for entry in entries() if entry.target.startswith(os.fsencode(tmp_path))]
 
 
 def outcome(lines: list[str]) -> dict[str, str]:

@@ -10,17 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.buildroot import make_root
 from tests.conftest import require
 from tests.integration.test_build import Builder, outcome
 from tests.integration.test_running_confined import SETUID
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
 @pytest.fixture

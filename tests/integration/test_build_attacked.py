@@ -21,23 +21,10 @@ import pytest
 
 from fastlayer.builder.agents import agent_socket
 from fastlayer.builder.dockerfile.mounts import RunMount
-from fastlayer.mounts.table import entries
-from tests.buildroot import make_root
 from tests.integration.test_build import Builder, outcome
 from tests.shell import COMMAND
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
-
-
-@pytest.fixture
-def made(tmp_path: Path, root: Path) -> Iterator[Builder]:
-    yield Builder(tmp_path, root)
-    assert not [entry for entry in entries() if entry.target.startswith(os.fsencode(tmp_path))]
 
 
 # ---- keys ------------------------------------------------------------------------------------------

@@ -5,29 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fastlayer.mounts.table import entries
-from tests.buildroot import make_root
 from tests.conftest import require
 from tests.integration.test_build import Builder, outcome
 from tests.shell import COMMAND, Shell
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
-
-
-@pytest.fixture
-def made(tmp_path: Path, root: Path) -> Iterator[Builder]:
-    yield Builder(tmp_path, root)
-    assert not [entry for entry in entries() if entry.target.startswith(os.fsencode(tmp_path))]
 
 
 def names(tree: Path) -> set[str]:

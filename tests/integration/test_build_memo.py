@@ -11,16 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.buildroot import make_root
 from tests.integration.test_build import Builder, outcome
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 DOCKERFILE = 'FROM busybox\nARG V=1\nRUN echo $V > /v\nCOPY . /app/\nCMD ["x"]\n'
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
 @pytest.fixture

@@ -14,18 +14,12 @@ from pathlib import Path
 import pytest
 
 from fastlayer.oci import mediatypes
-from tests.buildroot import make_root
 from tests.conftest import require
 from tests.integration.dockerregistry import DockerRegistry
 from tests.integration.test_build import Builder, outcome
 from tests.registry_server import RegistryServer, digest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
 @pytest.fixture(scope="module")

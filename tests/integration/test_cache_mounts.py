@@ -11,17 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.buildroot import make_root
 from tests.integration.test_build import Builder
 from tests.shell import COMMAND, Shell
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 ADD = "FROM busybox\nARG V=1\nRUN --mount=type=cache,target=/c echo $V >> /c/log && cp /c/log /seen\n"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
 def machine(place: Path, root: Path, name: str) -> Builder:

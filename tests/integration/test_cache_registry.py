@@ -20,7 +20,6 @@ from fastlayer.builder.sharing.options import parse_cache_from
 from fastlayer.oci import mediatypes
 from fastlayer.registry.opening import Wishes
 from fastlayer.registry.pauses import Policy
-from tests.buildroot import make_root
 from tests.certificates import Authority
 from tests.conftest import require
 from tests.integration.dockerregistry import PASSWORD, USER, DockerRegistry, token_auth
@@ -29,11 +28,6 @@ from tests.integration.test_cache_shared import DOCKERFILE, STEPS, cached, files
 from tests.registry_server import RegistryServer, digest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
 @pytest.fixture(scope="module")

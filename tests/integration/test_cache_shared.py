@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from fastlayer.builder.sharing import records
-from tests.buildroot import make_root
 from tests.conftest import require
 from tests.integration.test_build import Builder, outcome
 from tests.shell import COMMAND
@@ -34,11 +33,6 @@ RUN true
 CMD ["x"]
 """
 STEPS = 7
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
 class Machines:
