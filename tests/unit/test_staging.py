@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from fastlayer.errors import StorageError
 from fastlayer.layer import clone, output, target
 from fastlayer.layer.output import Output
 from fastlayer.layer.target import Target
+from tests.conftest import needs_root
 
 CALLS = ("mkdir", "open", "link")
 
@@ -93,3 +97,18 @@ def test_a_target_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(OSError, match="Permission denied"):
             make()
     assert os.listdir(tmp_path) == []
+
+
+@needs_root
+def test_a_file_system_that_nothing_can_be_made_on(tmp_path: Path) -> None:
+    """There the system refuses to remove what is not there in the same words, and the first one is told."""
+    place = tmp_path / "mount"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", place], check=True)
+    try:
+        for make in (Target, clone._Destination):
+            with pytest.raises(StorageError, match="mount/new: mkdir: Read-only file system") as caught:
+                make(place / "new")
+            assert caught.value.errno == errno.EROFS
+    finally:
+        subprocess.run(["umount", place], check=True)

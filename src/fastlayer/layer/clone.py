@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
@@ -16,7 +16,7 @@ from fastlayer.layer.arguments import CALLBACK, DIRECTORY, FLAG, PATH, WORKDIR, 
 from fastlayer.layer.mounts import same_mount
 from fastlayer.layer.operands import check_descriptors
 from fastlayer.layer.progress import ProgressCallback, Reporter
-from fastlayer.layer.target import empty, is_named, names_in
+from fastlayer.layer.target import empty, is_named, names_in, remove_made
 
 if TYPE_CHECKING:
     from fastlayer.layer import types
@@ -299,8 +299,7 @@ class _Destination:
         if self.fd >= 0 and names_in(self.fd):
             empty(self.fd)
         if self._staging is not None:
-            with suppress(FileNotFoundError):  # it could not be made
-                os.rmdir(self._staging, dir_fd=self._parent)
+            remove_made(self._staging, self._parent)
         elif self.fd >= 0 and stat.S_IMODE(os.fstat(self.fd).st_mode) != self._mode:
             os.fchmod(self.fd, self._mode)
 

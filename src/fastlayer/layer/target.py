@@ -127,8 +127,8 @@ class Target:
         self._staging = None
         if self.fd >= 0 and is_named(self.fd, self._parent, staging + b"/" + _INNER):
             empty(self.fd)
-        _rmdir(staging + b"/" + _INNER, self._parent)
-        _rmdir(staging, self._parent)
+        for path in (staging + b"/" + _INNER, staging):
+            remove_made(path, self._parent)
 
 
 def _make_plain(fd: int, owner: tuple[int, int]) -> None:
@@ -158,12 +158,21 @@ def is_named(fd: int, parent: int, name: bytes) -> bool:
     return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
 
 
-def _rmdir(path: bytes, parent: int) -> None:
+def remove_made(path: bytes, parent: int) -> None:
+    """Removes the empty directory, if it was made: where it could not be, the system may give any reason (EROFS)."""
     try:
         os.rmdir(path, dir_fd=parent)
     except OSError as exc:
-        if exc.errno != errno.ENOENT:
+        if _exists(path, parent):
             raise StorageError(exc.errno or 0, "rmdir", path) from exc
+
+
+def _exists(path: bytes, parent: int) -> bool:
+    try:
+        os.lstat(path, dir_fd=parent)
+    except OSError:
+        return False
+    return True
 
 
 def _open(path: Any, name: str, dir_fd: int | None = None) -> int:
