@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastlayer
-from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, RunError, UsageError
+from fastlayer.errors import AlreadyExistsError, InUseError, NotFoundError, OperandError, RunError, UsageError
 from tests.buildroot import make_root
 from tests.conftest import needs_root
 from tests.containers import CHANGES, FOREVER, Command, Terminal, until
@@ -184,6 +186,59 @@ def test_a_life_from_python(store: Path, tmp_path: Path) -> None:
         assert made.stop() == 0 and made.wait() == 0 and made.status == "exited"
     with pytest.raises(NotFoundError):
         made.start()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_files_in_and_out_from_python(store: Path, tmp_path: Path, runs: bool) -> None:
+    tree, out = tmp_path / "tree", io.BytesIO()
+    (tree / "in").mkdir(parents=True)
+    (tree / "in" / "file").write_bytes(b"file")
+    os.chown(tree / "in" / "file", 3, 4)
+    with fastlayer.create("box", "sh", "-c", FOREVER, root=store) as made:
+        if runs:
+            made.start()
+        made.copy_to(tree / "in", "/new")
+        assert [(change.kind, change.path) for change in made.diff()] == [("A", b"new"), ("A", b"new/file")]
+        made.copy_from("/new/file", tmp_path / "mine")
+        made.copy_from("/new", tmp_path / "theirs", keep_owners=True)
+        made.copy_from(b"/new", out)
+        assert os.stat(tmp_path / "mine").st_uid == 0 and (tmp_path / "mine").read_bytes() == b"file"
+        assert os.stat(tmp_path / "theirs/file").st_gid == 4
+        made.copy_to(io.BytesIO(out.getvalue()), "/root")
+        with (tmp_path / "out.tar").open("wb") as file:
+            made.copy_from("/root/new/.", file.fileno())
+        with tarfile.open(tmp_path / "out.tar") as tar:
+            assert {member.name.strip("./"): member.uid for member in tar} == {"": 0, "file": 3}
+        made.export(tmp_path / "all.tar.gz")
+        with tarfile.open(tmp_path / "all.tar.gz") as tar:
+            assert {"new/file", "root/new/file", "etc/passwd"} <= {name.removeprefix("./") for name in tar.getnames()}
+        with pytest.raises(NotFoundError, match="/absent"):
+            made.copy_from("/absent", tmp_path / "absent")
+        with pytest.raises(OperandError, match="directory that exists"):
+            made.copy_to(io.BytesIO(out.getvalue()), "/absent")
+        assert not (tmp_path / "absent").exists()
+    with pytest.raises(NotFoundError):
+        made.diff()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda made: made.copy_to(None, "/"), "source: NoneType is neither a path, a descriptor nor a binary file"),
+        (lambda made: made.copy_to(True, "/"), "source: bool"),
+        (lambda made: made.copy_to(io.StringIO(), "/"), "source: is an open text file"),
+        (lambda made: made.copy_to("a", 5), "path: 5 is not a path"),
+        (lambda made: made.copy_to("a", "a\0b"), "path: .* null byte"),
+        (lambda made: made.copy_from("/", [1]), "dest: list"),
+        (lambda made: made.copy_from("/", "a", follow="x"), "follow: 'x'"),
+        (lambda made: made.copy_from("/", "a", keep_owners=3), "keep_owners: 3"),
+        (lambda made: made.export(open(os.devnull)), "output: is an open text file"),
+    ],
+)
+def test_what_is_no_file_for_python(tmp_path: Path, call: Callable[[Any], None], message: str) -> None:
+    """Before the store is opened."""
+    with pytest.raises(UsageError, match=message):
+        call(fastlayer.Container("0" * 64, root=tmp_path / "absent"))
 
 
 def test_errors_from_python(store: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.cli import options, output, stores
@@ -14,7 +13,8 @@ from fastlayer.cli.progress import Reporter
 from fastlayer.cli.rootless import as_root_unless_running
 
 if TYPE_CHECKING:
-    from fastlayer.container.cp.spot import Mounts, Side
+    from fastlayer.container.cp.roots import Roots
+    from fastlayer.container.cp.spot import Side
     from fastlayer.store.store import Store
 
 EPILOG = """\b
@@ -45,10 +45,12 @@ def command(**given: Any) -> int:
     source, dest = given["source"], given["dest"]
     _check(source, dest)
     as_root_unless_running(given, *filter(None, (_split(word)[0] for word in (source, dest))))
+    from fastlayer.container.cp.roots import Roots
+
     with ExitStack() as stack:
         store = stack.enter_context(stores.open_store(given))
-        roots = _Roots(stack, store)
-        sides = [_side(roots, word) for word in (source, dest)]
+        roots = Roots(stack, store)
+        sides = [_side(store, roots, word) for word in (source, dest)]
         report = stack.enter_context(Reporter(given["progress"], quiet=given["quiet"]))
         store.take_back_room()
         warnings = _copy(given, sides[0], sides[1], report)
@@ -62,10 +64,9 @@ def _copy(given: dict[str, Any], source: Side | None, dest: Side | None, report:
 
         assert source is not None
         return archive.write(source, sys.stdout.buffer, follow=given["follow"], jobs=given["jobs"])
-    from fastlayer.container.cp import copying
+    from fastlayer.container.cp import copying, roots
 
-    to_layer = dest.label != ""
-    owner = None if to_layer or given["archive"] or os.geteuid() != 0 else (os.geteuid(), os.getegid())
+    owner = None if dest.label or given["archive"] else roots.own_files()
     if source is None:
         return copying.extract(0, dest, owner=owner, progress=report.callback)
     return copying.copy(source, dest, follow=given["follow"], owner=owner, progress=report.callback)
@@ -92,53 +93,11 @@ def _split(word: bytes) -> tuple[str, bytes]:
     return os.fsdecode(name), path
 
 
-def _side(roots: _Roots, word: bytes) -> Side | None:
+def _side(store: Store, roots: Roots, word: bytes) -> Side | None:
     """None for ``-``."""
-    from fastlayer.container.cp.spot import Side
+    from fastlayer.container import writable
 
     if word == b"-":
         return None
     name, path = _split(word)
-    if not name:
-        path = path if path.startswith(b"/") else os.getcwdb() + b"/" + path
-        return Side(roots.of(name)[0], path, "")
-    root, layers = roots.of(name)
-    return Side(root, path, f"{name}:", layers, roots.mounts_of(name))
-
-
-class _Roots:
-    """Descriptors of roots, one for each layer with those of the directories that its overlay shows; that of the file
-    system outside has no name."""
-
-    def __init__(self, stack: ExitStack, store: Store) -> None:
-        self._stack = stack
-        self._store = store
-        self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
-
-    def of(self, name: str) -> tuple[int, tuple[int, ...]]:
-        if name not in self._known:
-            self._known[name] = self._open(name) if name else (self._stack.enter_context(_outside()), ())
-        return self._known[name]
-
-    def mounts_of(self, name: str) -> Mounts | None:
-        from fastlayer.container import writable
-        from fastlayer.container.cp.mounts import mounts_of
-
-        return mounts_of(self._store, self._stack, writable.find(self._store, name))
-
-    def _open(self, name: str) -> tuple[int, tuple[int, ...]]:
-        from fastlayer.container import writable
-        from fastlayer.container.opened import layers_of, opened
-
-        layer = writable.find(self._store, name)
-        root = self._stack.enter_context(opened(self._store, layer))
-        return root, self._stack.enter_context(layers_of(self._store, layer))
-
-
-@contextmanager
-def _outside() -> Iterator[int]:
-    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return roots.inside(writable.find(store, name), path) if name else roots.outside(path)

@@ -14,6 +14,8 @@ from fastlayer.errors import RunError
 
 if TYPE_CHECKING:
     from fastlayer.container import containers
+    from fastlayer.layer import types
+    from fastlayer.layer.diff import Change
     from fastlayer.oci.platform import Platform
     from fastlayer.store.store import Store
     from fastlayer.transfer.policies import Policy
@@ -177,6 +179,68 @@ class Container:
             made = commit.commit(store, layer, name, message=message, author=author, run=run, pause=pause)
             return str(made.id)
 
+    def diff(self) -> list[Change]:
+        """What it has written, sorted by path: what ``docker diff`` tells, and more about each."""
+        from fastlayer.container import systempoints, writable
+
+        with self._opened() as (store, row), systempoints.changes(store, writable.of_container(store, row.id)) as found:
+            return list(found)
+
+    def export(self, output: types.Output, *, warnings: list[str] | None = None) -> None:
+        """Writes all its files as a tar to a path (compressed as its extension says), descriptor or binary file."""
+        from fastlayer.container import writable
+        from fastlayer.container.export import export
+
+        output = given.file("output", output, "write")
+        with self._opened() as (store, row):
+            found = export(store, writable.of_container(store, row.id), output)
+        _tell(found, warnings)
+
+    def copy_to(
+        self,
+        source: types.LayerSource,
+        path: types.Path,
+        *,
+        follow: bool = False,
+        warnings: list[str] | None = None,
+    ) -> None:
+        """Copies ``source`` into it, with its owners, by the rules of ``docker cp``; a tar that a binary file or
+        descriptor gives is unpacked into a directory.
+
+        ``follow``: a link that ``source`` ends with is followed. Raises ``NotFoundError``, ``OperandError``,
+        ``StorageError``; nothing has changed then.
+        """
+        from fastlayer.container import writable
+        from fastlayer.container.cp import roots
+
+        source, path = given.file("source", source, "read"), given.path("path", path)
+        follow = truth("follow", follow)
+        with self._opened() as (store, row):
+            found = roots.put(store, writable.of_container(store, row.id), source, path, follow=follow)
+        _tell(found, warnings)
+
+    def copy_from(
+        self,
+        path: types.Path,
+        dest: types.Output,
+        *,
+        follow: bool = False,
+        keep_owners: bool = False,
+        warnings: list[str] | None = None,
+    ) -> None:
+        """Copies out of it by the same rules; to a binary file or descriptor as a tar.
+
+        The files are one's own, unless ``keep_owners``; in a tar all have theirs. Raises as ``copy_to``.
+        """
+        from fastlayer.container import writable
+        from fastlayer.container.cp import roots
+
+        path, dest, follow = given.path("path", path), given.file("dest", dest, "write"), truth("follow", follow)
+        owner = None if truth("keep_owners", keep_owners) else roots.own_files()
+        with self._opened() as (store, row):
+            found = roots.get(store, writable.of_container(store, row.id), path, dest, follow=follow, owner=owner)
+        _tell(found, warnings)
+
     def checkpoint(self, name: str) -> None:
         """Keeps what it has written so far under a name."""
         from fastlayer.container import checkpoints, writable
@@ -220,6 +284,11 @@ class Container:
 
     def __exit__(self, *_: object) -> None:
         self.remove(force=True)
+
+
+def _tell(found: Sequence[str], warnings: list[str] | None) -> None:
+    if warnings is not None:
+        warnings.extend(found)
 
 
 def create(
@@ -288,8 +357,7 @@ def _pull(store: Store, image: str, platform: Platform | None, policy: Policy, w
     from fastlayer.transfer.pull import PullOptions, pull
 
     found = pull(store, image, PullOptions(platform=platform, policy=policy))
-    if warnings is not None:
-        warnings.extend(found.warnings)
+    _tell(found.warnings, warnings)
 
 
 def run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +67,26 @@ def data(what: str, value: Any) -> bytes | None:
     if value is None or isinstance(value, bytes | bytearray | memoryview):
         return value  # type: ignore[return-value]
     raise UsageError(f"{what}: {type(value).__name__} is not bytes: encode it")
+
+
+def path(name: str, value: Any) -> bytes:
+    """A path in the container, or outside."""
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise UsageError(f"{name}: {value!r} is not a path")
+    if b"\0" in os.fsencode(value):
+        raise UsageError(f"{name}: {value!r} has a null byte in it")
+    return os.fsencode(value)
+
+
+def file(name: str, value: Any, use: str) -> Any:
+    """A path, an open descriptor, or a binary file to ``read`` or ``write``."""
+    if isinstance(value, str | bytes | os.PathLike):
+        return path(name, value)
+    if isinstance(value, io.TextIOBase):
+        raise UsageError(f"{name}: is an open text file: open it in binary mode")
+    if type(value) is int or hasattr(value, use):
+        return value
+    raise UsageError(f"{name}: {type(value).__name__} is neither a path, a descriptor nor a binary file")
 
 
 def _mounts(given: dict[str, Any]) -> tuple[Any, ...]:

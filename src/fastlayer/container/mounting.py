@@ -279,7 +279,8 @@ def layer_in_place(
     platform: Platform | None = None,
     warnings: list[str] | None = None,
 ) -> tuple[Writable, Path]:
-    """The same with its directory; a new one does not stay where the driver has none to show."""
+    """The same with its directory; a new one is of a driver that has one to show, and does not stay if it has none."""
+    store.prefer_directories()
     layer, made = _layer(store, image, name, size, storage_options, platform, warnings)
     try:
         return layer, writable.directory(store, layer)
