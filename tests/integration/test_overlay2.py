@@ -262,7 +262,7 @@ def test_without_rights_and_with_those_of_a_namespace(place: Path) -> None:
     done = unshared([sys.executable, "-c", code], place)
     assert done.stdout == "True||\n", done
     done = unshared(["setpriv", "--bounding-set=-sys_admin", "--", sys.executable, "-c", code], place)
-    assert done.stdout.startswith("False|not permitted to mount|run as root, or inside `unshare -Urm`"), done
+    assert done.stdout.startswith("False|not permitted to mount|run as root, or inside `fastlayer unshare`"), done
     assert os.listdir(place) == []
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.buildroot import make_root
 from tests.conftest import require
+from tests.integration.dockerregistry import DockerRegistry
 from tests.integration.userns import as_somebody
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shows another /etc/subuid in place of the machine's")
@@ -29,6 +30,12 @@ def fastlayer(*words):
     done = subprocess.run([sys.executable, "-m", "fastlayer", *words], capture_output=True)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
     return done.stdout
+def refused(*words, status=1):
+    done = subprocess.run([sys.executable, "-m", "fastlayer", *words], capture_output=True)
+    assert done.returncode == status, (words, done)
+    return done.stderr
+def driver():
+    return [name for name in ("overlay2", "vfs") if os.path.isdir(os.path.join(os.environ["FASTLAYER_ROOT"], name))]
 def owners(tar):
     return {member.name: (member.uid, member.gid) for member in tarfile.open(fileobj=io.BytesIO(tar))}
 archive, private = sys.argv[1:]
@@ -38,7 +45,7 @@ fastlayer("run", "--name", "box", "base", "sh", "-c", private)
 """
 
 
-def run(scratch: Path, code: str) -> None:
+def run(scratch: Path, code: str, *, driver: str | None = "vfs", **more: str) -> None:
     require("newuidmap", "newgidmap")
     if not all(map(os.path.exists, IDS)):
         pytest.skip("no /etc/subuid to show another one in place of")
@@ -50,7 +57,7 @@ def run(scratch: Path, code: str) -> None:
     make_root(scratch / "root")
     subprocess.run(["tar", "-C", scratch / "root", "-cf", scratch / "base.tar", "."], check=True)
     command = [sys.executable, "-c", COMMANDS + code, scratch / "base.tar", PRIVATE]
-    given = {"FASTLAYER_ROOT": str(scratch / "store"), "FASTLAYER_DRIVER": "vfs"}
+    given = {"FASTLAYER_ROOT": str(scratch / "store"), **({"FASTLAYER_DRIVER": driver} if driver else {}), **more}
     done = as_somebody(command, scratch, shown=shown, **given)
     assert done.returncode == 0, done.stderr
 
@@ -116,3 +123,97 @@ fastlayer("volume", "snapshots", "rm", "data", "s1"); fastlayer("volume", "rm", 
 assert b"copy" in fastlayer("volume", "prune", "-af")
 """,
     )
+
+
+def test_what_comes_in_has_its_owners(tmp_path: Path) -> None:
+    """With the driver that `run` would take, which cannot be used outside of a namespace."""
+    with DockerRegistry(tmp_path) as registry:
+        run(
+            tmp_path,
+            f"""
+fastlayer("commit", "-q", "box", "made"); fastlayer("tag", "made", "{registry.host}/made")
+fastlayer("push", "-q", "{registry.host}/made"); fastlayer("save", "-o", "made.tar", "made")
+fastlayer("unshare", "rm", "-r", os.environ["FASTLAYER_ROOT"])
+def has_owners(image):
+    names = fastlayer("run", "--rm", image, "ls", "-lnR", "/private").decode()
+    assert [line.split()[2:4] for line in names.splitlines() if line.startswith("-")] == [["7", "8"]], names
+    assert driver() == ["overlay2"]
+    fastlayer("rmi", image)
+    fastlayer("unshare", "rm", "-r", os.environ["FASTLAYER_ROOT"])
+fastlayer("pull", "-q", "{registry.host}/made")
+has_owners("{registry.host}/made")
+fastlayer("load", "-q", "-i", "made.tar")
+fastlayer("run", "--name", "box", "made", "true"); fastlayer("export", "box", "-o", "root.tar"); fastlayer("rm", "box")
+has_owners("made")
+fastlayer("import", "-q", "root.tar", "made")
+has_owners("made")
+""",
+            driver=None,
+        )
+
+
+def test_directories_that_are_imported(tmp_path: Path) -> None:
+    """One's own is seen as in a build, with what belongs to one's other ids; somebody else's as it is."""
+    theirs = tmp_path.parent / f"{tmp_path.name}-theirs"
+    theirs.mkdir(mode=0o755)
+    (theirs / "file").write_text("theirs")
+    run(
+        tmp_path,
+        f"""
+os.mkdir("own"); open("own/file", "w").close()
+fastlayer("unshare", "sh", "-c", "mkdir -m 700 own/closed && echo > own/closed/file && chown -R 9:9 own/closed")
+fastlayer("import", "-q", "own", "own"); fastlayer("import", "-q", "{theirs}", "theirs")
+found = owners(fastlayer("diff", "theirs", "own", "-o", "-"))
+assert (found["file"], found["closed"], found["closed/file"]) == ((0, 0), (9, 9), (9, 9)), found
+fastlayer("mount", "--rw", "--no-mount", "--name", "empty", "theirs")
+assert owners(fastlayer("export", "empty"))["file"] == (0, 0)
+""",
+    )
+
+
+def test_a_command_in_a_namespace(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+os.mkdir("target")
+assert fastlayer("unshare", "id", "-u").strip() == b"0"
+assert fastlayer("unshare", "printenv", "HOME", "_CONTAINERS_ROOTLESS_UID").split()[1] == b"54321"
+assert b"overlay2" in fastlayer("doctor").split(b"yes")[0]
+assert b"inside `fastlayer unshare`" in refused("mount", "base", "target")
+fastlayer("commit", "-q", "box", "made")
+script = f"{sys.executable} -m fastlayer mount made target && ls -ln target && cat target/private/file"
+names = fastlayer("unshare", "sh", "-c", f"{script} && {sys.executable} -m fastlayer umount target").decode()
+assert ["7", "8"] in [line.split()[2:4] for line in names.splitlines()] and names.split()[-2] == "1", names
+assert len(fastlayer("mounts").splitlines()) == 2  # the container
+assert refused("unshare", "sh", "-c", "exit 9", status=9) == b""
+assert b"No such file" in refused("unshare", "./nowhere", status=127)
+assert b"Permission denied" in refused("unshare", "/etc", status=126)
+assert b"needs no namespace" in refused("unshare", sys.executable, "-m", "fastlayer", "unshare", status=2)
+place = fastlayer("mount", "--rw", "--no-mount", "--name", "layer", "made").decode().strip()
+assert "/vfs/" in place and driver() == ["overlay2", "vfs"], place
+open(place + "/new", "w").close()
+assert fastlayer("diff", "layer").split()[-2:] == [b"A", b"/new"]
+fastlayer("rm", "layer")
+""",
+        driver=None,
+        SHELL="/bin/true",
+    )
+
+
+def test_who_has_no_ids_but_his_own(tmp_path: Path) -> None:
+    """Everything is the user's, as before; the driver is that of the other verbs."""
+    make_root(tmp_path / "root")
+    (tmp_path / "root" / "srv").mkdir()
+    os.chown(tmp_path / "root" / "srv", 33, 33)
+    subprocess.run(["tar", "-C", tmp_path / "root", "-cf", tmp_path / "base.tar", "."], check=True)
+    code = COMMANDS.replace('fastlayer("run", "--name", "box", "base", "sh", "-c", private)', "")
+    command = [sys.executable, "-c", code + NO_IDS, tmp_path / "base.tar", ""]
+    done = as_somebody(command, tmp_path, FASTLAYER_ROOT=str(tmp_path / "store"))
+    assert done.returncode == 0, done.stderr
+
+
+NO_IDS = """
+assert driver() == ["overlay2"]
+names = fastlayer("run", "--rm", "base", "ls", "-ln", "/").decode().splitlines()
+assert all(line.split()[2:4] == ["0", "0"] for line in names[1:] if line.endswith((" bin", " srv"))), names
+"""

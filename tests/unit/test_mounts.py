@@ -369,7 +369,7 @@ def test_not_permitted(engine: Engine, place: Path) -> None:
     said = os.read(reading, 4096).decode()
     os.close(reading)
     assert said.startswith("DriverError") and identity is not None
-    assert "not permitted to mount bind: run as root, or inside `unshare -Urm`" in said
+    assert "not permitted to mount bind: run as root, or inside `fastlayer unshare`" in said
 
 
 @needs_root

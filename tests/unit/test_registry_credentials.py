@@ -158,6 +158,20 @@ def test_without_a_session_its_usual_place(home: Home) -> None:
     assert auth_files(home.environ)[0].path == f"/run/containers/{os.getuid()}/auth.json"
 
 
+def test_root_of_a_user_namespace_is_the_user_outside(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    del home.environ["XDG_RUNTIME_DIR"]
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    home.environ["_CONTAINERS_ROOTLESS_UID"] = "1234"
+    assert auth_files(home.environ)[0].path == "/run/containers/1234/auth.json"
+    assert written_file(home.environ).path == str(home.user)
+    for unfit in ("", "../1", "-1"):
+        home.environ["_CONTAINERS_ROOTLESS_UID"] = unfit
+        assert auth_files(home.environ)[0].path == "/run/containers/0/auth.json"
+    monkeypatch.setattr(os, "getuid", lambda: 99)
+    home.environ["_CONTAINERS_ROOTLESS_UID"] = "1234"
+    assert auth_files(home.environ)[0].path == "/run/containers/99/auth.json"
+
+
 # keys of a file -> what is asked -> whose password is found
 MATCHES: list[tuple[tuple[str, ...], str, str | None]] = [
     (("r.io", "r.io/a", "r.io/a/b"), "r.io/a/b", "r.io/a/b"),

@@ -70,6 +70,7 @@ GROUPS = {
     "system": ("groups:system", "Disk usage, pruning, what this machine can do."),
     "store": ("groups:store", "Check and repair the store."),
     "cache": ("cache", "What builds remember: list, prune, explain."),
+    "unshare": ("unshare", "Run a command as root of a user namespace, as a plain user."),
     "doctor": ("doctor", "Tell which storage drivers work here, and why others do not."),
 }
 SECTIONS = {

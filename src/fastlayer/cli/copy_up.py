@@ -49,7 +49,7 @@ def _into_layer(given: dict[str, Any], name: str, paths: list[bytes]) -> int:
         raise declare.LineError("the name of a writable layer and at least one path are needed")
     if given["workdir"] is not None:
         raise declare.LineError("--workdir is for an upper directory: a writable layer has its own")
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         layer = writable.find(store, name)
         shared = writable.copy_up(store, layer, [path.strip(b"/") for path in paths])
         usage = writable.usage(store, layer)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer.cli import options, rows
 from fastlayer.cli.line import declare
+from fastlayer.cli.rootless import as_root
 
 if TYPE_CHECKING:
     from fastlayer.drivers.registry import Verdict
@@ -29,8 +30,10 @@ ISOLATIONS = (("ISOLATION", "Isolation"), ("WORKS", "Works"), ("WHY NOT", "Why")
 @rows.format_option
 def command(root: str | None, format_: str, isolations: bool) -> int:
     """Try every storage driver for the store, for real, and tell why one cannot be used and what would help; then the
-    ways in which `fastlayer build` can run commands. The exit code is 1 when none works.
+    ways in which `fastlayer build` can run commands. For a plain user that is in a user namespace, where
+    `pull`, `build`, `run` and the others work, if there may be one. The exit code is 1 when none works.
     """
+    as_root({"root": root})
     if isolations:
         return _show_isolations(format_)
     code = _show_drivers(root, format_)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 from fastlayer.cli import options, output, stores
 from fastlayer.cli.line import declare
 from fastlayer.cli.progress import Reporter
+from fastlayer.cli.rootless import is_within_reach
 
 EPILOG = """\b
 Examples:
@@ -42,13 +44,17 @@ def command(**given: Any) -> int:
     from fastlayer.oci.config import RunConfig
 
     source: Any = given["source"]
+    may_move = True
     if source == b"-":
         if sys.stdin.isatty():
             raise declare.LineError("a tar is expected on stdin, which is a terminal: redirect it")
         source = 0
+    elif os.path.isdir(source):
+        may_move = is_within_reach(source)
     run = apply_changes(RunConfig(), given["change"])
     warnings: list[str] = []
-    with stores.open_store(given, create=True) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
+    opened = stores.open_as_root if may_move else stores.open_store
+    with opened(given, create=True) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         image = import_image(
             store,
             source,

@@ -52,7 +52,7 @@ def command(**given: Any) -> int:
         ignore_chown=given["ignore_chown"],
         jobs=given["jobs"],
     )
-    with stores.open_store(given, create=True) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
+    with stores.open_as_root(given, create=True) as store, Reporter(given["progress"], quiet=given["quiet"]) as report:
         loaded = load(store, source, wanted, progress=report.callback)
         if given["discard_blobs"]:
             discard_blobs(store, [image.target for image in loaded], jobs=given["jobs"])

@@ -96,7 +96,7 @@ def _in_place(given: dict[str, Any]) -> int:
         raise declare.LineError("--no-mount makes a writable layer: give --rw, an image or --name, and no target")
     chosen = options.pairs("--storage-opt", given["storage_options"])
     warnings: list[str] = []
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) as store:
         layer, place = mounting.layer_in_place(
             store,
             words[0] if words else None,

@@ -68,7 +68,7 @@ def command(**given: Any) -> int:
         whole=given["whole"],
         wishes=registries.wishes_for(given["names"][0], given),
     )
-    with stores.open_store(given, create=True) as store:
+    with stores.open_as_root(given, create=True) as store:
         for text in given["names"]:
             for name in tagged(text, wanted) if given["all_tags"] else [text]:
                 with TransferReporter(given["progress"], quiet=given["quiet"]) as shown:

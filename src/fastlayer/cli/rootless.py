@@ -18,6 +18,16 @@ def as_root(given: dict[str, Any]) -> None:
         become_root()
 
 
+def is_within_reach(place: bytes) -> bool:
+    """Whether the owner of that directory is one in the namespace that ``as_root`` would make."""
+    if os.geteuid() == 0:
+        return True
+    from fastlayer.running import idmaps
+
+    owner = os.stat(place).st_uid
+    return any(ids.outside <= owner < ids.outside + ids.length for ids in idmaps.own().uids)
+
+
 def as_root_unless_running(given: dict[str, Any], *names: str) -> None:
     """The same for verbs that go through the root of a container that runs: that is in a namespace of its own, into
     which those outside may look, and a new one beside it may not."""

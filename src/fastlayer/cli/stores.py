@@ -46,13 +46,13 @@ def open_store(given: dict[str, Any], *, create: bool = False) -> Store:
     return opener(given["root"], driver=given["driver"])
 
 
-def open_as_root(given: dict[str, Any]) -> Store:
+def open_as_root(given: dict[str, Any], *, create: bool = False) -> Store:
     """The same for verbs that work with the files of layers, which may belong to any of the ids that a user has.
 
     Only while this process has no other threads.
     """
     as_root(given)
-    return open_store(given)
+    return open_store(given, create=create)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def command(**given: Any) -> int:
     if bool(given["targets"]) == given["all_"]:
         raise declare.LineError("name what is to be unmounted, or give --all")
     failed: list[FastlayerError] = []
-    with stores.open_store(given) as store:
+    with stores.open_as_root(given) if given["rm"] else stores.open_store(given) as store:
         tried: set[str] = set()
         names = _here(store) if given["all_"] else given["targets"]
         while names:

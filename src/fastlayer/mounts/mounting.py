@@ -212,7 +212,7 @@ def _explained(exc: StorageError, value: Mount, path: bytes) -> Exception:
     if exc.errno == errno.EPERM:
         instead = ", or use a writable layer with --no-mount" if value.type == "bind" else ""
         return DriverError(
-            f"{name}: not permitted to mount {value.type}: run as root, or inside `unshare -Urm`{instead}"
+            f"{name}: not permitted to mount {value.type}: run as root, or inside `fastlayer unshare`{instead}"
         )
     if exc.errno == errno.ENODEV and exc.op in ("fsopen", "mount"):
         return DriverError(f"{name}: this kernel has no {value.type}: load its module (modprobe {value.type})")

@@ -7,10 +7,12 @@ There it may mount, own what it makes and run steps, as far as the kernel lets a
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from fastlayer.errors import RunError
 from fastlayer.running import idmaps
 
+_USER_VARIABLE = "_CONTAINERS_ROOTLESS_UID"  # of containers/storage: the user's id outside
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 
 
@@ -20,7 +22,7 @@ def become_root() -> bool:
 
     Raises ``RunError`` when ids that were granted cannot be mapped.
     """
-    maps = idmaps.own()
+    maps, known = idmaps.own(), _known(os.environ)
     ready, go = os.pipe2(os.O_CLOEXEC)
     helper = os.fork()
     if helper == 0:
@@ -37,9 +39,16 @@ def become_root() -> bool:
         return False
     if how != 0:
         raise RunError(f"cannot map ids for a user namespace: {idmaps.REMEDY}")
+    os.environ.update(known)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     return True
+
+
+def _known(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables for what is found by the id of a user, which will be root's: home directory, logins of a session."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return {_USER_VARIABLE: str(os.getuid()), **({"HOME": home} if home != "~" else {})}
 
 
 def _help(ready: int, go: int, process: int, maps: idmaps.IdMaps) -> None:

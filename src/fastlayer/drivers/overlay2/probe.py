@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _VALUES = {"metacopy": "on", "redirect_dir": "on", "volatile": "on", "id_map": "0:0:1"}
 _ELSEWHERE = "keep the store on ext4, XFS, btrfs or tmpfs (--root), or use the driver vfs"
 _NO_KERNEL = Probe(False, "this kernel has no overlayfs", "load its module (modprobe overlay), or use the driver vfs")
-_NO_RIGHT = Probe(False, "not permitted to mount", "run as root, or inside `unshare -Urm`, or use the driver vfs")
+_NO_RIGHT = Probe(False, "not permitted to mount", "run as root, or inside `fastlayer unshare`, or use the driver vfs")
 
 
 def probe(root: Path) -> Probe:
