@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -207,8 +208,11 @@ def test_a_driver_that_must_mount_says_so(tmp_path: Path) -> None:
     shell.good("import", tree(tmp_path / "root", {"a": "1"}), "base:1")
     assert "give a TARGET" in shell.refused("mount", "--rw", "--no-mount", "--name", "w", "base:1")
     assert not shell.good("mounts", "-q")
-    with pytest.raises(DriverError), fastlayer.mount("base:1", writable=True, root=shell.root, attach=False):
+    in_place = functools.partial(fastlayer.mount, "base:1", writable=True, root=shell.root, attach=False)
+    with pytest.raises(DriverError), in_place(driver="overlay2"):
         pass
+    with in_place() as place:  # of another driver, where none is asked for
+        assert (place / "a").read_text() == "1" and (shell.root / "vfs") in place.parents
 
 
 def test_in_place_in_python(filled: Shell) -> None:
