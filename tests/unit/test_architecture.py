@@ -13,12 +13,13 @@ import fastlayer
 
 SOURCE = Path(fastlayer.__file__).parent
 
-# room -> rooms it may import (besides itself); "errors", "_version", "_values" and "_checked" are free for all
+# room -> rooms it may import (besides itself); those of FREE are for all
 MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
     "_values": set(),
     "_checked": set(),
+    "_temporary": set(),
     "oci": set(),
     "_native": set(),
     "_baseline": set(),
@@ -134,7 +135,7 @@ MAY_KNOW: dict[str, set[str]] = {
     },  # the public API
     "__main__": {"cli"},
 }
-FREE = {"errors", "_version", "_values", "_checked"}
+FREE = {"errors", "_version", "_values", "_checked", "_temporary"}
 
 # heavy things and the rooms that may import them at the top of a module
 HEAVY = ("numpy", "rich", "blake3", "zstandard", "isal", "sqlite3", "grpc", "http", "urllib3", "asyncio")

@@ -1,18 +1,18 @@
 """Temporary directories for what is fetched and unpacked: gone at the end, whatever happens.
 
-In a store they lie below ``cache/unpacked``, where their data can be shared with layers. Each is locked by its maker,
-so those of killed processes are known, and removed by the next one.
+In a store they lie below ``cache/unpacked``, where their data can be shared with layers, and those of killed processes
+are removed by the next one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
+from contextlib import suppress
 from types import TracebackType
 
+from fastlayer._temporary import make_locked, those_of_the_dead
 from fastlayer.errors import StorageError
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PREFIX = "fastlayer-context-"
 
 
@@ -22,16 +22,12 @@ class Scratch:
     def __init__(self, store: str | os.PathLike[str] | None = None) -> None:
         """``store``: the root of one that can be written to; None: ``TMPDIR``. Raises ``StorageError``."""
         place = _place(store)
-        while True:
-            self.path = _make(place)
-            self.fd = os.open(self.path, _DIRECTORY)
-            fcntl.flock(self.fd, fcntl.LOCK_EX)
-            if _is_there(self.path, self.fd):  # nobody took it for a dead one's meanwhile
-                break
-            os.close(self.fd)
+        self.path, self.fd = _make(place)
         self._owned = True
-        if store is not None and place is not None:
-            remove_dead(place)
+        if place is not None:
+            for path, fd in those_of_the_dead(_PREFIX, place):
+                with suppress(OSError):  # something is mounted there: it is for the next one
+                    _remove(path, fd)
 
     def close(self) -> None:
         if self._owned:
@@ -63,20 +59,13 @@ def _place(store: str | os.PathLike[str] | None) -> str | None:
     return place if os.access(place, os.W_OK | os.X_OK) else None
 
 
-def _make(place: str | None) -> str:
+def _make(place: str | None) -> tuple[str, int]:
     import tempfile
 
     try:
-        return tempfile.mkdtemp(prefix=_PREFIX, dir=place)
+        return make_locked(_PREFIX, place)
     except OSError as exc:
         raise StorageError(exc.errno or 0, "make a temporary directory", place or tempfile.gettempdir()) from exc
-
-
-def _is_there(path: str, fd: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
-    except FileNotFoundError:
-        return False
 
 
 def _remove(path: str, fd: int) -> None:
@@ -87,21 +76,3 @@ def _remove(path: str, fd: int) -> None:
         os.rmdir(path)
     except OSError:
         pass  # somebody put something there: not ours to remove
-
-
-def remove_dead(place: str) -> None:
-    """Removes the directories whose makers are dead."""
-    with os.scandir(place) as entries:
-        found = [entry.path for entry in entries if entry.name.startswith(_PREFIX)]
-    for path in found:
-        try:
-            fd = os.open(path, _DIRECTORY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(path, fd)
-        except OSError:
-            pass  # its maker is alive
-        finally:
-            os.close(fd)
