@@ -1,4 +1,5 @@
-"""Temporary directories that are locked by their makers, so that those of killed processes are known and can go."""
+"""What is there for a while: names for it, and directories that are locked by their makers, so that those of killed
+processes are known and can go."""
 
 from __future__ import annotations
 
@@ -7,6 +8,11 @@ import os
 from collections.abc import Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def name_beside(name: bytes) -> bytes:
+    """A hidden name for what will be called ``name``, in the same directory; it fits where that does."""
+    return b".%s.fastlayer-%s" % (name[:200], os.urandom(6).hex().encode())
 
 
 def make_locked(prefix: str, place: str | None) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer import _backend
+from fastlayer._temporary import name_beside
 from fastlayer._values import NamedTuple
 from fastlayer.errors import OperandError, StorageError, UnsafeEntryError, UsageError, show_path
 from fastlayer.layer import libc
@@ -256,7 +257,7 @@ class _Destination:
         if self._base in _NO_NAMES:
             raise OperandError(f"{self.name}: not a name for a directory: give a name that is free")
         self._parent = _open(head)
-        staging = b".%s.fastlayer-%s" % (self._base[:200], os.urandom(6).hex().encode())
+        staging = name_beside(self._base)
         self._staging = staging  # before: an interrupt may come as soon as it is made
         try:
             os.mkdir(staging, 0o700, dir_fd=self._parent)
@@ -321,7 +322,7 @@ def _work_directory(workdir: Any, upper: Any, upper_fd: int) -> Iterator[int]:
     parent = _open(head)
     try:
         _check_mount(parent, upper_fd, upper)
-        with _temporary(parent, b".%s.fastlayer-%s" % (base[:200], os.urandom(6).hex().encode()), upper) as fd:
+        with _temporary(parent, name_beside(base), upper) as fd:
             yield fd
     finally:
         os.close(parent)

@@ -8,6 +8,7 @@ import os
 import stat
 from typing import Any
 
+from fastlayer._temporary import name_beside
 from fastlayer.errors import OperandError, StorageError, show_path
 
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # by file systems and kernels without them
@@ -87,9 +88,8 @@ class Output:
             raise
 
     def _temporary_name(self) -> bytes:
-        """Cut, so that it fits where the final one does."""
         parent, name = os.path.split(self._final)
-        return os.path.join(parent, b".%s.fastlayer-%s" % (name[:200], os.urandom(6).hex().encode()))
+        return os.path.join(parent, name_beside(name))
 
     def write(self, data: Any) -> None:
         """All of data. Raises ``StorageError`` naming the output (full disk, closed pipe as ``BrokenPipeError``)."""

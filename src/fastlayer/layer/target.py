@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastlayer import _backend
+from fastlayer._temporary import name_beside
 from fastlayer.errors import OperandError, StorageError, show_path
 from fastlayer.layer import libc
 from fastlayer.layer.mounts import same_mount
@@ -61,7 +62,7 @@ class Target:
                 )
         except FileNotFoundError:
             pass
-        staging = b".%s.fastlayer-%s" % (self._name[:200], os.urandom(6).hex().encode())
+        staging = name_beside(self._name)
         self._staging = staging  # before: an interrupt may come as soon as it is made
         try:
             os.mkdir(staging, 0o700, dir_fd=self._parent)

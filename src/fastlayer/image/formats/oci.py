@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fastlayer._temporary import name_beside
 from fastlayer.content.files import explained, share
 from fastlayer.content.store import (
     CONTAINERD_NAME,
@@ -243,7 +244,7 @@ def layout_at(path: str | os.PathLike[str]) -> Iterator[ContentStore]:
                 _remove(path)
             raise
         return
-    staging = target.with_name(f".{target.name[:200]}.fastlayer-{os.urandom(6).hex()}")
+    staging = target.with_name(os.fsdecode(name_beside(os.fsencode(target.name))))
     try:
         with _filled(staging) as layout:
             yield layout
