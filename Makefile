@@ -57,7 +57,8 @@ unit: build peers
 fallback: build peers
 	FASTLAYER_NO_OPENAT2=1 $(PYTEST) -n $(JOBS) tests/unit/test_extract*.py tests/unit/test_containment.py \
 	  tests/unit/test_layer_rules.py tests/unit/test_copy_up.py tests/unit/test_clone*.py tests/unit/test_apply_api.py \
-	  tests/unit/test_deep_paths.py tests/unit/test_encode.py tests/unit/test_upper.py tests/property
+	  tests/unit/test_deep_paths.py tests/unit/test_encode.py tests/unit/test_upper.py \
+	  $(patsubst %,tests/property/test_%.py,extract_differential placing roundtrip unprivileged upper upper_layers)
 
 # A file of tests stays in one process, which mounts for itself (tests/namespace.py). Much of it is waiting for others.
 integration: build peers
@@ -72,7 +73,8 @@ fuzz: build
 NOT_NATIVE = $(patsubst %,--ignore=tests/unit/test_%.py,architecture build_explain build_graph build_progress cli_filters \
   devicemapper dockerfile dockerfile_corpus dockerfile_shell dockerignore driver_protocol manifests oci output_options \
   platform record_cost reference running_values templates typing cache_options cache_records cli_login cli_transfers \
-  proxy pull_leftovers pull_spoilt transfer_indexes $(patsubst tests/unit/test_%.py,%,$(wildcard tests/unit/test_registry_*.py)))
+  proxy pull_leftovers pull_spoilt transfer_indexes $(patsubst tests/unit/test_%.py,%,$(wildcard tests/unit/test_registry_*.py))) \
+  $(patsubst %,--ignore=tests/property/test_%.py,command_line registry_answers)
 asan: build peers
 	rm -rf $(ASAN) && mkdir -p $(ASAN)
 	cp -r csrc src setup.py pyproject.toml README.md LICENSE $(ASAN)/

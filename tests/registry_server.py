@@ -95,6 +95,7 @@ class RegistryServer:
         self.etag = True
         self.lock = threading.Lock()
         self.connections = 0
+        self.closing = threading.Event()  # nothing is waited for any more
         server = self
 
         class Handler(_Handler):
@@ -110,6 +111,7 @@ class RegistryServer:
         self._thread.start()
 
     def close(self) -> None:
+        self.closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -197,7 +199,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.registry.seen.append(Seen(self.command, self.path, dict(self.headers.items()), self.body))
         if self.fault is not None and self.fault.wait:
-            time.sleep(self.fault.wait)
+            self.registry.closing.wait(self.fault.wait)
         if self.fault is not None and self.fault.status:
             self._answer(self.fault.status, self.fault.body, self.fault.headers)
         elif path.path == "/token":
