@@ -112,7 +112,7 @@ OUTSIDE = """
 import os, sys
 from fastlayer.cli.main import run
 from fastlayer.running import rootless
-rootless.become_root = lambda: False  # the machine lets nobody
+rootless.become_root = lambda _: False  # the machine lets nobody
 sys.exit(run(["save", "-o", os.devnull, "base", "committed"]) or run(["store", "check"]))
 """
 

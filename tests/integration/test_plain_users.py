@@ -109,6 +109,30 @@ fastlayer("commit", "-q", "busy", "made"); fastlayer("rm", "-f", "busy")
     )
 
 
+def test_who_may_not_have_the_ids_that_he_is_given(tmp_path: Path) -> None:
+    """Without new privileges newuidmap has none; one that is refused is told of. All is the user's then."""
+    run(
+        tmp_path,
+        """
+import shutil
+def as_given(*before, **environ):
+    for words in (("import", "-q", archive, "own"), ("run", "--rm", "own", "ls", "-ln", "/"), ("doctor",)):
+        command = [*before, sys.executable, "-m", "fastlayer", *words]
+        done = subprocess.run(command, capture_output=True, env={**os.environ, **environ})
+        assert done.returncode == 0, (words, done)
+        yield words[0], done.stderr
+os.environ["FASTLAYER_ROOT"] += "-alone"
+assert all(not told for _, told in as_given("setpriv", "--no-new-privs"))
+os.mkdir("bin")
+for name in ("newuidmap", "newgidmap"):
+    shutil.copy(shutil.which(name), "bin")  # whose rights go
+told = dict(as_given(PATH=os.path.abspath("bin") + ":" + os.environ["PATH"]))
+assert not told["import"] and all(b"newuidmap or newgidmap refused" in told[verb] for verb in ("run", "doctor")), told
+""",
+        driver=None,
+    )
+
+
 def test_volumes(tmp_path: Path) -> None:
     run(
         tmp_path,

@@ -291,6 +291,9 @@ def test_ranges_of_subordinate_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.uids == ((0, 1234, 1), (1, 100000, 65536), (65537, 300000, 10))
     assert found.gids == ((0, 4321, 1), (1, 200000, 65536))
     assert found.helped and found.has_group(5) and not found.has_group(65537)
+    texts["/proc/self/status"] = "Name:\tx\nNoNewPrivs:\t1\nSeccomp:\t0\n"  # nor has newuidmap any then
+    assert idmaps.own() == idmaps.alone()
+    del texts["/proc/self/status"]
     monkeypatch.setattr(idmaps, "find", lambda program: None)
     assert idmaps.own()[:3] == (((0, 1234, 1),), ((0, 4321, 1),), False)
 

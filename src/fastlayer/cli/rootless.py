@@ -13,9 +13,12 @@ def as_root(given: dict[str, Any]) -> None:
     Not for the store of somebody else, whose name is lost there.
     """
     if os.geteuid() != 0 and _is_ours(given):
+        from fastlayer.cli import output
         from fastlayer.running.rootless import become_root
 
-        become_root()
+        warnings: list[str] = []
+        become_root(warnings)
+        output.warn(warnings, bool(given.get("quiet")))
 
 
 def is_within_reach(place: bytes) -> bool:

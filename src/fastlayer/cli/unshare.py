@@ -22,14 +22,17 @@ def command(words: tuple[str, ...]) -> None:
     sees the files of images with their owners. The namespace is the one in which `pull`, `build`, `run` and the others
     work for plain users; what the command mounts is seen by it and its children only.
     """
+    from fastlayer.cli import output
     from fastlayer.errors import RunError
     from fastlayer.running import capabilities, idmaps
     from fastlayer.running.rootless import become_root
 
     if capabilities.effective() & capabilities.SYS_ADMIN:
         raise declare.LineError("who may mount needs no namespace: run the command as it is")
-    if not become_root():
+    warnings: list[str] = []
+    if not become_root(warnings):
         raise RunError("this user may not have a user namespace", remedy=idmaps.REMEDY)
+    output.warn(warnings)
     _execute(words or (os.environ.get("SHELL") or "/bin/sh",))
 
 

@@ -69,9 +69,19 @@ def own() -> IdMaps:
     uid, gid = os.geteuid(), os.getegid()
     name = _name_of(uid)
     uids, gids = (_granted(path, name, uid) for path in ("/etc/subuid", "/etc/subgid"))
-    if uids and gids and find("newuidmap") and find("newgidmap"):
+    if uids and gids and find("newuidmap") and find("newgidmap") and not _no_new_privileges():
         return IdMaps(_stacked(uid, uids), _stacked(gid, gids), True)
-    return IdMaps((Range(0, uid, 1),), (Range(0, gid, 1),), False)
+    return alone()
+
+
+def alone() -> IdMaps:
+    """This process's user as root, and nobody else."""
+    return IdMaps((Range(0, os.geteuid(), 1),), (Range(0, os.getegid(), 1),), False)
+
+
+def _no_new_privileges() -> bool:
+    """Whether newuidmap would have none either (PR_SET_NO_NEW_PRIVS(2const))."""
+    return "NoNewPrivs:\t1\n" in _read("/proc/self/status")
 
 
 def granted(name: str) -> list[tuple[int, int]]:
@@ -111,6 +121,7 @@ def write(pid: int, maps: IdMaps) -> None:
         raise RunError(f"cannot map ids for a user namespace: {exc.strerror}: {REMEDY}") from exc
 
 
+REFUSED = "newuidmap or newgidmap refused the ids of /etc/subuid and /etc/subgid"
 REMEDY = "allow unprivileged user namespaces (sysctl user.max_user_namespaces, apparmor), or run as root"
 
 

@@ -14,13 +14,15 @@ from fastlayer.running import idmaps
 
 _USER_VARIABLE = "_CONTAINERS_ROOTLESS_UID"  # of containers/storage: the user's id outside
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_FAILED, _ALONE = 1, 2  # exit codes of the child that writes maps
 
 
-def become_root() -> bool:
+def become_root(warnings: list[str] | None = None) -> bool:
     """Moves this process, which has one thread, into a user namespace in which it is root. False: the machine does not
     let it; nothing has changed then.
 
-    Raises ``RunError`` when ids that were granted cannot be mapped.
+    Ids that were granted and cannot be had (a user inside a container, say, who has more of them than it has) are told
+    in ``warnings``; all belongs to the user then. Raises ``RunError`` when not even that can be mapped.
     """
     maps, known = idmaps.own(), _known(os.environ)
     ready, go = os.pipe2(os.O_CLOEXEC)
@@ -37,8 +39,12 @@ def become_root() -> bool:
     _, how = os.waitpid(helper, 0)
     if not moved:
         return False
-    if how != 0:
-        raise RunError(f"cannot map ids for a user namespace: {idmaps.REMEDY}")
+    code = os.waitstatus_to_exitcode(how)
+    if code not in (0, _ALONE):
+        reason = f"{idmaps.REFUSED}: check both files" if maps.helped else idmaps.REMEDY
+        raise RunError(f"cannot map ids for a user namespace: {reason}")
+    if code == _ALONE and warnings is not None:
+        warnings.append(f"{idmaps.REFUSED}: all files are this user's; check both files, and those programs' rights")
     os.environ.update(known)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
@@ -48,21 +54,30 @@ def become_root() -> bool:
 def _known(environ: Mapping[str, str]) -> dict[str, str]:
     """Variables for what is found by the id of a user, which will be root's: home directory, logins of a session."""
     home = environ.get("HOME") or os.path.expanduser("~")
-    return {_USER_VARIABLE: str(os.getuid()), **({"HOME": home} if home != "~" else {})}
+    return {_USER_VARIABLE: str(os.getuid()), "HOME": "/" if home == "~" else home}  # as login(1) for who has none
 
 
 def _help(ready: int, go: int, process: int, maps: idmaps.IdMaps) -> None:
     """In a child that stays outside: maps may be written from there only."""
-    code = 1
+    code = _FAILED
     try:
         os.close(go)
-        if os.read(ready, 1):
-            idmaps.write(process, maps)
-        code = 0
+        code = _write(process, maps) if os.read(ready, 1) else 0
     except Exception:
-        code = 1
+        code = _FAILED
     finally:
         os._exit(code)
+
+
+def _write(process: int, maps: idmaps.IdMaps) -> int:
+    try:
+        idmaps.write(process, maps)
+    except RunError:
+        if not maps.helped:
+            raise
+        idmaps.write(process, idmaps.alone())
+        return _ALONE
+    return 0
 
 
 def _unshare() -> bool:
