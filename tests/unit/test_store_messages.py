@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fastlayer.errors import UsageError
+from fastlayer.store.store import default_root
 from tests.conftest import needs_root
 from tests.shell import Shell
 from tests.stores import tree
@@ -34,6 +36,17 @@ def small(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
     return tree(tmp_path / "big", {"f": os.urandom(SIZE)})
+
+
+def test_who_has_no_home_is_asked_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "FASTLAYER_ROOT", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # who is not in /etc/passwd
+    with pytest.raises(UsageError, match="no home directory is known for the store: set HOME, or give --root"):
+        default_root()
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert default_root() == Path("/data/fastlayer")
 
 
 @needs_root

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from fastlayer.content.store import ContentStore
 from fastlayer.drivers import registry
-from fastlayer.errors import OperandError, StorageError, StoreError, show_path
+from fastlayer.errors import OperandError, StorageError, StoreError, UsageError, show_path
 from fastlayer.metadata import spare
 from fastlayer.metadata.database import Database
 from fastlayer.metadata.leases import Lease, Leases
@@ -37,15 +37,18 @@ from fastlayer.store import access, driver_root, reserve
 def default_root() -> Path:
     """``FASTLAYER_ROOT``; ``/var/lib/fastlayer`` for root; else ``$XDG_DATA_HOME/fastlayer``.
 
-    Root of a user namespace is not root: what it may write is in its user's home.
+    Root of a user namespace is not root: what it may write is in its user's home. Raises ``UsageError`` for who has
+    none.
     """
     named = os.environ.get("FASTLAYER_ROOT")
     if named:
         return Path(named)
     if os.geteuid() == 0 and not in_user_namespace():
         return Path("/var/lib/fastlayer")
-    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local/share")
-    return Path(data) / "fastlayer"
+    data = os.environ.get("XDG_DATA_HOME")
+    if not data and os.path.expanduser("~") == "~":
+        raise UsageError("no home directory is known for the store: set HOME, or give --root or FASTLAYER_ROOT")
+    return Path(data or os.path.join(os.path.expanduser("~"), ".local/share")) / "fastlayer"
 
 
 def in_user_namespace() -> bool:
