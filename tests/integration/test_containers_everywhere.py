@@ -229,6 +229,8 @@ def test_files_in_and_out_from_python(store: Path, tmp_path: Path, runs: bool) -
         (lambda made: made.copy_to(io.StringIO(), "/"), "source: is an open text file"),
         (lambda made: made.copy_to("a", 5), "path: 5 is not a path"),
         (lambda made: made.copy_to("a", "a\0b"), "path: .* null byte"),
+        (lambda made: made.copy_to("", "/"), "source: the path is empty"),
+        (lambda made: made.copy_from("/", b""), "dest: the path is empty"),
         (lambda made: made.copy_from("/", [1]), "dest: list"),
         (lambda made: made.copy_from("/", "a", follow="x"), "follow: 'x'"),
         (lambda made: made.copy_from("/", "a", keep_owners=3), "keep_owners: 3"),

@@ -109,6 +109,39 @@ fastlayer("commit", "-q", "busy", "made"); fastlayer("rm", "-f", "busy")
     )
 
 
+def test_what_may_not_be_read_is_said_to_python(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+import fastlayer as api
+from fastlayer.errors import StorageError
+for dest in (io.BytesIO(), "out"):
+    try:
+        api.Container("box").copy_from("/private", dest)
+        raise AssertionError("it was read")
+    except StorageError as exc:
+        assert str(exc).startswith("box:/private: open: Permission denied"), exc
+assert not os.path.exists("out")
+""",
+    )
+
+
+@pytest.mark.parametrize("driver", ["vfs", "overlay2"])
+def test_a_directory_that_holds_the_store_does_not_go_into_it(tmp_path: Path, driver: str) -> None:
+    """An overlay shows the place of the copy as another one than that in the store, which is read at the same time."""
+    run(
+        tmp_path,
+        """
+command = [sys.executable, "-m", "fastlayer", "cp", ".", "box:/tmp"]
+done = subprocess.run(command, capture_output=True, timeout=60)
+assert done.returncode == 1 and (b"holds the store" in done.stderr or b"inside" in done.stderr), done
+os.mkdir("beside"); fastlayer("cp", "beside", "box:/tmp")
+assert b"tmp/beside" in fastlayer("diff", "box") and b"/tmp/store" not in fastlayer("diff", "box")
+""",
+        driver=driver,
+    )
+
+
 def test_who_may_not_have_the_ids_that_he_is_given(tmp_path: Path) -> None:
     """Without new privileges newuidmap has none; one that is refused is told of. All is the user's then."""
     run(

@@ -75,6 +75,8 @@ def path(name: str, value: Any) -> bytes:
         raise UsageError(f"{name}: {value!r} is not a path")
     if b"\0" in os.fsencode(value):
         raise UsageError(f"{name}: {value!r} has a null byte in it")
+    if not os.fsencode(value):
+        raise UsageError(f"{name}: the path is empty: `.` is the current directory, `/` the root")
     return os.fsencode(value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastlayer import _backend
 from fastlayer._backend import NewRow, Row
-from fastlayer.container.cp.copying import found
+from fastlayer.container.cp.copying import found, tree_of
 from fastlayer.container.cp.spot import Side, Spot, opened_directory
 
 _BATCH = 4096  # rows
@@ -27,7 +27,7 @@ def write(source: Side, output: Any, *, follow: bool = False, jobs: int | None =
         if not what.is_directory:
             with opened_directory(what.parent) as root:
                 return _write([_file_row(what, root)], root, output, jobs)
-        with what.directory() as tree, diff(None, tree, jobs=jobs) as changes:
+        with tree_of(source, what) as tree, diff(None, tree, jobs=jobs) as changes:
             prefix = b"" if source.says_content else what.name_in(source)
             return (*_write(_below(prefix, changes.table), tree, output, jobs), *changes.warnings)
 

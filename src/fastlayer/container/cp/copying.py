@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from fastlayer.container.cp.behind import Sides
 from fastlayer.container.cp.put import Owner, fill, own, put_file, put_tree
@@ -47,9 +47,11 @@ def copy(
     with _explained(dest), found(source, follow=follow) as what, located(dest, follow=True) as where:
         if not what.is_directory:
             return _copy_file(what, Sides(source, dest), where, owner)
-        with what.directory() as tree, _directory_for(source, what, dest, where) as target:
+        with tree_of(source, what) as tree, _directory_for(source, what, dest, where) as target:
             if lies_inside(target, tree):
                 raise OperandError(f"{dest.shown}: lies inside {source.shown}, or is it")
+            if _is_written_inside(tree, dest, target):
+                raise OperandError(f"{source.shown}: holds the store, which gets the copy: copy what is beside")
             return put_tree(tree, target, owner, Sides(source, dest), progress)
 
 
@@ -93,6 +95,23 @@ def found(source: Side, *, follow: bool) -> Iterator[Spot]:
         if stat.S_ISSOCK(what.status.st_mode):
             raise OperandError(f"{source.shown}: is a socket, which means nothing without the process that made it")
         yield what
+
+
+@contextmanager
+def tree_of(source: Side, what: Spot) -> Iterator[int]:
+    """A descriptor of the directory that SRC is. Raises ``StorageError``."""
+    with ExitStack() as stack:
+        try:
+            fd = stack.enter_context(what.directory())
+        except OSError as exc:
+            raise StorageError(exc.errno or 0, "open", source.label + os.fsdecode(source.path)) from exc
+        yield fd
+
+
+def _is_written_inside(tree: int, dest: Side, target: int) -> bool:
+    """Whether what goes into ``target`` comes to lie in ``tree`` by way of an overlay, which shows it as elsewhere."""
+    on_overlay = os.fstat(target).st_dev == os.fstat(dest.root).st_dev
+    return on_overlay and any(lies_inside(written, tree) for written in dest.layers[:1])
 
 
 def _copy_file(what: Spot, sides: Sides, where: Spot, owner: Owner | None) -> tuple[str, ...]:
