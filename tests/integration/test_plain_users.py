@@ -245,6 +245,7 @@ assert len(fastlayer("mounts").splitlines()) == 2  # the container
 assert refused("unshare", "sh", "-c", "exit 9", status=9) == b""
 assert b"No such file" in refused("unshare", "./nowhere", status=127)
 assert b"Permission denied" in refused("unshare", "/etc", status=126)
+assert b"is empty" in refused("unshare", "", status=2)
 assert b"needs no namespace" in refused("unshare", sys.executable, "-m", "fastlayer", "unshare", status=2)
 place = fastlayer("mount", "--rw", "--no-mount", "--name", "layer", "made").decode().strip()
 assert "/vfs/" in place and driver() == ["overlay2", "vfs"], place

@@ -27,6 +27,8 @@ def command(words: tuple[str, ...]) -> None:
     from fastlayer.running import capabilities, idmaps
     from fastlayer.running.rootless import become_root
 
+    if words and not words[0]:
+        raise declare.LineError("the name of the command is empty")
     if capabilities.effective() & capabilities.SYS_ADMIN:
         raise declare.LineError("who may mount needs no namespace: run the command as it is")
     warnings: list[str] = []
