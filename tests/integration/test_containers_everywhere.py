@@ -221,6 +221,12 @@ def test_files_in_and_out_from_python(store: Path, tmp_path: Path, runs: bool) -
         made.diff()
 
 
+def closed() -> io.BytesIO:
+    file = io.BytesIO()
+    file.close()
+    return file
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -234,6 +240,8 @@ def test_files_in_and_out_from_python(store: Path, tmp_path: Path, runs: bool) -
         (lambda made: made.copy_from("/", [1]), "dest: list"),
         (lambda made: made.copy_from("/", "a", follow="x"), "follow: 'x'"),
         (lambda made: made.copy_from("/", "a", keep_owners=3), "keep_owners: 3"),
+        (lambda made: made.export(open(os.devnull, "rb")), "output: is a file that is not open to write"),
+        (lambda made: made.copy_to(closed(), "/"), "source: is a file that is not open to read"),
         (lambda made: made.export(open(os.devnull)), "output: is an open text file"),
     ],
 )

@@ -86,6 +86,8 @@ def file(name: str, value: Any, use: str) -> Any:
         return path(name, value)
     if isinstance(value, io.TextIOBase):
         raise UsageError(f"{name}: is an open text file: open it in binary mode")
+    if isinstance(value, io.IOBase) and (value.closed or not (value.readable if use == "read" else value.writable)()):
+        raise UsageError(f"{name}: is a file that is not open to {use}")
     if type(value) is int or hasattr(value, use):
         return value
     raise UsageError(f"{name}: {type(value).__name__} is neither a path, a descriptor nor a binary file")
