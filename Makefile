@@ -69,11 +69,14 @@ fuzz: build
 	$(PYTEST) tests/fuzz
 
 # AddressSanitizer and UndefinedBehaviorSanitizer under the Python tests (native backend). Left out are the files that do
-# not enter the native code: names, documents, Dockerfiles, types, what listings show.
-NOT_NATIVE = $(patsubst %,--ignore=tests/unit/test_%.py,architecture build_explain build_graph build_progress cli_filters \
-  devicemapper dockerfile dockerfile_corpus dockerfile_shell dockerignore driver_protocol manifests oci output_options \
-  platform record_cost reference running_values templates typing cache_options cache_records cli_login cli_transfers \
-  proxy pull_leftovers pull_spoilt transfer_indexes $(patsubst tests/unit/test_%.py,%,$(wildcard tests/unit/test_registry_*.py))) \
+# not enter the native code, or by commands alone: names, documents, Dockerfiles, types, what listings show.
+NOT_NATIVE = $(patsubst %,--ignore=tests/unit/test_%.py,architecture arguments attach baseline_tar baseline_tree \
+  build_agents build_effects build_explain build_graph build_leave build_limits build_progress cache_limits cache_options \
+  cache_records cdi checked cli_filters cli_login cli_store cli_transfers config_changes container_logs devicemapper \
+  dockerfile dockerfile_corpus dockerfile_shell dockerignore driver_protocol layer_rules_index lean lint manifests \
+  mount_options oci output_options platform proxy pull_leftovers pull_spoilt record_cost reference running_bundles \
+  running_values seccomp seccomp_profiles store_messages templates temporary transfer_indexes typing volume_drivers \
+  volume_plugins $(patsubst tests/unit/test_%.py,%,$(wildcard tests/unit/test_registry_*.py))) \
   $(patsubst %,--ignore=tests/property/test_%.py,command_line registry_answers)
 asan: build peers
 	rm -rf $(ASAN) && mkdir -p $(ASAN)
