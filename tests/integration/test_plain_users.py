@@ -11,7 +11,7 @@ import pytest
 
 from tests.buildroot import make_root
 from tests.conftest import require
-from tests.integration.dockerregistry import DockerRegistry
+from tests.integration.dockerregistry import DockerRegistry, basic_auth
 from tests.integration.userns import as_somebody
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shows another /etc/subuid in place of the machine's")
@@ -206,6 +206,26 @@ fastlayer("import", "-q", "root.tar", "made")
 has_owners("made")
 """,
             driver=None,
+        )
+
+
+def test_credential_helpers_run_as_the_user_they_know(tmp_path: Path) -> None:
+    """D-Bus services, say, compare who a client says it is with what the kernel knows."""
+    with DockerRegistry(tmp_path, auth=basic_auth(tmp_path)) as registry:
+        run(
+            tmp_path,
+            f"""
+os.mkdir("bin"); os.mkdir(".docker")
+with open("bin/docker-credential-test", "w") as file:
+    file.write("#!/bin/sh\\ncat > asked; id -u > who; id -g >> who; ls -ln asked > whose; echo not there; exit 1")
+os.chmod("bin/docker-credential-test", 0o755)
+with open(".docker/config.json", "w") as file:
+    file.write('{{"credsStore": "test"}}')
+os.environ["PATH"] = os.getcwd() + "/bin:" + os.environ["PATH"]
+refused("pull", "{registry.host}/absent")
+assert open("who").read().split() == ["54321", "54321"] and open("whose").read().split()[2:4] == ["54321", "54321"]
+assert open("asked").read() == "{registry.host}"
+""",
         )
 
 

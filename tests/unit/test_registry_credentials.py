@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayer.errors import FastlayerError, OperandError, StorageError, UsageError
+from fastlayer.registry import session
 from fastlayer.registry.authfiles import AuthFile, Contents, auth_files, written_file
 from fastlayer.registry.credentials import (
     HUB_KEY,
@@ -164,9 +165,13 @@ def test_root_of_a_user_namespace_is_the_user_outside(home: Home, monkeypatch: p
     home.environ["_CONTAINERS_ROOTLESS_UID"] = "1234"
     assert auth_files(home.environ)[0].path == "/run/containers/1234/auth.json"
     assert written_file(home.environ).path == str(home.user)
+    assert session.ids(home.environ) == (1234, 0)
+    home.environ["_CONTAINERS_ROOTLESS_GID"] = "56"
+    assert session.words_for("/bin/program", "get", home.environ)[-4:] == ["1234", "56", "/bin/program", "get"]
     for unfit in ("", "../1", "-1"):
         home.environ["_CONTAINERS_ROOTLESS_UID"] = unfit
         assert auth_files(home.environ)[0].path == "/run/containers/0/auth.json"
+        assert session.words_for("/bin/program", "get", home.environ) == ["/bin/program", "get"]
     monkeypatch.setattr(os, "getuid", lambda: 99)
     home.environ["_CONTAINERS_ROOTLESS_UID"] = "1234"
     assert auth_files(home.environ)[0].path == "/run/containers/99/auth.json"

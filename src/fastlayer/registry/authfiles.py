@@ -17,9 +17,9 @@ from typing import Any
 from fastlayer._values import NamedTuple
 from fastlayer.errors import FastlayerError, OperandError, StorageError, show_path
 from fastlayer.oci import jsontext
+from fastlayer.registry import session
 
 DOCKER_VARIABLE = "DOCKER_AUTH_CONFIG"
-_USER_VARIABLE = "_CONTAINERS_ROOTLESS_UID"
 _MAX_FILE = 4 << 20  # bytes
 _SECRETS = ("auth", "password", "identitytoken", "registrytoken")
 
@@ -62,7 +62,7 @@ def auth_files(environ: Mapping[str, str], authfile: str = "") -> list[AuthFile]
     if environ.get("REGISTRY_AUTH_FILE"):
         return [AuthFile(environ["REGISTRY_AUTH_FILE"])]
     found = [AuthFile("", environ[DOCKER_VARIABLE])] if environ.get(DOCKER_VARIABLE, "").strip() else []
-    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{_user(environ)}"
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{session.ids(environ)[0]}"
     inner = os.path.join("containers", "auth.json")
     found.append(AuthFile(os.path.join(runtime, inner if environ.get("XDG_RUNTIME_DIR") else "auth.json")))
     home = home_of(environ)
@@ -82,15 +82,9 @@ def written_file(environ: Mapping[str, str], authfile: str = "") -> AuthFile:
         if not os.path.isdir(runtime):  # to make it is the system's business
             raise OperandError(f"XDG_RUNTIME_DIR: {show_path(runtime)}: no directory: unset it, or give --authfile")
         return AuthFile(os.path.join(runtime, "containers", "auth.json"))
-    if _user(environ) == 0:
+    if session.ids(environ)[0] == 0:
         return AuthFile("/run/containers/0/auth.json")
     return AuthFile(os.path.join(config_home(environ), "containers", "auth.json"))
-
-
-def _user(environ: Mapping[str, str]) -> int:
-    """Whose session this is; for root of a user namespace the user outside, as containers/storage tells it."""
-    outside = environ.get(_USER_VARIABLE, "")
-    return int(outside) if os.getuid() == 0 and outside.isascii() and outside.isdigit() else os.getuid()
 
 
 def home_of(environ: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from typing import IO
 
 from fastlayer.errors import FastlayerError, OperandError, show_path
 from fastlayer.oci import jsontext
+from fastlayer.registry import session
 
 TIMEOUT = 60.0  # seconds: people may have to unlock something
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}"
@@ -104,7 +105,11 @@ class Helper:
         pipe = subprocess.PIPE
         try:
             child = subprocess.Popen(
-                [found, verb], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=self._environ
+                session.words_for(found, verb, self._environ),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+                env=self._environ,
             )
         except OSError as exc:
             raise HelperError(f"{show_path(found)}: cannot be started: {exc.strerror}") from None
