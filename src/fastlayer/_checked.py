@@ -20,6 +20,13 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def secret(name: str, value: Any) -> str:
+    """A text that no message shows."""
+    if not isinstance(value, str):
+        raise UsageError(f"{name}: not a text, but of the type {type(value).__name__}")
+    return value
+
+
 def text_or_none(name: str, value: Any) -> str | None:
     """A text, or None."""
     return None if value is None else text(name, value)

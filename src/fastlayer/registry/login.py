@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastlayer._checked import secret, text
 from fastlayer._values import NamedTuple
 from fastlayer.errors import OperandError, RegistryDeniedError, show_path
 from fastlayer.oci.reference import Reference
@@ -57,12 +58,13 @@ def login(
     a login that the registry does not take, ``RegistryError``, ``OperandError``, ``UsageError``.
     """
     wishes = Wishes(authfile=authfile, cert_dir=cert_dir, verify=tls_verify)
-    return log_in(registry, Credential(username, password), wishes)
+    login = Credential(text("username", username), secret("password", password))
+    return log_in(text("registry", registry), login, wishes)
 
 
 def logout(registry: str = "", *, authfile: str = "") -> Erased:
     """Forgets the login for ``registry``, Docker Hub by default. Raises ``OperandError`` where there was none."""
-    return log_out(registry, Wishes(authfile=authfile))
+    return log_out(text("registry", registry), Wishes(authfile=authfile))
 
 
 def log_in(registry: str, credential: Credential, wishes: Wishes) -> LoggedIn:

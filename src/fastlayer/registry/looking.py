@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from fastlayer._checked import text
 from fastlayer.errors import RegistryError, UsageError
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -26,7 +27,7 @@ def silent(_: str) -> None:
 
 def find_tags(name: str, wishes: Wishes = AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
     """The tags of a repository, as the registry orders them; ``limit``: at most so many, 0 for all."""
-    reference = parse_reference(name.removeprefix("docker://"))
+    reference = parse_reference(text("name", name).removeprefix("docker://"))
     if reference.tag or reference.digest:
         raise UsageError(f"{name}: a repository has tags: leave out tag and digest")
     with opened(sources(reference, wishes)[-1], wishes, warn=warn) as repository:
@@ -35,7 +36,7 @@ def find_tags(name: str, wishes: Wishes = AS_SET_UP, limit: int = 0, warn: Warn 
 
 def find_repositories(registry: str, wishes: Wishes = AS_SET_UP, limit: int = 0, warn: Warn = silent) -> list[str]:
     """The repositories of ``HOST[:PORT]``, of those registries that tell."""
-    host, slash, _ = registry_key(registry).partition("/")
+    host, slash, _ = registry_key(text("registry", registry)).partition("/")
     if slash:
         raise UsageError(f"{registry}: a registry has repositories: give HOST[:PORT]")
     with opened_registry(destination(Reference(host, _ANY), wishes), wishes, warn=warn) as found:

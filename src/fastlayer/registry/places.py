@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NoReturn
 
+from fastlayer._checked import text as checked
 from fastlayer._values import NamedTuple
 from fastlayer.errors import ReferenceFormatError, show_path
 from fastlayer.oci.digest import Digest
@@ -71,9 +72,9 @@ class Place(NamedTuple):
 def parse_place(text: str, *, bare: Bare = "docker") -> Place:
     """The place that a person means; ``bare``: where an image without a transport is.
 
-    Raises ``ReferenceFormatError``, one line.
+    Raises ``ReferenceFormatError``, one line; ``UsageError`` for what is no text.
     """
-    word, colon, rest = text.partition(":")
+    word, colon, rest = checked("the place of an image", text).partition(":")
     if colon and word == "docker" and rest.startswith("//"):
         return _in_registry(rest[2:], text)
     if colon and word in _ELSEWHERE:

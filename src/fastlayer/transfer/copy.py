@@ -23,7 +23,7 @@ from fastlayer.transfer.ends.sources import BlobsSource, RegistrySource
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Compression, form_of
 from fastlayer.transfer.moving import Moved, Wanted, move
-from fastlayer.transfer.rewriting import ManifestFormat
+from fastlayer.transfer.rewriting import ManifestFormat, check_format
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
@@ -93,6 +93,7 @@ def copy(
 
 
 def _check(here: Place, there: Place, options: CopyOptions) -> None:
+    check_format(options.manifest_format)
     if options.all and options.platform is not None:
         raise UsageError("all platforms, and one of them: choose")
     if there.transport == "docker-archive" and options.all:

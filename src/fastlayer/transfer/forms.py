@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from fastlayer._checked import whole
 from fastlayer._values import NamedTuple
 from fastlayer.content.files import write_all
 from fastlayer.errors import DigestMismatchError, UsageError
@@ -93,7 +94,7 @@ def form_of(compression: str, level: int | None) -> Form:
 
     for known in COMPRESSIONS:
         if compression == known:
-            check_level(known, level)
+            check_level(known, None if level is None else whole("level", level))
             return Form(known, level)
     raise UsageError(f"unknown compression {compression!a}: use {', '.join(COMPRESSIONS[:-1])} or {COMPRESSIONS[-1]}")
 

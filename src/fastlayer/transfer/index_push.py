@@ -29,6 +29,7 @@ from fastlayer.transfer.forms import Form, form_of
 from fastlayer.transfer.indexes import index_named, source_of, without_source
 from fastlayer.transfer.moving import Wanted, move
 from fastlayer.transfer.push import DEFAULTS, Pushed, PushOptions, hold, summed
+from fastlayer.transfer.rewriting import check_format
 
 if TYPE_CHECKING:
     from fastlayer.store.store import Store
@@ -48,6 +49,7 @@ def push_index(
     ``purge``: it is removed from the store then. Raises ``NotFoundError``, ``RegistryError``, ``UsageError``; nothing
     that is not complete gets a name.
     """
+    check_format(options.manifest_format)
     index, place = index_named(store, name), _place(name, destination)
     warnings: list[str] = []
     wanted = Wanted(form_of(options.compression, options.level), options.force, options.manifest_format)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from fastlayer._checked import words
 from fastlayer._values import NamedTuple
 from fastlayer.errors import AlreadyExistsError, FastlayerError, NotFoundError, StorageError, UsageError, show_path
 from fastlayer.image.images import Images, full_name
@@ -174,9 +175,9 @@ def changed(entry: Descriptor, change: Change) -> Descriptor:
 # ---- where the entries come from -----------------------------------------------------------------------
 
 
-def gathered(store: Store, images: Iterable[str], wishes: Wishes, which: Which, warn: Warn) -> list[Descriptor]:
+def gathered(store: Store, images: Sequence[str], wishes: Wishes, which: Which, warn: Warn) -> list[Descriptor]:
     """The entries for images by name: of the store where it has them, else of a registry."""
-    return [entry for text in images for entry in _entries(store, text, wishes, which, warn)]
+    return [entry for text in words("images", images) for entry in _entries(store, text, wishes, which, warn)]
 
 
 def _entries(store: Store, text: str, wishes: Wishes, which: Which, warn: Warn) -> list[Descriptor]:

@@ -23,7 +23,7 @@ from fastlayer.transfer.ends.store_source import StoreSource, mounts_of, went_fr
 from fastlayer.transfer.events import Observer, silent
 from fastlayer.transfer.forms import Compression, Form, form_of
 from fastlayer.transfer.moving import Moved, Wanted, move
-from fastlayer.transfer.rewriting import ManifestFormat
+from fastlayer.transfer.rewriting import ManifestFormat, check_format
 
 if TYPE_CHECKING:
     from fastlayer.image.images import Image
@@ -107,6 +107,7 @@ def push(
 
 
 def _wanted(place: Place, options: PushOptions) -> Wanted:
+    check_format(options.manifest_format)
     form: Form | None = form_of(options.compression, options.level)
     if place.transport == "docker-archive":  # has no manifest to say how its layers are compressed
         form = None

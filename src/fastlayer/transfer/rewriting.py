@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from fastlayer.errors import ManifestError
+from fastlayer._checked import text
+from fastlayer.errors import ManifestError, UsageError
 from fastlayer.oci import jsontext, mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
@@ -42,6 +43,12 @@ def wants(document: Manifest | ImageIndex, format: ManifestFormat) -> bool:
     if isinstance(document, Manifest) and not document.is_image:
         return False
     return bool(format) and is_docker(document) != (format == "v2s2")
+
+
+def check_format(format: str) -> None:
+    """Raises ``UsageError`` for what is no ``ManifestFormat``."""
+    if text("manifest_format", format) not in ("", *_OWN):
+        raise UsageError(f"manifest_format={format!r}: use oci, v2s2, or an empty text for that of the image")
 
 
 def media_type_in(format: ManifestFormat, media_type: str, what: str) -> str:
