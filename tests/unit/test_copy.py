@@ -468,3 +468,13 @@ def test_damage_is_told(tmp_path: Path, server: RegistryServer, image: Manifest)
     for there in (at(server, "x:1"), f"oci:{tmp_path}/x", f"dir:{tmp_path}/y", f"oci-archive:{tmp_path}/z"):
         refused(f"oci:{tmp_path}/source", there, DigestMismatchError)
     assert not (tmp_path / "z").exists() and ("x", "1") not in server.manifests
+
+
+@pytest.mark.parametrize("transport", ["oci", "oci-archive"])
+def test_a_layout_of_dockers_kind_is_warned_of(
+    server: RegistryServer, tmp_path: Path, image: Manifest, transport: str
+) -> None:
+    """Which skopeo and podman do not find by its name."""
+    there = f"{transport}:{tmp_path}/out"
+    assert "-f oci" in run(at(server), f"{there}1:1", manifest_format="v2s2").warnings[0]
+    assert run(at(server), f"{there}2:1", manifest_format="oci").warnings == ()

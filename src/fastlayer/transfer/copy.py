@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastlayer._values import NamedTuple
 from fastlayer.errors import NotFoundError, UsageError
+from fastlayer.oci import mediatypes
 from fastlayer.oci.descriptor import Descriptor
 from fastlayer.oci.digest import Digest
 from fastlayer.oci.platform import Platform
@@ -56,6 +57,7 @@ class CopyOptions(NamedTuple):
 
 
 DEFAULTS = CopyOptions()
+_DOCKERS = (mediatypes.DOCKER_MANIFEST, mediatypes.DOCKER_INDEX)
 
 
 class Copied(NamedTuple):
@@ -162,6 +164,8 @@ class _Copy:
 
     def _copied(self, moved: Moved, referrers: tuple[Digest, ...] = ()) -> Copied:
         self._warnings += moved.warnings
+        if self._there.transport in ("oci", "oci-archive") and moved.root.media_type in _DOCKERS:
+            self._warn(f"{self._there}: of Docker's kind, which skopeo and podman do not find in a layout: see -f oci")
         counts = (moved.sent, moved.uploaded, moved.mounted, moved.present)
         return Copied(str(self._here), str(self._there), moved.root, *counts, referrers, self._warned())
 
