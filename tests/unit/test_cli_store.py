@@ -202,14 +202,6 @@ def test_what_is_made_of_an_image_outlives_its_name(filled: Shell) -> None:
     assert len(filled.rows("history", "next:1")) == 2 and "sound" in filled.good("store", "check")
 
 
-def test_a_directory_that_holds_the_store_is_no_image(tmp_path: Path) -> None:
-    shell = Shell(tmp_path / "tree" / "deep" / "store")
-    source = tree(tmp_path / "tree", {"a": "1"})
-    for place in (source, source / "deep" / "store"):
-        assert "holds the store: keep it elsewhere" in shell.refused("import", place, "base:1")
-    assert shell.good("import", "-q", tree(tmp_path / "tree" / "beside", {"b": "1"}), "base:1")
-
-
 @needs_root
 def test_a_driver_that_must_mount_says_so(tmp_path: Path) -> None:
     shell = Shell(tmp_path / "overlay2", "overlay2")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastlayer.content.files import write_all
-from fastlayer.errors import LayerError, OperandError, show_path
+from fastlayer.errors import LayerError, show_path
 from fastlayer.image.images import Image, Images, LayerInfo
 from fastlayer.image.record import name_snapshot, new_name, of_applied, of_written, record, timestamp
 from fastlayer.oci.config import History, RunConfig, new_config
@@ -47,16 +47,11 @@ def import_image(
     from fastlayer.store.store import may_own_all
 
     full = new_name(name)
-    is_directory = isinstance(source, (str, bytes, os.PathLike)) and os.path.isdir(source)
-    if is_directory and _holds(source, store):
-        raise OperandError(
-            f"{show_path(source)}: holds the store: keep it elsewhere (--root), or import what is beside"
-        )
     ignore_chown = ignore_chown or not may_own_all()
     created = timestamp(source_date_epoch)
     lost: list[str] = [] if warnings is None else warnings
     with store.lease(f"import {full or ''}".strip()) as lease:
-        if is_directory:
+        if isinstance(source, (str, bytes, os.PathLike)) and os.path.isdir(source):
             layer = _directory(store, lease, source, source_date_epoch, ignore_chown, jobs, progress, lost)
         else:
             layer = _tar(store, lease, source, ignore_chown, jobs, progress, lost)
@@ -64,21 +59,6 @@ def import_image(
         config = new_config(platform or host_platform(), [layer.diff_id], run=run, history=[step], created=created)
         target = record(store, lease, full, config, [layer])
         return Images(store).by_target(target, [full] if full else [])
-
-
-def _holds(directory: Any, store: Store) -> bool:
-    from fastlayer.layer.clone import lies_inside
-
-    opened: list[int] = []
-    try:
-        for place in (store.root, directory):
-            opened.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        return lies_inside(*opened)
-    except OSError:
-        return False  # what cannot be read is told where it is read
-    finally:
-        for fd in opened:
-            os.close(fd)
 
 
 def _directory(
