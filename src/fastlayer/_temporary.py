@@ -26,7 +26,7 @@ def make_locked(prefix: str, place: str | None) -> tuple[str, int]:
         except FileNotFoundError:  # before it was locked somebody took it for one of the dead
             continue
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if is_there(path, fd):
+        if _is_there(path, fd):
             return path, fd
         os.close(fd)
 
@@ -47,8 +47,7 @@ def those_of_the_dead(prefix: str, place: str) -> Iterator[tuple[str, int]]:
             os.close(fd)
 
 
-def is_there(path: str, fd: int) -> bool:
-    """Whether the directory still has that name."""
+def _is_there(path: str, fd: int) -> bool:
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
     except FileNotFoundError:

@@ -13,12 +13,18 @@ def as_root(given: dict[str, Any]) -> None:
     Not for the store of somebody else, whose name is lost there.
     """
     if os.geteuid() != 0 and _is_ours(given):
-        from fastlayer.cli import output
-        from fastlayer.running.rootless import become_root
+        move(quiet=bool(given.get("quiet")))
 
-        warnings: list[str] = []
-        become_root(warnings)
-        output.warn(warnings, bool(given.get("quiet")))
+
+def move(*, quiet: bool = False) -> bool:
+    """Becomes root of a user namespace; False where that is not possible. What cannot be had of it is warned of."""
+    from fastlayer.cli import output
+    from fastlayer.running.rootless import become_root
+
+    warnings: list[str] = []
+    moved = become_root(warnings)
+    output.warn(warnings, quiet)
+    return moved
 
 
 def is_within_reach(place: bytes) -> bool:

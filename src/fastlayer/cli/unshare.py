@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from fastlayer.cli.line import declare
+from fastlayer.cli.rootless import move
 
 EPILOG = """\b
 Examples:
@@ -22,19 +23,15 @@ def command(words: tuple[str, ...]) -> None:
     sees the files of images with their owners. The namespace is the one in which `pull`, `build`, `run` and the others
     work for plain users; what the command mounts is seen by it and its children only.
     """
-    from fastlayer.cli import output
     from fastlayer.errors import RunError
     from fastlayer.running import capabilities, idmaps
-    from fastlayer.running.rootless import become_root
 
     if words and not words[0]:
         raise declare.LineError("the name of the command is empty")
     if capabilities.effective() & capabilities.SYS_ADMIN:
         raise declare.LineError("who may mount needs no namespace: run the command as it is")
-    warnings: list[str] = []
-    if not become_root(warnings):
+    if not move():
         raise RunError("this user may not have a user namespace", remedy=idmaps.REMEDY)
-    output.warn(warnings)
     _execute(words or (os.environ.get("SHELL") or "/bin/sh",))
 
 

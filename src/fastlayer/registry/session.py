@@ -29,10 +29,14 @@ os.execv(program, sys.argv[3:])
 
 def ids(environ: Mapping[str, str]) -> tuple[int, int]:
     """(user, group) of the session."""
-    here, outside = (os.getuid(), os.getgid()), [environ.get(name, "") for name in _VARIABLES]
-    if here[0] != 0 or not (outside[0].isascii() and outside[0].isdigit()):
-        return here
-    return int(outside[0]), int(outside[1]) if outside[1].isascii() and outside[1].isdigit() else 0
+    uid, gid = (_number(environ.get(name, "")) for name in _VARIABLES)
+    if os.getuid() != 0 or uid is None:
+        return os.getuid(), os.getgid()
+    return uid, gid or 0
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def words_for(program: str, verb: str, environ: Mapping[str, str]) -> list[str]:

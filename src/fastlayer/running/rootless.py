@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fastlayer.errors import RunError
 from fastlayer.running import idmaps
 
-_VARIABLES = ("_CONTAINERS_ROOTLESS_UID", "_CONTAINERS_ROOTLESS_GID")  # of containers/storage: the ids outside
+_UID, _GID = "_CONTAINERS_ROOTLESS_UID", "_CONTAINERS_ROOTLESS_GID"  # of containers/storage: the ids outside
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _FAILED, _ALONE = 1, 2  # exit codes of the child that writes maps
 
@@ -54,11 +54,9 @@ def become_root(warnings: list[str] | None = None) -> bool:
 def _known(environ: Mapping[str, str]) -> dict[str, str]:
     """Variables for what is found by the id of a user, which will be root's: home directory, logins of a session."""
     home = environ.get("HOME") or os.path.expanduser("~")
-    ids = map(str, (os.getuid(), os.getgid()))
-    return {
-        **dict(zip(_VARIABLES, ids, strict=True)),
-        "HOME": "/" if home == "~" else home,
-    }  # as login(1) for who has none
+    if home == "~":
+        home = "/"  # as login(1) for who has none
+    return {"HOME": home, _UID: str(os.getuid()), _GID: str(os.getgid())}
 
 
 def _help(ready: int, go: int, process: int, maps: idmaps.IdMaps) -> None:

@@ -45,10 +45,12 @@ def default_root() -> Path:
         return Path(named)
     if os.geteuid() == 0 and not in_user_namespace():
         return Path("/var/lib/fastlayer")
-    data = os.environ.get("XDG_DATA_HOME")
-    if not data and os.path.expanduser("~") == "~":
+    if data := os.environ.get("XDG_DATA_HOME"):
+        return Path(data) / "fastlayer"
+    home = os.path.expanduser("~")
+    if home == "~":
         raise UsageError("no home directory is known for the store: set HOME, or give --root or FASTLAYER_ROOT")
-    return Path(data or os.path.join(os.path.expanduser("~"), ".local/share")) / "fastlayer"
+    return Path(home) / ".local/share/fastlayer"
 
 
 def in_user_namespace() -> bool:
